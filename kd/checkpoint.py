@@ -1,0 +1,142 @@
+"""Files that survive: written aside, read back, renamed; and one error for every kind of damage."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+from kd.runtime import cannot_write
+
+FORMAT = 1
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside `path` that takes its place when the block ends well; else it is removed.
+
+    The old file or the new one is there at every moment: flush and fsync come before the rename, the folder's after it.
+    Raises Problem (74) where the disk is full or the folder cannot be written.
+    """
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        os.fchmod(handle, 0o666 & ~_umask())
+        os.close(handle)
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+        temporary = None
+        _fsync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value) -> None:
+    """Write strict JSON (NaN is refused) atomically."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises Problem (4) where the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise Problem(f"'{path}': cannot be read ({error.strerror}); is it the folder of a run?", BAD_CHECKPOINT) from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Problem(f"'{path}': damaged, not a JSON object; restore it or run the command again in a new --out",
+                      BAD_CHECKPOINT)
+    return value
+
+
+def save(path: Path, content: dict) -> None:
+    """Save a dictionary of tensors and plain values; replaced only after the new file was read back and is sound."""
+    with replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:
+            # torch hides a full disk behind "unexpected pos"; asking the disk is the only way to know.
+            raise _why_not_saved(path, temporary, error) from None
+        if _broken_member(temporary):
+            raise Problem(f"checkpoint '{path}': was written but does not read back; the disk may be failing, the last "
+                          "good file was kept", CANNOT_WRITE)
+
+
+def _why_not_saved(path: Path, temporary: Path, error: RuntimeError) -> Problem:
+    try:
+        with open(temporary, "ab") as file:
+            file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+    except OSError as cause:
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "disk full" if full else cause.strerror
+        return Problem(f"checkpoint '{path}': {why}; the last good file was kept; free space and run the same command "
+                       "again", CANNOT_WRITE)
+    return Problem(f"checkpoint '{path}': cannot be saved ({error}); the last good file was kept", CANNOT_WRITE)
+
+
+def _broken_member(path: Path) -> bool:
+    """Whether a zip member fails its checksum: `torch.load` itself does not notice a flipped bit."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is not None
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError):
+        return True
+
+
+def load(path: Path, what: str = "checkpoint") -> dict:
+    """A dictionary saved by `save` (or any `torch.save` of plain tensors), on the CPU.
+
+    Never runs code from the file. Raises Problem (4) for a missing, damaged, malicious or newer file.
+    """
+    cure = "give another file, or train again in a new folder (--tag NAME)"
+    if not path.is_file():
+        why = "is a folder" if path.is_dir() else "no such file"
+        raise Problem(f"{what} '{path}': {why}; {cure}", BAD_CHECKPOINT)
+    zipped = zipfile.is_zipfile(path)
+    if zipped and _broken_member(path):
+        raise Problem(f"{what} '{path}': damaged (a checksum does not match); {cure}", BAD_CHECKPOINT)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Five unrelated exception types come out of torch.load for bad files; what they share is a first line.
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise Problem(f"{what} '{path}': not a file of weights alone, or damaged ({why}); {cure}", BAD_CHECKPOINT) from None
+    if not isinstance(content, dict):
+        raise Problem(f"{what} '{path}': holds a {type(content).__name__}, not a dictionary; {cure}", BAD_CHECKPOINT)
+    if isinstance(content.get("format", 0), int) and content.get("format", 0) > FORMAT:
+        raise Problem(f"{what} '{path}': format {content['format']}, this program reads up to {FORMAT}; use a newer one",
+                      BAD_CHECKPOINT)
+    return content

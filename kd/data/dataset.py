@@ -1,0 +1,83 @@
+"""From the data section of the settings to pictures that are ready: index, parts and store in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd.config import Data
+from kd.data import folder, mura, synthetic
+from kd.data.index import Index, digest, slug
+from kd.data.splits import Parts, overlaps, split
+from kd.data.store import Store
+from kd.data.views import Views
+
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An index with its parts, all pictures of which are decoded."""
+
+    settings: Data
+    index: Index
+    parts: Parts
+    store: Store
+    split_hash: str
+
+    def views(self, part: str, device: torch.device, rows: np.ndarray | None = None, **options) -> Views:
+        """A part (or only some of its rows) as batches; without options for evaluation: in order, unchanged."""
+        rows = getattr(self.parts, part) if rows is None else rows
+        options = {"batch_size": EVALUATION_BATCH} | options
+        return Views(self.store, rows, self.index.labels, device=device, **options)
+
+    def patients(self, part: str) -> list[str]:
+        """The sorted patients of a part."""
+        return sorted({self.index.samples[row].patient for row in getattr(self.parts, part)})
+
+    def files(self, part: str) -> torch.Tensor:
+        """Content hashes of a part's distinct pictures: uint8 [n, 16], sorted."""
+        return torch.from_numpy(np.unique(self.store.hashes[getattr(self.parts, part)], axis=0))
+
+    def describe(self) -> dict:
+        """The report's account of the data: sizes, classes, patients, hashes, and what stands in more than one part."""
+        index, parts = self.index, dict(self.parts.items())
+        labels = index.labels
+        return {
+            "name": index.name, "reader": self.settings.dataset, "split": self.settings.split, "split_hash": self.split_hash,
+            "index_hash": digest(map(index.identity, range(len(index.samples)))), "leaks": self.parts.leaks,
+            "classes": list(index.classes), "image_size": self.store.size, "channels": self.store.channels,
+            "parts": {name: len(rows) for name, rows in parts.items()},
+            "patients": {name: len(self.patients(name)) for name in parts},
+            "per_class": {name: np.bincount(labels[rows], minlength=len(index.classes)).tolist()
+                          for name, rows in parts.items()},
+            "distinct_images": {name: len(np.unique(rows)) for name, rows in parts.items()},
+            "overlaps": overlaps(index, self.parts, self.store.hashes), "skipped_files": index.skipped,
+            "notes": [*index.notes, *self.parts.notes]}
+
+
+def read_index(data: Data) -> Index:
+    """The index that the settings name. Raises Problem where it cannot be read."""
+    if data.dataset == "mura":
+        return mura.read(data.data_dir, data.label)
+    if data.dataset == "folder":
+        return folder.read(data.data_dir)
+    return synthetic.read(data.synthetic_images, data.synthetic_seed)
+
+
+def open_dataset(data: Data, should_stop=lambda: False) -> Dataset:
+    """Read, split and decode; a second call decodes nothing. Raises Problem for anything wrong with the data."""
+    index = read_index(data)
+    parts = split(index, data.split, data.split_seed, (data.train_per_class, data.valid_per_class, data.test_per_class))
+    store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels)
+    store.ensure(np.concatenate([rows for _, rows in parts.items()]), should_stop)
+    return Dataset(data, index, parts, store, parts.hash(index))
+
+
+def run_name(data: Data) -> str:
+    """The name of a data set, its split and size, as run folders carry it: `mura-patient-224`; known without reading."""
+    name = {"mura": "mura" if data.label == "part" else "mura_abnormal", "synthetic": "synthetic",
+            "folder": slug(Path(data.data_dir or ".").resolve().name)}[data.dataset]
+    seed = f"{data.split_seed}" if data.split_seed else ""
+    return f"{name}-{data.split}{seed}-{data.image_size}"

@@ -1,0 +1,107 @@
+"""Any pictures: class folders, train/valid/test folders of class folders, or an images.csv; also without labels."""
+
+import csv
+import os
+from pathlib import Path
+
+from kd.data.index import UNLABELED, Index, Sample, slug
+from kd.errors import Problem, first_ten
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+PART_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+COLUMNS = {"path", "label", "patient", "study", "split"}
+
+
+def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
+    """The index of a folder. `classes` fixes the class list (another network's); else it is what is found, sorted.
+
+    Without a patient column every picture counts as a patient of its own, and a note says so. Pictures outside class
+    folders, or rows without a label, are unlabelled: accepted only where `classes` is given.
+    Raises Problem for an empty folder, a bad CSV (with row numbers) and a class that `classes` does not have.
+    """
+    if data_dir is None:
+        raise Problem("data_dir in --data-dir: not given; --dataset folder needs --data-dir DIR")
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise Problem(f"data_dir '{data_dir}' in --data-dir: no such folder; give the folder of the pictures")
+    table = root / "images.csv"
+    rows, skipped = _from_csv(root, table) if table.is_file() else _from_tree(root)
+    if not rows:
+        raise Problem(f"data_dir '{data_dir}' in --data-dir: holds no pictures ({', '.join(PICTURES)}); give another folder")
+    found = sorted({row["label"] for row in rows if row["label"]})
+    if classes is None:
+        unlabeled = [row["path"] for row in rows if not row["label"]]
+        if unlabeled:
+            raise Problem(f"pictures in {root}: {first_ten(unlabeled)} stand in no class folder; put each class into a "
+                          "folder, or list path,label in images.csv")
+        if len(found) < 2:
+            raise Problem(f"classes in {root}: only {found}; a classifier needs at least two class folders")
+    unknown = [name for name in found if classes is not None and name not in classes]
+    if unknown:
+        raise Problem(f"classes {unknown} in {root}: the network knows {list(classes)}; rename the folders, or train on these")
+    classes = tuple(found) if classes is None else classes
+    samples = [Sample(row["path"], classes.index(row["label"]) if row["label"] else UNLABELED,
+                      row["patient"] or row["path"], row["study"] or row["patient"] or row["path"], row["split"])
+               for row in sorted(rows, key=lambda row: row["path"])]
+    notes = () if any(row["patient"] for row in rows) else (
+        "no patient is known (images.csv with path,label,patient gives them): every picture counts as its own patient",)
+    return Index(slug(root.resolve().name), classes, tuple(samples), root=root, skipped=skipped, notes=notes)
+
+
+def _from_tree(root: Path) -> tuple[list[dict], int]:
+    rows, skipped = [], 0
+    top = {entry.name.lower() for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    parted = bool(top) and top <= PART_NAMES.keys()
+    for here, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inside = Path(here).relative_to(root).parts
+        part = PART_NAMES[inside[0].lower()] if parted and inside else None
+        label = (inside[1:2] if parted else inside[:1]) or ("",)
+        for name in files:
+            if name.startswith("."):
+                skipped += 1
+            elif name.lower().endswith(PICTURES):
+                rows.append({"path": "/".join((*inside, name)), "label": label[0], "patient": "", "study": "", "split": part})
+    return rows, skipped
+
+
+def _from_csv(root: Path, table: Path) -> tuple[list[dict], int]:
+    try:
+        text = table.read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(text.splitlines(), strict=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        records = list(reader)
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise Problem(f"'{table}': cannot be read as CSV ({error}); save it as UTF-8 text with commas") from None
+    if "path" not in columns or not set(columns) <= COLUMNS:
+        raise Problem(f"header '{','.join(columns)}' in {table}: must be path,label[,patient][,study][,split]; mend line 1")
+    rows, faults, seen = [], [], {}
+    for number, record in enumerate(records, 2):
+        row = {name: "" for name in COLUMNS} | {key.strip(): (value or "").strip() for key, value in record.items() if key}
+        fault = _fault(root, row, record, seen)
+        if fault:
+            faults.append(f"row {number} '{row['path']}' ({fault})")
+            continue
+        seen[row["path"]] = number
+        rows.append(row | {"split": PART_NAMES[row["split"].lower()] if row["split"] else None})
+    if faults:
+        raise Problem(f"rows of {table}: {first_ten(faults)}; mend them")
+    return rows, 0
+
+
+def _fault(root: Path, row: dict, record: dict, seen: dict) -> str:
+    """Why a row cannot be used; empty where it can."""
+    path = row["path"]
+    if None in record or None in record.values():
+        return "not as many fields as the header"
+    if not path or "\0" in path:
+        return "no path"
+    if path in seen:
+        return f"stands in row {seen[path]} too"
+    if os.path.isabs(path) or not (root / path).resolve().is_relative_to(root.resolve()):
+        return "leads out of the folder"
+    if not (root / path).is_file():
+        return "no such file"
+    if row["split"] and row["split"].lower() not in PART_NAMES:
+        return f"unknown split '{row['split']}'"
+    return ""

@@ -1,0 +1,178 @@
+"""Every picture decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
+
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from kd.data.index import Index, digest
+from kd.errors import Problem, first_ten
+from kd.runtime import cannot_write, make_folder, watched
+
+HASH_BYTES = 16
+MAX_PIXELS = 100_000_000
+CHUNK = 256
+_RECIPE = "decoding 1"
+
+
+class Store:
+    """Decoded pictures of an index; rows that were asked for once stay, others cost no disk (the files are sparse).
+
+    pictures  uint8 [N, C, S, S], read-only memory map; a row is defined once `ensure` was called with it
+    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes
+    """
+
+    def __init__(self, index: Index, cache_dir: str, size: int, resize: str, channels: int):
+        self.index, self.size, self.resize = index, size, resize
+        self.channels = channels or index.channels or _channels_of(index)
+        key = digest([_RECIPE, f"{size} {resize} {self.channels} {index.stamp}", *_stamps(index)])
+        self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
+        shape = (len(index.samples), self.channels, size, size)
+        self._row_bytes = self.channels * size * size
+        try:
+            self._files = {name: os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+                           for name in ("pictures", "hashes", "done")}
+            for name, row_bytes in (("pictures", self._row_bytes), ("hashes", HASH_BYTES), ("done", 1)):
+                os.truncate(self._files[name], shape[0] * row_bytes)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
+        self.hashes = np.memmap(self.folder / "hashes", np.uint8, "r", shape=(shape[0], HASH_BYTES))
+        self._done = np.memmap(self.folder / "done", np.uint8, "r", shape=(shape[0],))
+
+    def __del__(self):
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
+
+    def ensure(self, rows: np.ndarray, should_stop=lambda: False) -> int:
+        """Decode those of `rows` that are not there yet; returns how many that were.
+
+        Pictures that cannot be decoded are collected and raised as one Problem, after all others are safe. What was
+        decoded stays when the process dies. `should_stop()` true between two chunks raises KeyboardInterrupt.
+        """
+        rows = np.unique(rows)
+        rows = rows[self._done[rows] == 0]
+        bad = []
+        with ThreadPoolExecutor(os.cpu_count()) as threads, \
+                tqdm(total=len(rows), desc="decoding", unit="img", disable=not watched()) as bar:
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start:start + CHUNK]
+                faults = list(threads.map(self._decode_row, chunk))
+                bad += [fault for fault in faults if fault]
+                # The mark comes after the picture is on disk, so that a marked row is always whole.
+                self._sync("pictures", "hashes")
+                for row, fault in zip(chunk, faults):
+                    if not fault:
+                        self._write("done", b"\1", int(row))
+                bar.update(len(chunk))
+                if should_stop():
+                    raise KeyboardInterrupt
+        if bad:
+            raise Problem(f"pictures in {self.index.root}: {first_ten(bad)} cannot be read; replace them or take them out")
+        return len(rows)
+
+    def gather(self, rows: np.ndarray) -> torch.Tensor:
+        """uint8 [len(rows), C, S, S] on the CPU, in the order of `rows`, repeats included."""
+        return torch.from_numpy(self.pictures[rows])
+
+    def _decode_row(self, row) -> str:
+        row = int(row)
+        try:
+            if self.index.draw is not None:
+                drawn = self.index.draw(row)
+                content, picture = drawn.tobytes(), Image.fromarray(drawn)
+            else:
+                content = _file_bytes(self.index.file(row))
+                picture = _open(content, self.size, self.channels)
+            array = _squared(picture, self.size, self.resize, self.channels)
+        except Exception as error:
+            # Pillow raises anything from SyntaxError to struct.error for bad files: each is a bad picture, never a crash.
+            return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
+        self._write("pictures", array.tobytes(), row)
+        self._write("hashes", hashlib.sha256(content).digest()[:HASH_BYTES], row)
+        return ""
+
+    def _write(self, name: str, data: bytes, row: int) -> None:
+        # pwrite, not the memory map: a full disk is an error here and would be a SIGBUS there.
+        try:
+            os.pwrite(self._files[name], data, row * len(data))
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+
+    def _sync(self, *names: str) -> None:
+        try:
+            for name in names:
+                os.fsync(self._files[name])
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+
+
+def _stamps(index: Index):
+    """A line a sample that changes when its file does. Raises Problem for files that are gone."""
+    if index.root is None:
+        yield str(len(index.samples))
+        return
+    missing = []
+    for row, sample in enumerate(index.samples):
+        try:
+            status = os.stat(index.file(row))
+        except OSError as error:
+            missing.append(f"{sample.path} ({error.strerror})")
+            continue
+        yield f"{sample.path}\t{status.st_size}\t{status.st_mtime_ns}"
+    if missing:
+        raise Problem(f"pictures in {index.root}: {first_ten(missing)} cannot be read; restore them or take them out")
+
+
+def _file_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_bytes()
+
+
+def _open(content: bytes, size: int, channels: int) -> Image.Image:
+    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size` (several times faster)."""
+    picture = Image.open(io.BytesIO(content))
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS // 10**6} million")
+    picture.draft("L" if channels == 1 else "RGB", (size, size))
+    picture.load()
+    return ImageOps.exif_transpose(picture)
+
+
+def _squared(picture: Image.Image, size: int, resize: str, channels: int) -> np.ndarray:
+    """Pillow image -> uint8 [C, S, S]. 16-bit grey is scaled to 8 bits (Pillow's own conversion clips it)."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        picture = Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))
+    if picture.mode in ("P", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if resize == "pad":
+        picture = ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR, color=0)
+    else:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(picture)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _channels_of(index: Index) -> int:
+    """3 where any of 32 pictures, spread over the set, has colour to see; else 1, however the files are stored."""
+    for row in np.unique(np.linspace(0, len(index.samples) - 1, 32).astype(int)):
+        try:
+            picture = _open(_file_bytes(index.file(int(row))), 64, 3)
+            if picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I"):
+                continue
+            colour = np.asarray(picture.convert("RGB").resize((64, 64)), dtype=np.int16)
+        except Exception:
+            continue  # A bad picture is reported when it is decoded, with all the others.
+        if np.abs(colour - colour.mean(2, keepdims=True)).mean() > 4:
+            return 3
+    return 1

@@ -1,0 +1,179 @@
+"""Seven kinds of bone-like grey drawings with patients and studies, so that everything can be tried without data.
+
+A drawing is a pure function of (seed, row) and is the same on every machine: random numbers come from a counter-based
+generator, and the arithmetic keeps to + - * / and square roots, which IEEE 754 rounds alike everywhere (sin and exp
+differ between processors in the last bit).
+"""
+
+import numpy as np
+
+from kd.data.index import Index, Sample
+
+CANVAS = 128
+CLASSES = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
+VIEWS_PER_STUDY = 2
+STUDIES_PER_PATIENT = 2
+_GRID = (np.arange(CANVAS, dtype=np.float64) + 0.5) / CANVAS * 2 - 1
+
+
+def read(images: int, seed: int) -> Index:
+    """The index of `images` drawings; consecutive rows are views of a study, studies of a patient, of one class."""
+    per_patient = VIEWS_PER_STUDY * STUDIES_PER_PATIENT
+    samples = []
+    for row in range(images):
+        patient, study = row // per_patient, row // VIEWS_PER_STUDY % STUDIES_PER_PATIENT
+        label = patient % len(CLASSES)
+        name = f"patient{patient:05d}"
+        samples.append(Sample(f"{CLASSES[label]}/{name}/study{study + 1}/image{row % VIEWS_PER_STUDY + 1}.png", label,
+                              name, f"{name}/study{study + 1}"))
+    return Index("synthetic", CLASSES, tuple(samples), draw=lambda row: draw(row, seed), channels=1,
+                 stamp=f"synthetic drawings 1, seed {seed}")
+
+
+def draw(row: int, seed: int) -> np.ndarray:
+    """The drawing of a row: uint8 [128, 128]. Build is the patient's; pose and exposure are the view's."""
+    patient = row // (VIEWS_PER_STUDY * STUDIES_PER_PATIENT)
+    body, view = _random(seed, 0, patient), _random(seed, 1, row)
+    bones = _BUILDERS[patient % len(CLASSES)](body, view)
+    bones = _pose(np.asarray(bones), view)
+    soft, bone = np.zeros((CANVAS, CANVAS)), np.zeros((CANVAS, CANVAS))
+    for x0, y0, x1, y1, radius in bones:
+        _stamp(soft, x0, y0, x1, y1, radius * 2.6 + 0.05, hollow=False)
+        _stamp(bone, x0, y0, x1, y1, radius, hollow=True)
+    return _expose(soft, bone, view)
+
+
+def _random(seed: int, stream: int, number: int) -> np.random.Generator:
+    key = (np.uint64(seed), np.uint64(stream << 48 | number))
+    return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
+
+
+def _between(random, low, high, size=None):
+    return low + (high - low) * random.random(size)
+
+
+def _turn(tangent_of_half):
+    """(cos, sin) of an angle from the tangent of its half, without transcendental functions."""
+    square = tangent_of_half * tangent_of_half
+    return (1 - square) / (1 + square), 2 * tangent_of_half / (1 + square)
+
+
+def _ray(x, y, length, bend):
+    """End of a ray from (x, y), pointing up and turned by the angle whose half has the tangent `bend`."""
+    cos, sin = _turn(bend)
+    return x + length * sin, y - length * cos
+
+
+# Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units of half the picture.
+
+def _elbow(body, view):
+    bend, thick = _between(view, 0.25, 0.75), _between(body, 0.085, 0.115)
+    x, y = _ray(0, 0, 0.95, bend)
+    gap = thick * _between(body, 0.9, 1.2)
+    return [(0, 0.95, 0, 0.1, thick), (-0.06, 0.06, 0.06, 0.06, thick * 1.25), (gap, -0.03, x + gap, y, thick * 0.7),
+            (-gap, -0.08, x - gap, y - 0.05, thick * 0.75)]
+
+
+def _finger(body, view):
+    lengths, thick = _between(body, 0.9, 1.1, 3) * (0.55, 0.42, 0.3), _between(body, 0.065, 0.095)
+    x, y, bend, bones = 0.0, 0.85, _between(view, -0.1, 0.1), []
+    for length in lengths:
+        x1, y1 = _ray(x, y, length, bend)
+        bones.append((x, y, x1, y1, thick))
+        x, y = _ray(x1, y1, thick * 2.4, bend)
+        bend, thick = bend + _between(view, 0.0, 0.14), thick * 0.85
+    return bones
+
+
+def _forearm(body, view):
+    gap, thick = _between(body, 0.13, 0.2), _between(body, 0.06, 0.085)
+    lean = _between(view, -0.05, 0.05)
+    return [(-gap, 0.95, -gap + lean, -0.9, thick), (gap, 0.9, gap * 0.8 + lean, -0.95, thick * _between(body, 0.8, 1.1)),
+            (-gap, 0.9, -gap, 0.95, thick * 1.4)]
+
+
+def _hand(body, view):
+    thick, spread = _between(body, 0.035, 0.05), _between(view, 0.06, 0.11)
+    bones = []
+    for ray in range(5):
+        x, y, bend = (ray - 2) * 0.12, 0.45, (ray - 2) * spread
+        for length in np.array((0.42, 0.3, 0.2)) * _between(body, 0.9, 1.1) * (0.8 if ray in (0, 4) else 1.0):
+            x1, y1 = _ray(x, y, length, bend)
+            bones.append((x, y, x1, y1, thick))
+            x, y = _ray(x1, y1, thick * 2.6, bend)
+    return bones
+
+
+def _humerus(body, view):
+    thick, lean = _between(body, 0.085, 0.12), _between(view, -0.08, 0.08)
+    return [(0, 0.95, lean, -0.6, thick), (lean + 0.04, -0.68, lean + 0.08, -0.7, thick * 1.7)]
+
+
+def _shoulder(body, view):
+    thick, drop = _between(body, 0.08, 0.11), _between(view, -0.1, 0.1)
+    return [(0.5, 0.9, 0.35, -0.15, thick), (0.3, -0.28, 0.33, -0.28, thick * 1.8),
+            (-0.9, -0.6 + drop, 0.25, -0.62, thick * 0.55), (-0.1, -0.4, -0.35, 0.5 + drop, thick * 0.6),
+            (-0.05, -0.2, -0.3, 0.1, thick * 1.3)]
+
+
+def _wrist(body, view):
+    thick, lean = _between(body, 0.085, 0.11), _between(view, -0.04, 0.04)
+    bones = [(-0.17, 0.95, -0.16 + lean, 0.3, thick), (0.17, 0.95, 0.15 + lean, 0.35, thick * 0.8)]
+    for row in range(2):
+        for column in range(4):
+            x = (column - 1.5) * 0.13 + _between(body, -0.02, 0.02)
+            y = 0.12 - row * 0.15 + _between(body, -0.02, 0.02)
+            bones.append((x, y, x + 0.01, y, _between(body, 0.05, 0.065)))
+    for ray in range(4):
+        x = (ray - 1.5) * 0.15
+        bones.append((x, -0.2, *_ray(x, -0.2, 0.6, (ray - 1.5) * 0.07), thick * 0.5))
+    return bones
+
+
+_BUILDERS = (_elbow, _finger, _forearm, _hand, _humerus, _shoulder, _wrist)
+
+
+def _pose(bones: np.ndarray, view) -> np.ndarray:
+    """Mirror, turn (up to about 75 degrees), scale and shift: [n, 5] -> [n, 5]."""
+    cos, sin = _turn(_between(view, -0.75, 0.75))
+    mirror = 1.0 if view.random() < 0.5 else -1.0
+    scale = _between(view, 0.5, 0.95)
+    shift = _between(view, -0.3, 0.3, 2)
+    posed = bones * scale
+    for column in (0, 2):
+        x, y = posed[:, column] * mirror, posed[:, column + 1].copy()
+        posed[:, column], posed[:, column + 1] = x * cos - y * sin + shift[0], x * sin + y * cos + shift[1]
+    return posed
+
+
+def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
+    """Add a segment of a given radius to the canvas, in place; a hollow one is brighter at its rim, as cortical bone."""
+    rows = _window(min(y0, y1) - radius, max(y0, y1) + radius)
+    columns = _window(min(x0, x1) - radius, max(x0, x1) + radius)
+    x, y = _GRID[columns][None, :] - x0, _GRID[rows][:, None] - y0
+    dx, dy = x1 - x0, y1 - y0
+    along = np.clip((x * dx + y * dy) / (dx * dx + dy * dy + 1e-12), 0.0, 1.0)
+    away_x, away_y = x - along * dx, y - along * dy
+    depth = 1 - (away_x * away_x + away_y * away_y) / (radius * radius)
+    inside = np.clip(depth, 0.0, 1.0)
+    value = np.sqrt(inside) * (1.25 - 0.5 * inside) if hollow else np.sqrt(inside)
+    part = canvas[rows, columns]
+    np.maximum(part, value, out=part)
+
+
+def _window(low: float, high: float) -> slice:
+    return slice(int(max((low + 1) / 2 * CANVAS - 1, 0)), int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0)))
+
+
+def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
+    """Attenuation -> grey values: uneven exposure, contrast, a collimator's edge, sometimes inverted, noise."""
+    slope = _between(view, -0.2, 0.2, 2)
+    picture = _between(view, 0.25, 0.5) * soft + _between(view, 0.3, 0.6) * bone
+    picture = picture * (1 + slope[0] * _GRID[None, :] + slope[1] * _GRID[:, None]) + _between(view, 0.02, 0.15)
+    if view.random() < 0.5:
+        edge = int(_between(view, 0.0, 0.18) * CANVAS)
+        picture[:edge], picture[CANVAS - edge:] = 0.02, 0.02
+    if view.random() < 0.25:
+        picture = 1.0 - picture
+    grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.05, 0.25)
+    return np.clip((picture + grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)

@@ -1,0 +1,87 @@
+"""The folder of a run: its settings, its files for resuming, what it holds when it is finished."""
+
+import json
+import shutil
+from pathlib import Path
+
+from kd import checkpoint, config
+from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+from kd.loop import State
+from kd.runtime import make_folder
+
+
+class RunFolder:
+    """Knows the files of one run; `path` is the folder."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.settings, self.report, self.model = path / "settings.json", path / "report.json", path / "model.pt"
+        self.resume, self.previous = path / "resume.pt", path / "resume.previous.pt"
+
+    @property
+    def finished(self) -> bool:
+        return self.report.is_file()
+
+    def claim(self, settings) -> None:
+        """Write settings.json, or find that the same settings stand there already.
+
+        Raises Problem, with every `key: old -> new`, where the folder holds the work of other settings.
+        """
+        if self.settings.is_file() and (self.finished or self.resume.is_file() or self.previous.is_file()):
+            changes = changed(checkpoint.read_json(self.settings), settings)
+            if changes:
+                raise Problem(f"run folder '{self.path}': holds a run with other settings ({'; '.join(changes)}); give --tag "
+                              "NAME for a folder beside it, or the same settings")
+        make_folder(self.path)
+        checkpoint.write_json(self.settings, config.flat(settings))
+
+    def check_space(self, parameters: int) -> None:
+        """Raise Problem (74) where the disk has no room for the largest set of files this run will hold at once.
+
+        Weights, Adam's two moments and the best epoch's weights, in two generations and one being written.
+        """
+        need, free = 4 * parameters * 4 * 3, shutil.disk_usage(self.path).free
+        if free < need:
+            raise Problem(f"run folder '{self.path}': {free / 1e9:.1f} GB are free, {need / 1e9:.1f} GB may be needed; free "
+                          "space or choose another --out", CANNOT_WRITE)
+
+    def save(self, state: State, **more) -> None:
+        """Save for resuming; the file before this one is kept until the next save."""
+        content = {"state": state.state_dict(), **more}
+        if self.resume.is_file():
+            self.resume.replace(self.previous)
+        checkpoint.save(self.resume, content)
+
+    def load(self, **expected) -> dict | None:
+        """The saved state or None; falls back to the file before, with a warning, where the newest is damaged.
+
+        Raises Problem (4) where both are damaged, or where `expected` values (hashes of data and teacher) differ.
+        """
+        for file in (self.resume, self.previous):
+            if not file.is_file():
+                continue
+            try:
+                content = checkpoint.load(file, "resume file")
+            except Problem as problem:
+                if file == self.previous or not self.previous.is_file():
+                    raise
+                print(f"warning: {problem}; going on from the one before it", flush=True)
+                continue
+            for key, value in expected.items():
+                if content.get(key) != value:
+                    raise Problem(f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; restore the "
+                                  "data and teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
+            return content
+        return None
+
+    def forget(self) -> None:
+        """Remove what only an unfinished run needs."""
+        for file in (self.resume, self.previous):
+            file.unlink(missing_ok=True)
+
+
+def changed(old: dict, settings) -> list[str]:
+    """`key: old -> new` for every setting that changes what is computed; keys that `old` lacks count as defaults."""
+    new, default = config.flat(settings, identity_only=True), config.flat(type(settings)())
+    return [f"{key}: {json.dumps(old.get(key, default[key]))} -> {json.dumps(value)}" for key, value in new.items()
+            if old.get(key, default[key]) != value]

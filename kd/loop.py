@@ -1,0 +1,230 @@
+"""The only training loop: fit, train_epoch, predict. It knows no modes, files or folders."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from kd import metrics
+from kd.config import Training
+from kd.data.views import Views
+from kd.errors import DIVERGED, Problem
+from kd.losses import Objective
+from kd.models import Classifier, state_on_cpu
+from kd.runtime import Precision, seed_step
+from kd.teachers import TeacherFunction
+
+FUSED = ("cpu", "cuda", "mps", "xpu")
+LOG_EVERY = 20
+
+
+@dataclass
+class Progress:
+    """Where a run stands. With weights and optimizer it is all that resuming needs: randomness is a function of it.
+
+    epoch, step  the next step to take: `step` counts inside the epoch, `total` over the run, `images` what they held
+    sums         running sums of the epoch so far: name -> sum over images, and "images"
+    history      one row for each finished epoch
+    looks        (total step, accuracy) of each look at the validation images inside an epoch
+    best         the history row with the highest validation accuracy (the first of equals)
+    stopped      whether `watch` has ended training
+    ended        why training is over: "" while it is not, else "epochs", "max_steps" or "stopped"
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    images: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    looks: list[list] = field(default_factory=list)
+    best: dict | None = None
+    stopped: bool = False
+    ended: str = ""
+
+
+class State:
+    """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it."""
+
+    def __init__(self, network: Classifier, training: Training, precision: Precision):
+        device = next(network.module.parameters()).device.type
+        self.network, self.progress, self.best_weights = network, Progress(), None
+        self.optimizer = torch.optim.Adam(network.module.parameters(), lr=training.lr, weight_decay=training.weight_decay,
+                                          fused=device in FUSED)
+        self.scaler = torch.amp.GradScaler(device, enabled=precision.scaled)
+        self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
+        self.terms: tuple[str, ...] = ()
+
+    def state_dict(self) -> dict:
+        """All that resuming needs, as tensors and plain values."""
+        self._collect()
+        return {"weights": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+        self.network.module.load_state_dict(state["weights"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
+        self.sums, self.terms = None, ()
+
+    def add(self, terms: dict[str, torch.Tensor], correct: torch.Tensor, images: int) -> None:
+        """Add a step's terms (batch means) to the epoch's sums, without waiting for the device."""
+        if self.sums is None:
+            self.terms = (*terms, "correct", "images")
+            start = [self.progress.sums.get(name, 0.0) for name in self.terms]
+            self.sums = torch.tensor(start, dtype=torch.float32, device=correct.device)
+        step = torch.stack([*terms.values(), correct / images, torch.ones_like(terms["loss"])]).detach().float()
+        self.sums += step * images
+
+    def means(self) -> dict[str, float]:
+        """Means over the epoch's images so far: the loss, its terms, and accuracy."""
+        self._collect()
+        images = self.progress.sums["images"]
+        means = {name: value / images for name, value in self.progress.sums.items() if name != "images"}
+        return {"accuracy" if name == "correct" else name: value for name, value in means.items()}
+
+    def _collect(self) -> None:
+        if self.sums is not None:
+            self.progress.sums = dict(zip(self.terms, self.sums.tolist()))
+
+    def end_epoch(self) -> None:
+        """Move on to the next epoch with empty sums."""
+        self.progress.epoch, self.progress.step, self.progress.sums, self.sums = self.progress.epoch + 1, 0, {}, None
+
+
+class Divergence:
+    """Notices a loss or gradient that is not finite, without waiting for the device, and keeps Adam from stepping on it.
+
+    The flag stays up: no later step changes a weight either. `check` reads it and raises.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool):
+        self.optimizer, self.scaled = optimizer, scaled
+        self.first_bad = torch.tensor(-1.0, device=device)
+
+    def watch(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
+        """Look at one step. Under a loss scale a gradient may overflow: the scaler skips that step and lowers itself."""
+        bad = ~torch.isfinite(loss.detach())
+        if not self.scaled:
+            bad = bad | ~torch.isfinite(norm)
+        self.first_bad = torch.where((self.first_bad < 0) & bad, float(step), self.first_bad)
+        if not self.scaled:
+            # Fused Adam skips a step whose `found_inf` is 1, on the device: what GradScaler uses, too.
+            self.optimizer.found_inf = (self.first_bad >= 0).float()
+
+    def check(self, lr: float) -> None:
+        """Raise Problem (3) if any step so far was not finite."""
+        step = int(self.first_bad.item())
+        if step >= 0:
+            raise Problem(f"loss or gradient at step {step}: not finite (learning rate {lr:g}); weights were not changed; "
+                          "lower --lr, set --clip-norm 1 or --amp off", DIVERGED)
+
+
+def fit(state: State, train: Views, valid: Views, teacher: TeacherFunction, objective: Objective, training: Training,
+        precision: Precision, *, watch: Callable[[State], bool] = lambda state: False,
+        after_step: Callable[[State], None] = lambda state: None,
+        after_epoch: Callable[[State, dict], None] = lambda state, row: None) -> None:
+    """Train until the epochs or steps are done or `watch` says so; goes on from wherever `state.progress` stands.
+
+    watch        called after every step; True ends training there
+    after_step   called after every step, when the state is whole: to save, to log, to leave by an exception
+    after_epoch  called with the epoch's row of the history
+    """
+    total = min(training.epochs * train.steps, training.max_steps or math.inf)
+    while not state.progress.ended:
+        train_epoch(state, train, teacher, objective, training, precision, total, watch, after_step)
+        row, progress = _row(state, valid), state.progress
+        # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
+        if progress.best is None or progress.stopped or row["valid_accuracy"] > progress.best["valid_accuracy"]:
+            progress.best, state.best_weights = row, state_on_cpu(state.network.module)
+        progress.history.append(row)
+        after_epoch(state, row)
+        state.end_epoch()
+        if progress.stopped:
+            progress.ended = "stopped"
+        elif progress.total >= total:
+            progress.ended = "epochs" if progress.epoch >= training.epochs else "max_steps"
+
+
+def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective: Objective, training: Training,
+                precision: Precision, total: int, watch, after_step) -> None:
+    """The rest of an epoch, from `state.progress.step` on."""
+    progress, network, optimizer, scaler = state.progress, state.network, state.optimizer, state.scaler
+    network.module.train()
+    divergence = Divergence(optimizer, train.device, precision.scaled)
+    for batch in train.epoch(progress.epoch, progress.step):
+        if progress.total >= total or progress.stopped:
+            break
+        lr = set_lr(optimizer, training, progress.total, total)
+        seed_step(training.seed, progress.epoch, progress.step)
+        taught = teacher(batch)  # before the student's forward: measured faster than after it
+        with precision.autocast():
+            logits = network(batch.images)
+        terms = objective(logits, taught, batch.labels)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(terms["loss"]).backward()
+        scaler.unscale_(optimizer)
+        divergence.watch(terms["loss"], clip(network.module, training.clip_norm), progress.total)
+        scaler.step(optimizer)
+        scaler.update()
+        state.add(terms, (logits.detach().argmax(1) == batch.labels).sum(), len(batch.labels))
+        progress.step, progress.total = progress.step + 1, progress.total + 1
+        progress.images += len(batch.labels)
+        if progress.total % LOG_EVERY == 0 or progress.step == train.steps or train.device.type == "cpu":
+            divergence.check(lr)
+        progress.stopped = watch(state)
+        after_step(state)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int, total: int) -> float:
+    """The learning rate of a step: a pure function of its number. Cosine falls from lr to 0 over `total` steps."""
+    lr = training.lr
+    if training.schedule == "cosine":
+        lr *= 0.5 * (1 + math.cos(math.pi * step / total))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def clip(module: nn.Module, limit: float | None) -> torch.Tensor:
+    """The gradient's L2 norm over all parameters, which is brought down to `limit` where one is given."""
+    gradients = [value.grad for value in module.parameters() if value.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
+    return norm
+
+
+def _row(state: State, valid: Views) -> dict:
+    """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
+    means = state.means()
+    logits, labels = predict(state.network, valid), valid.labels.numpy()
+    return {"epoch": state.progress.epoch + 1, "steps": state.progress.total,
+            **{f"train_{name}": value for name, value in means.items()},
+            "valid_accuracy": metrics.accuracy(logits, labels), "valid_nll": metrics.nll(logits, labels)}
+
+
+@torch.inference_mode()
+def predict(network: Classifier, views: Views) -> np.ndarray:
+    """Logits of every slot once, in order: float32 [n, K]. Evaluation mode, full precision; the mode is put back."""
+    was_training = network.module.training
+    network.module.eval()
+    logits = [network(batch.images).float().cpu() for batch in views.epoch(0)]
+    network.module.train(was_training)
+    return torch.cat(logits).numpy()
+
+
+def stop_at_accuracy(subset: Views, valid: Views, threshold: float, every: int) -> Callable[[State], bool]:
+    """A `watch` for `fit`: true once accuracy passes `threshold` on `subset` and then on the whole of `valid`."""
+    def watch(state: State) -> bool:
+        if state.progress.total % every:
+            return False
+        seen = metrics.accuracy(predict(state.network, subset), subset.labels.numpy())
+        state.progress.looks.append([state.progress.total, seen])
+        return seen > threshold and metrics.accuracy(predict(state.network, valid), valid.labels.numpy()) > threshold
+    return watch

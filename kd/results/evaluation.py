@@ -1,0 +1,93 @@
+"""Finished runs looked at again: on their own test part, or on other pictures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kd import checkpoint, metrics, trained
+from kd.config import Data, Evaluation
+from kd.data import folder as folder_reader
+from kd.data.dataset import open_dataset
+from kd.data.index import Index
+from kd.data.store import Store
+from kd.data.views import Views
+from kd.errors import Problem
+from kd.folder import RunFolder
+from kd.loop import predict
+from kd.results import report as reports
+from kd.runtime import make_folder, pick_device, say
+
+SCHEMA_VERSION = 1
+
+
+def evaluate(run: Path, how: Evaluation) -> dict:
+    """Evaluate one run as `how` says; prints and returns what it writes to evaluation.json.
+
+    Every image counts once, in float32. Raises Problem for a folder that is no finished run and for pictures that do not
+    fit its classes.
+    """
+    folder = RunFolder(run)
+    report = reports.read(run)
+    model = trained.load(folder.model)
+    network = model.network.to(pick_device(how.device))
+    if how.dataset is None and how.data_dir is not None:
+        raise Problem(f"data_dir '{how.data_dir}' in --data-dir: given without --dataset folder; a run's own data are found "
+                      "through its settings")
+    return _own_test_part(folder, report, network, how) if how.dataset is None else _other_pictures(folder, report, network, how)
+
+
+def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
+    settings = {key: value for key, value in report["settings"].items() if key in Data.__dataclass_fields__}
+    dataset = open_dataset(Data(**settings | {"cache_dir": how.cache_dir}))
+    if dataset.split_hash != report["data"]["split_hash"]:
+        raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on (split hash "
+                      f"{dataset.split_hash}, then {report['data']['split_hash']}); restore the data")
+    views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
+    result = _judge(dataset.index, dataset.parts.test, predict(network, views))
+    reported = report["results"]["best"]["test_accuracy"]
+    result |= {"data": {"name": dataset.index.name, "part": "test", "images": len(views)}, "reported_test_accuracy": reported,
+               "equals_report": result["accuracy"] == reported
+               and result["classification_report"] == report["classification_report"]}
+    say(f"the report says {reported:.6f}: {'the same' if result['equals_report'] else 'NOT the same'}")
+    return _write(folder.path, folder, result, dataset.index)
+
+
+def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
+    data = report["data"]
+    index = folder_reader.read(how.data_dir, tuple(data["classes"]))
+    store = Store(index, how.cache_dir, data["image_size"], report["settings"]["resize"], data["channels"])
+    rows = np.arange(len(index.samples))
+    store.ensure(rows)
+    logits = predict(network, Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device)))
+    target = make_folder(folder.path / f"evaluation-{index.name}")
+    checkpoint.write_text(target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits}))
+    predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
+    say("predicted: " + ", ".join(f"{name} {count}" for name, count in zip(index.classes, predicted)))
+    labelled = np.flatnonzero(index.labels >= 0)
+    result = _judge(index, labelled, logits[labelled])
+    result |= {"data": {"name": index.name, "part": "all", "images": len(rows), "unlabelled": len(rows) - len(labelled),
+                        "notes": list(index.notes)},
+               "predicted": dict(zip(index.classes, predicted.tolist()))}
+    return _write(target, folder, result, index)
+
+
+def _judge(index: Index, rows: np.ndarray, logits: np.ndarray) -> dict:
+    """Accuracy and reports over labelled rows; null with a reason where there is none."""
+    if not len(rows):
+        return {"accuracy": None, "nll": None, "classification_report": None, "confusion_matrix": None,
+                "reason": "no picture has a label"}
+    labels = index.labels[rows]
+    return {"accuracy": metrics.accuracy(logits, labels), "nll": metrics.nll(logits, labels),
+            "classification_report": metrics.classification_report(logits, labels, index.classes),
+            "confusion_matrix": metrics.confusion_matrix(logits, labels), "reason": None}
+
+
+def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
+    result = {"schema_version": SCHEMA_VERSION, "run": folder.path.name, **result}
+    checkpoint.write_json(target / "evaluation.json", result)
+    if result["confusion_matrix"] is not None:
+        title = f"{folder.path.parent.name} on {index.name} (n = {sum(map(sum, result['confusion_matrix']))})"
+        reports.save_figure(target / "confusion.png", reports.confusion_figure(result["confusion_matrix"], index.classes, title))
+        say(metrics.report_text(result["classification_report"], index.classes))
+    say(f"written: {target}/evaluation.json")
+    return result

@@ -1,0 +1,58 @@
+"""TensorBoard: what a run shows while it trains, and its hyper-parameters with the outcome, all in one run."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from kd.loop import LOG_EVERY, State
+
+
+class Events:
+    """Writes a run's TensorBoard events. After a resume nothing stands twice: later points of the killed try are purged."""
+
+    def __init__(self, folder: Path, state: State):
+        total = state.progress.total
+        self.writer = SummaryWriter(str(folder), purge_step=total if total else None)
+        self._mark, self._images = time.monotonic(), 0
+        # Purging takes the points at `total` itself too; what belongs there is written again.
+        if total:
+            self.step(state, 0)
+
+    def step(self, state: State, images: int) -> None:
+        """Every LOG_EVERY steps: running means of the epoch, learning rate, and speed since the last time."""
+        self._images += images
+        total = state.progress.total
+        if total % LOG_EVERY:
+            return
+        for name, value in state.means().items():
+            self.writer.add_scalar(f"train/{name}", value, total)
+        self.writer.add_scalar("lr", state.optimizer.param_groups[0]["lr"], total)
+        if self._images:
+            self.writer.add_scalar("clock/images_per_s", self._images / (time.monotonic() - self._mark), total)
+        self._mark, self._images = time.monotonic(), 0
+
+    def epoch(self, row: dict) -> None:
+        """A finished epoch: a row of the history."""
+        for name, value in row.items():
+            group, _, figure = name.partition("_")
+            if group == "valid" or figure == "accuracy":
+                self.writer.add_scalar(f"epoch/{name}", value, row["steps"])
+        self.writer.flush()
+
+    def views(self, images: torch.Tensor) -> None:
+        """A grid of training views, images [B, 3, S, S] in 0..1, before the first step."""
+        self.writer.add_images("views", images[:16].float().cpu(), 0)
+
+    def finish(self, report: dict, figure) -> None:
+        """The confusion matrix, and the settings with the final accuracies as hparams in this same run."""
+        self.writer.add_figure("confusion", figure, report["history"]["steps"])
+        settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
+                    for key, value in report["settings"].items()}
+        results = {f"hparam/{key}": value for key, value in report["results"]["best"].items() if key != "epoch"}
+        self.writer.add_hparams(settings, results, run_name=".")
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self.writer.close()

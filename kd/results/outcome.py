@@ -1,0 +1,107 @@
+"""The end of a run: predictions, the chosen weights, and the files that carry them."""
+
+import datetime
+import platform
+import time
+
+import numpy as np
+import PIL
+import timm
+import torch
+
+from kd import checkpoint, config, metrics, models, trained
+from kd.config import DistillSettings
+from kd.data.dataset import Dataset
+from kd.data.views import Views
+from kd.folder import RunFolder
+from kd.loop import State, predict
+from kd.results import report as reports
+from kd.results.events import Events
+from kd.runtime import Precision
+
+
+class Clock:
+    """How long a run took, over all its tries."""
+
+    def __init__(self):
+        self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
+
+    def seconds(self) -> float:
+        """Seconds so far, those of killed tries up to their last save included."""
+        return self._before + time.monotonic() - self._mark
+
+    def state(self) -> dict:
+        """What `restore` goes on from."""
+        return {"seconds": self.seconds(), "started": self.started}
+
+    def restore(self, state: dict) -> None:
+        """Count on from a saved state."""
+        self._before, self.started = state["seconds"], state["started"]
+
+    def account(self, device: torch.device, precision: Precision, state: State) -> dict:
+        """The report's `clock`: everything that depends on the time or the machine."""
+        seconds = self.seconds()
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        return {"seconds": round(seconds, 3), "device": f"{device.type} ({name})", "precision": precision.words,
+                "threads": torch.get_num_threads(), "started": self.started, "finished": _now(),
+                "images_per_second": round(state.progress.images / seconds, 3) if seconds > 0 else None,
+                "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__,
+                             "numpy": np.__version__, "pillow": PIL.__version__}}
+
+
+def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid: Views, test: Views, teacher: dict | None,
+             clock: dict, events: Events) -> dict:
+    """Predict with the last and the best weights, write all files of the finished run (the report last), return the report."""
+    network, progress, classes = state.network, state.progress, dataset.index.classes
+    last = _result(progress.history[-1], predict(network, test), test)
+    network.module.load_state_dict(state.best_weights, strict=True)
+    logits = {"valid": predict(network, valid), "test": predict(network, test)}
+    labels = test.labels.numpy()
+    report = reports.check({
+        "schema_version": reports.SCHEMA_VERSION, "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
+        "command": "distill.py" if isinstance(settings, DistillSettings) else "train_teacher.py",
+        "settings": config.flat(settings), "data": dataset.describe(), "teacher": teacher,
+        "student": {"name": network.name, "architecture": network.architecture,
+                    "parameters": models.parameters(network.module), "pretrained": settings.network.pretrained,
+                    "weights_hash": trained.state_hash(state.best_weights)},
+        "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended},
+        "results": {"best": _result(progress.best, logits["test"], test), "last": last},
+        "classification_report": metrics.classification_report(logits["test"], labels, classes),
+        "confusion_matrix": metrics.confusion_matrix(logits["test"], labels), "clock": clock})
+    _write(settings, folder, dataset, state, logits, report, events)
+    return report
+
+
+def _write(settings, folder: RunFolder, dataset: Dataset, state: State, logits: dict, report: dict, events: Events) -> None:
+    rows = {"valid": dataset.parts.valid, "test": dataset.parts.test}
+    figure = reports.confusion_figure(report["confusion_matrix"], dataset.index.classes,
+                                      f"{folder.path.parent.name}, test part (n = {len(rows['test'])})")
+    checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
+                                               report["results"]["best"]["epoch"], dataset))
+    checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits))
+    reports.save_figure(folder.path / "confusion.png", figure)
+    events.finish(report, figure)
+    checkpoint.write_json(folder.report, report)
+
+
+def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
+    return {"epoch": row["epoch"], "train_accuracy": row["train_accuracy"], "valid_accuracy": row["valid_accuracy"],
+            "test_accuracy": metrics.accuracy(test_logits, test.labels.numpy())}
+
+
+def summary(report: dict, folder: RunFolder) -> str:
+    """What a script prints at the end: the accuracies, and where everything lies."""
+    lines = [f"{'':>6}{'epoch':>7}{'train':>9}{'valid':>9}{'test':>9}"]
+    for name in ("best", "last"):
+        row = report["results"][name]
+        lines.append(f"{name:>6}{row['epoch']:>7}" + "".join(f"{row[f'{part}_accuracy']:>9.4f}"
+                                                           for part in ("train", "valid", "test")))
+    if report["teacher"]:
+        teacher = report["teacher"]
+        lines.append(f"teacher {teacher['name']}: valid {teacher['valid_accuracy']:.4f}, test {teacher['test_accuracy']:.4f}")
+    lines.append(f"all of it: {folder.path}")
+    return "\n".join(lines)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,146 @@
+"""What the machine gives: device, precision, random streams, stop signals, the lock of a folder."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, printable
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` or a device's name -> device. Raises Problem where this machine has none of that name."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise Problem(f"device '{name}' in --device: cannot be used here ({why}); give --device cpu or auto") from None
+    if device.type == "cuda":
+        # Evaluation is float32 by promise: TF32 keeps ten bits of the mantissa only.
+        torch.backends.cudnn.allow_tf32 = False
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of training: `name` is bf16, fp16 or off; `scaled` says that gradients need a loss scale."""
+
+    device: str
+    name: str
+
+    def autocast(self):
+        """The context for a forward pass; null in float32."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
+        return torch.autocast(self.device, dtype) if dtype else contextlib.nullcontext()
+
+    @property
+    def scaled(self) -> bool:
+        return self.name == "fp16"
+
+    @property
+    def words(self) -> str:
+        return "float32" if self.name == "off" else self.name
+
+
+def pick_precision(amp: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware computes it, else fp16 on CUDA, else float32."""
+    if amp == "auto":
+        if device.type == "cuda":
+            amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        else:
+            native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+            amp = "bf16" if native else "off"
+    return Precision(device.type, amp)
+
+
+def random_stream(*key: int) -> np.random.Generator:
+    """A counter-based generator that is a pure function of a few small numbers."""
+    entropy = np.random.SeedSequence(key).generate_state(2, np.uint64)
+    return np.random.Generator(np.random.Philox(key=entropy))
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Seed torch's generators for one step, so that dropout needs no saved state and resuming is exact."""
+    torch.manual_seed(int(random_stream(seed, 2, epoch, step).integers(2**62)))
+
+
+class StopSignals:
+    """SIGTERM and the first Ctrl-C ask for a stop; the loop saves and leaves. A second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.code = None
+
+    def __enter__(self):
+        self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _frame):
+        if number == signal.SIGINT and self.code == INTERRUPTED:
+            raise KeyboardInterrupt
+        self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        print("stopping: saving first (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def lock(folder: Path):
+    """Hold `folder` for this process alone. Raises Problem (75) where another holds it, (74) where none can.
+
+    The kernel drops the lock with the process, however it ends.
+    """
+    make_folder(folder)
+    try:
+        holder = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
+            raise Problem(f"run folder '{folder}' in --out: {owner} is working in it; wait for it, or give --tag NAME",
+                          BUSY) from None
+        os.ftruncate(holder, 0)
+        os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        os.close(holder)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder with its parents; raises Problem (74) where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return folder
+
+
+def cannot_write(path: Path, error: OSError) -> Problem:
+    """The one message for a place that cannot be written."""
+    return Problem(f"'{path}': cannot be written ({error.strerror}); free space or choose another folder with --out or "
+                   "--cache-dir", CANNOT_WRITE)
+
+
+def say(text: str) -> None:
+    """A plain line for the user, above a progress bar if there is one."""
+    tqdm.write(printable(text), file=sys.stdout)
+    sys.stdout.flush()
+
+
+def watched() -> bool:
+    """Whether a person looks at the output: progress bars then, plain lines else."""
+    return sys.stderr.isatty()

@@ -1,0 +1,30 @@
+"""Teachers: callables from a batch to logits, without gradient, in float32, that training leaves as they were."""
+
+from collections.abc import Callable
+
+import torch
+
+from kd.data.views import Batch
+from kd.models import Classifier
+from kd.runtime import Precision
+
+# batch -> logits float32 [B, K]
+TeacherFunction = Callable[[Batch], torch.Tensor]
+
+
+def live(network: Classifier, precision: Precision) -> TeacherFunction:
+    """A network that looks at every batch: evaluation mode, no gradient, the training's precision, its own mean and std."""
+    network.module.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def logits(batch: Batch) -> torch.Tensor:
+        with precision.autocast():
+            output = network(batch.images)
+        return output.float()
+
+    # Inference tensors may not enter autograd; a clone made outside may.
+    return lambda batch: logits(batch).clone()
+
+
+def nobody(batch: Batch) -> None:
+    """No teacher: training on labels alone."""

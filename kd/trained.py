@@ -1,0 +1,134 @@
+"""model.pt: a trained network with what it takes to use it and what it has seen."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kd import checkpoint, models
+from kd.data.dataset import Dataset
+from kd.errors import BAD_CHECKPOINT, Problem
+from kd.models import Classifier
+
+KEYS = {"kind", "name", "architecture", "classes", "input", "state_dict", "epoch", "data"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network read from a file. `about` is model.pt without its weights, or None for a foreign state_dict."""
+
+    network: Classifier
+    about: dict | None
+    hash: str
+
+
+def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: int, dataset: Dataset) -> dict:
+    """The content of model.pt. `state` loads into `timm.create_model(architecture, num_classes=len(classes))` strictly.
+
+    The patients and files of the train and validation parts travel along, so that nobody judges the network, or its
+    students, on what it has seen.
+    """
+    settings = dataset.settings
+    return {"kind": kind, "name": network.name, "architecture": network.architecture, "classes": list(network.classes),
+            "input": {"image_size": settings.image_size, "resize": settings.resize,
+                      "mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()},
+            "state_dict": state, "epoch": epoch,
+            "data": {"name": dataset.index.name, "split": settings.split, "split_seed": settings.split_seed,
+                     "split_hash": dataset.split_hash,
+                     "patients": {part: dataset.patients(part) for part in ("train", "valid")},
+                     "files": {part: dataset.files(part) for part in ("train", "valid")}}}
+
+
+def state_hash(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 (first 16 hex digits) of names, types, shapes and bytes of all tensors."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def load(path: Path) -> Trained:
+    """A model.pt of ours. Raises Problem (4) for a missing, damaged or foreign file."""
+    content = checkpoint.load(path, "model")
+    if not KEYS <= content.keys():
+        raise Problem(f"model '{path}': lacks {sorted(KEYS - content.keys())}; is it a model.pt of this program?", BAD_CHECKPOINT)
+    return _unpack(content, path)
+
+
+def load_any(path: Path, name: str, dataset: Dataset) -> Trained:
+    """A model.pt of ours, or a timm state_dict of the network `name` for as many classes as the data have.
+
+    Raises Problem (4) where the file does not fit the network or the data.
+    """
+    if path.suffix != ".safetensors":
+        content = checkpoint.load(path, "teacher checkpoint")
+        if KEYS <= content.keys():
+            trained = _unpack(content, path)
+            if trained.network.architecture != models.architecture_of(name):
+                raise Problem(f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher names "
+                              f"{models.architecture_of(name)}; name the network that the file holds", BAD_CHECKPOINT)
+            return trained
+    network, state = models.build(name, dataset.index.classes), models.read_state(path)
+    _check_outputs(network, state, path)
+    models.load_state(network.module, state, path, network.architecture)
+    return Trained(network, None, state_hash(network.module.state_dict()))
+
+
+def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Path) -> None:
+    head = network.module.pretrained_cfg.get("classifier")
+    bias = state.get(f"{head}.bias") if isinstance(head, str) else None
+    if bias is not None and len(bias) != len(network.classes):
+        raise Problem(f"teacher checkpoint '{path}': has {len(bias)} classes, the data {len(network.classes)} "
+                      f"({', '.join(network.classes)}); train it on these classes", BAD_CHECKPOINT)
+
+
+def _unpack(content: dict, path: Path) -> Trained:
+    network = models.build(content["name"], tuple(content["classes"]))
+    if network.architecture != content["architecture"]:
+        network = models.build(content["architecture"], tuple(content["classes"]))
+        network.name = content["name"]
+    models.load_state(network.module, content["state_dict"], path, network.architecture)
+    network.mean, network.std = (torch.tensor(content["input"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    about = {key: value for key, value in content.items() if key != "state_dict"}
+    return Trained(network, about, state_hash(content["state_dict"]))
+
+
+def differences(trained: Trained, dataset: Dataset) -> list[str]:
+    """How a network's data differ from these, in words: set, parts, picture size. Empty where all agree.
+
+    Raises Problem (4) for other classes or another order of them.
+    """
+    about = trained.about
+    if about is None:
+        return ["its training data are unknown"]
+    ours, theirs = dataset.index.classes, tuple(about["classes"])
+    if theirs != ours:
+        raise Problem(f"teacher '{about['name']}': its classes are {list(theirs)}, those of the data {list(ours)}; both must "
+                      "have the same names in the same order", BAD_CHECKPOINT)
+    settings = dataset.settings
+    pairs = [("data set", about["data"]["name"], dataset.index.name),
+             ("parts", f"{about['data']['split']} {about['data']['split_hash']}", f"{settings.split} {dataset.split_hash}"),
+             ("image_size", about["input"]["image_size"], settings.image_size),
+             ("resize", about["input"]["resize"], settings.resize)]
+    return [f"{what}: teacher {theirs}, student {ours}" for what, theirs, ours in pairs if theirs != ours]
+
+
+def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
+    """Raise Problem (4) where the teacher was trained or chosen on what the student will be judged on.
+
+    Patients are compared within one data set, files everywhere. The very same parts are no overlap: what leaks there is
+    the split's doing, and reported as such.
+    """
+    if trained.about is None or trained.about["data"]["split_hash"] == dataset.split_hash:
+        return
+    seen = trained.about["data"]
+    for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        patients = set(seen["patients"][theirs]) & set(dataset.patients(ours)) if seen["name"] == dataset.index.name else set()
+        files = {row.numpy().tobytes() for row in seen["files"][theirs]} & {row.numpy().tobytes() for row in dataset.files(ours)}
+        if patients or files:
+            raise Problem(f"teacher '{trained.about['name']}': its {theirs} part holds {len(patients)} patients and "
+                          f"{len(files)} pictures of the student's {ours} part; train it on the same parts (same --split, "
+                          "--split-seed and sizes), or give the pair a --tag and let it be trained", BAD_CHECKPOINT)
