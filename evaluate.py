@@ -8,11 +8,12 @@ from pathlib import Path
 
 from kd import config
 from kd.errors import run_main
+from kd.settings import EvaluateSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, evaluate, print; returns the exit code. Raises Problem."""
-    settings = config.parse(config.EvaluateSettings, argv)
+    settings = config.parse(EvaluateSettings, argv)
     if settings is None:
         return 0
     # Imported late: --help and a mistyped flag need not wait seconds for torch.

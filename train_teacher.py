@@ -7,17 +7,18 @@ import sys
 
 from kd import config
 from kd.errors import run_main
+from kd.settings import TeacherSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print; returns the exit code. Raises Problem."""
-    settings = config.parse(config.TeacherSettings, argv)
+    settings = config.parse(TeacherSettings, argv)
     if settings is None:
         return 0
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
-    from kd.folder import RunFolder
+    from kd.folder import RunFolder, folder_of
     from kd.results.outcome import summary
-    from kd.run import folder_of, run
+    from kd.run import run
     print(summary(run(settings), RunFolder(folder_of(settings))))
     return 0
 

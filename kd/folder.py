@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 from kd import checkpoint, config
+from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.loop import State
 from kd.runtime import make_folder
+from kd.settings import DistillSettings, Teacher, TeacherSettings
+from kd.strategies import STRATEGIES
 
 
 class RunFolder:
@@ -78,6 +81,25 @@ class RunFolder:
         """Remove what only an unfinished run needs."""
         for file in (self.resume, self.previous):
             file.unlink(missing_ok=True)
+
+
+def folder_of(settings) -> Path:
+    """OUT/DATA/MODE[-TAG]/PAIR/seedN; of a teacher OUT/DATA/teacher[-TAG]/MODEL[-defective]/seedN."""
+    if isinstance(settings, TeacherSettings):
+        mode, name = "teacher", settings.teacher.model
+        name += "-defective" if settings.teacher.stop_at_val_accuracy is not None else ""
+    else:
+        mode, name = settings.distillation.mode, f"{settings.distillation.teacher}-{settings.distillation.student}"
+    tag = f"-{settings.output.tag}" if settings.output.tag else ""
+    return (Path(settings.output.out) / run_name(settings.data) / f"{mode}{tag}" / name / f"seed{settings.training.seed}")
+
+
+def teacher_settings(settings: DistillSettings) -> TeacherSettings:
+    """Settings that train the teacher a student asks for: the student's own but for what is the student's alone."""
+    stop_at = STRATEGIES[settings.distillation.mode].stop_at
+    teacher = Teacher(model=settings.distillation.teacher, stop_at_val_accuracy=stop_at)
+    wanted = TeacherSettings(teacher, settings.data, settings.network, settings.training, settings.output)
+    return config.replace(wanted, weights=None)
 
 
 def changed(old: dict, settings) -> list[str]:

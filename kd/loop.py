@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from kd import metrics
-from kd.config import Training
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
 from kd.losses import Objective
 from kd.models import Classifier, state_on_cpu
 from kd.runtime import Precision, seed_step
+from kd.settings import Training
 from kd.teachers import TeacherFunction
 
 FUSED = ("cpu", "cuda", "mps", "xpu")

@@ -58,7 +58,7 @@ def architecture_of(name: str) -> str:
     """timm's name for a name of the thesis or of timm. Raises Problem, with the nearest names, where there is none."""
     architecture = ARCHITECTURES.get(name, name)
     if not timm.is_model(architecture.partition(".")[0]):
-        near = difflib.get_close_matches(name, [*ARCHITECTURES, *timm.list_models()], n=3)
+        near = [*difflib.get_close_matches(name, ARCHITECTURES, n=1), *difflib.get_close_matches(name, timm.list_models(), n=2)]
         raise Problem(f"network '{name}': neither of the thesis ({', '.join(ARCHITECTURES)}) nor of timm; "
                       + (f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"))
     return architecture

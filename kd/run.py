@@ -5,22 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from kd import checkpoint, config, losses, metrics, models, teachers, trained
-from kd.config import DistillSettings, TeacherSettings
-from kd.data.dataset import Dataset, open_dataset, run_name
+from kd.data.dataset import Dataset, open_dataset
 from kd.data.index import slug
 from kd.errors import Problem
-from kd.folder import RunFolder, changed
+from kd.folder import RunFolder, changed, folder_of, teacher_settings
 from kd.loop import State, fit, predict, stop_at_accuracy
 from kd.losses import Objective
 from kd.results import outcome
 from kd.results import report as reports
 from kd.results.events import Events
 from kd.runtime import StopSignals, lock, pick_device, pick_precision, say, watched
-from kd.strategies import STRATEGIES, unusual
+from kd.settings import DistillSettings, TeacherSettings
+from kd.strategies import unusual
 from kd.teachers import TeacherFunction
 
 LOOK_IMAGES = 320
@@ -82,17 +81,6 @@ def say_data(dataset: Dataset) -> None:
         say(f"note: {account['skipped_files']} hidden files passed over")
 
 
-def folder_of(settings) -> Path:
-    """OUT/DATA/MODE[-TAG]/PAIR/seedN; of a teacher OUT/DATA/teacher[-TAG]/MODEL[-defective]/seedN."""
-    if isinstance(settings, TeacherSettings):
-        mode, name = "teacher", settings.teacher.model
-        name += "-defective" if settings.teacher.stop_at_val_accuracy is not None else ""
-    else:
-        mode, name = settings.distillation.mode, f"{settings.distillation.teacher}-{settings.distillation.student}"
-    tag = f"-{settings.output.tag}" if settings.output.tag else ""
-    return (Path(settings.output.out) / run_name(settings.data) / f"{mode}{tag}" / name / f"seed{settings.training.seed}")
-
-
 class Experiment:
     """A run in its locked folder."""
 
@@ -140,7 +128,7 @@ class Experiment:
         chosen.network.to(self.device)
         valid, test = (metrics.accuracy(predict(chosen.network, views), views.labels.numpy()) for views in (self.valid, self.test))
         teacher = teachers.live(chosen.network, self.precision)
-        ratio = first_ratio(student, teacher, self.train, how)
+        ratio = teachers.first_ratio(student, teacher, next(self.train.epoch(0)), how.temperature, how.alpha)
         say(f"teacher {how.teacher} ({source}): validation accuracy {valid:.4f}")
         say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
             f"(alpha {how.alpha:g}, T {how.temperature:g})")
@@ -151,9 +139,13 @@ class Experiment:
                    "test_accuracy": test, "gradient_ratio": ratio if np.isfinite(ratio) else None, "differences": remarks}
         return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account)
 
+    def began_with(self, lesson: Lesson) -> dict:
+        """What may not change under a run that goes on."""
+        return {"split_hash": self.dataset.split_hash, "content_hash": self.dataset.content_hash, "teacher_hash": lesson.hash}
+
     def restore(self, state: State, lesson: Lesson) -> None:
         """Go on from the last save, if there is one."""
-        saved = self.folder.load(split_hash=self.dataset.split_hash, teacher_hash=lesson.hash)
+        saved = self.folder.load(**self.began_with(lesson))
         if saved is not None:
             state.load_state_dict(saved["state"])
             self.clock.restore(saved["clock"])
@@ -161,7 +153,7 @@ class Experiment:
 
     def save(self, state: State, lesson: Lesson) -> None:
         """Save for resuming."""
-        self.folder.save(state, split_hash=self.dataset.split_hash, teacher_hash=lesson.hash, clock=self.clock.state())
+        self.folder.save(state, **self.began_with(lesson), clock=self.clock.state())
 
     def fit(self, state: State, lesson: Lesson, events: Events) -> None:
         """Train with everything that happens beside it: bar, events, saves, stop signals, the defective teacher's watch."""
@@ -217,18 +209,6 @@ class Experiment:
                 f"{NOT_SO_DEFECTIVE}: hardly defective; look more often (--look-every) or lower --lr")
 
 
-def first_ratio(student, teacher: TeacherFunction, train, how) -> float:
-    """The two terms' gradient ratio on the first batch, in training mode; BatchNorm's buffers are put back after it."""
-    buffers = [(buffer, buffer.clone()) for buffer in student.module.buffers()]
-    batch = next(train.epoch(0))
-    student.module.train()
-    with torch.no_grad():
-        logits = student(batch.images)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-    return losses.gradient_ratio(logits, teacher(batch), batch.labels, how.temperature, how.alpha)
-
-
 def find_teacher(settings: DistillSettings, dataset: Dataset, own: RunFolder) -> tuple[trained.Trained, str, list[str]]:
     """(the teacher, where it comes from, remarks for the user): from a file, from its run folder, or trained now.
 
@@ -260,11 +240,3 @@ def find_teacher(settings: DistillSettings, dataset: Dataset, own: RunFolder) ->
     run(wanted, dataset)
     folder = RunFolder(folder_of(wanted))
     return trained.load(folder.model), str(folder.path.relative_to(settings.output.out)), remarks
-
-
-def teacher_settings(settings: DistillSettings) -> TeacherSettings:
-    """Settings that train the teacher a student asks for: the student's own but for what is the student's alone."""
-    stop_at = STRATEGIES[settings.distillation.mode].stop_at
-    teacher = config.Teacher(model=settings.distillation.teacher, stop_at_val_accuracy=stop_at)
-    wanted = TeacherSettings(teacher, settings.data, settings.network, settings.training, settings.output)
-    return config.replace(wanted, weights=None)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from kd import losses
 from kd.data.views import Batch
 from kd.models import Classifier
 from kd.runtime import Precision
@@ -28,3 +29,14 @@ def live(network: Classifier, precision: Precision) -> TeacherFunction:
 
 def nobody(batch: Batch) -> None:
     """No teacher: training on labels alone."""
+
+
+def first_ratio(student: Classifier, teacher: TeacherFunction, batch: Batch, temperature: float, alpha: float) -> float:
+    """The two terms' gradient ratio on the first batch, in training mode; BatchNorm's buffers are put back after it."""
+    buffers = [(buffer, buffer.clone()) for buffer in student.module.buffers()]
+    student.module.train()
+    with torch.no_grad():
+        logits = student(batch.images)
+        for buffer, value in buffers:
+            buffer.copy_(value)
+    return losses.gradient_ratio(logits, teacher(batch), batch.labels, temperature, alpha)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kd.config import Data
 from kd.data import folder, mura, synthetic
 from kd.data.index import Index, digest, slug
 from kd.data.splits import Parts, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
+from kd.settings import Data
 
 EVALUATION_BATCH = 64
 
@@ -40,13 +40,18 @@ class Dataset:
         """Content hashes of a part's distinct pictures: uint8 [n, 16], sorted."""
         return torch.from_numpy(np.unique(self.store.hashes[getattr(self.parts, part)], axis=0))
 
+    @property
+    def content_hash(self) -> str:
+        """A name for the bytes of all pictures in their slots: it changes when a file is replaced, the split's hash not."""
+        return digest(self.store.hashes[rows].tobytes().hex() for _, rows in self.parts.items())
+
     def describe(self) -> dict:
         """The report's account of the data: sizes, classes, patients, hashes, and what stands in more than one part."""
         index, parts = self.index, dict(self.parts.items())
         labels = index.labels
         return {
             "name": index.name, "reader": self.settings.dataset, "split": self.settings.split, "split_hash": self.split_hash,
-            "index_hash": digest(map(index.identity, range(len(index.samples)))), "leaks": self.parts.leaks,
+            "index_hash": digest(map(index.identity, range(len(index.samples)))), "content_hash": self.content_hash, "leaks": self.parts.leaks,
             "classes": list(index.classes), "image_size": self.store.size, "channels": self.store.channels,
             "parts": {name: len(rows) for name, rows in parts.items()},
             "patients": {name: len(self.patients(name)) for name in parts},

@@ -31,20 +31,22 @@ class Store:
     def __init__(self, index: Index, cache_dir: str, size: int, resize: str, channels: int):
         self.index, self.size, self.resize = index, size, resize
         self.channels = channels or index.channels or _channels_of(index)
-        key = digest([_RECIPE, f"{size} {resize} {self.channels} {index.stamp}", *_stamps(index)])
+        # The stamp of a row changes with its file: a replaced picture is decoded again, and it alone.
+        self._stamps = _stamps(index)
+        key = digest([_RECIPE, f"{size} {resize} {self.channels} {index.stamp}", *(s.path for s in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
         self._row_bytes = self.channels * size * size
         try:
             self._files = {name: os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
-                           for name in ("pictures", "hashes", "done")}
-            for name, row_bytes in (("pictures", self._row_bytes), ("hashes", HASH_BYTES), ("done", 1)):
+                           for name in ("pictures", "hashes", "stamps")}
+            for name, row_bytes in (("pictures", self._row_bytes), ("hashes", HASH_BYTES), ("stamps", HASH_BYTES)):
                 os.truncate(self._files[name], shape[0] * row_bytes)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
         self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
         self.hashes = np.memmap(self.folder / "hashes", np.uint8, "r", shape=(shape[0], HASH_BYTES))
-        self._done = np.memmap(self.folder / "done", np.uint8, "r", shape=(shape[0],))
+        self._decoded = np.memmap(self.folder / "stamps", np.uint8, "r", shape=(shape[0], HASH_BYTES))
 
     def __del__(self):
         for file in getattr(self, "_files", {}).values():
@@ -57,7 +59,7 @@ class Store:
         decoded stays when the process dies. `should_stop()` true between two chunks raises KeyboardInterrupt.
         """
         rows = np.unique(rows)
-        rows = rows[self._done[rows] == 0]
+        rows = rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
         bad = []
         with ThreadPoolExecutor(os.cpu_count()) as threads, \
                 tqdm(total=len(rows), desc="decoding", unit="img", disable=not watched()) as bar:
@@ -65,11 +67,11 @@ class Store:
                 chunk = rows[start:start + CHUNK]
                 faults = list(threads.map(self._decode_row, chunk))
                 bad += [fault for fault in faults if fault]
-                # The mark comes after the picture is on disk, so that a marked row is always whole.
+                # The stamp comes after the picture is on disk, so that a stamped row is always whole.
                 self._sync("pictures", "hashes")
                 for row, fault in zip(chunk, faults):
                     if not fault:
-                        self._write("done", b"\1", int(row))
+                        self._write("stamps", self._stamps[row].tobytes(), int(row))
                 bar.update(len(chunk))
                 if should_stop():
                     raise KeyboardInterrupt
@@ -95,7 +97,7 @@ class Store:
             # Pillow raises anything from SyntaxError to struct.error for bad files: each is a bad picture, never a crash.
             return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
         self._write("pictures", array.tobytes(), row)
-        self._write("hashes", hashlib.sha256(content).digest()[:HASH_BYTES], row)
+        self._write("hashes", _hash(content), row)
         return ""
 
     def _write(self, name: str, data: bytes, row: int) -> None:
@@ -113,21 +115,25 @@ class Store:
             raise cannot_write(self.folder, error) from None
 
 
-def _stamps(index: Index):
-    """A line a sample that changes when its file does. Raises Problem for files that are gone."""
+def _stamps(index: Index) -> np.ndarray:
+    """A hash a sample that changes when its file does: uint8 [N, 16]. Raises Problem for files that are gone."""
+    stamps, missing = np.ones((len(index.samples), HASH_BYTES), np.uint8), []
     if index.root is None:
-        yield str(len(index.samples))
-        return
-    missing = []
+        return stamps
     for row, sample in enumerate(index.samples):
         try:
             status = os.stat(index.file(row))
         except OSError as error:
             missing.append(f"{sample.path} ({error.strerror})")
             continue
-        yield f"{sample.path}\t{status.st_size}\t{status.st_mtime_ns}"
+        stamps[row] = np.frombuffer(_hash(f"{status.st_size} {status.st_mtime_ns}".encode()), np.uint8)
     if missing:
         raise Problem(f"pictures in {index.root}: {first_ten(missing)} cannot be read; restore them or take them out")
+    return stamps
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:HASH_BYTES]
 
 
 def _file_bytes(path: Path) -> bytes:

@@ -67,7 +67,7 @@ def _ray(x, y, length, bend):
 # Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units of half the picture.
 
 def _elbow(body, view):
-    bend, thick = _between(view, 0.25, 0.75), _between(body, 0.085, 0.115)
+    bend, thick = _between(view, 0.3, 0.8), _between(body, 0.085, 0.115)
     x, y = _ray(0, 0, 0.95, bend)
     gap = thick * _between(body, 0.9, 1.2)
     return [(0, 0.95, 0, 0.1, thick), (-0.06, 0.06, 0.06, 0.06, thick * 1.25), (gap, -0.03, x + gap, y, thick * 0.7),
@@ -75,12 +75,12 @@ def _elbow(body, view):
 
 
 def _finger(body, view):
-    lengths, thick = _between(body, 0.9, 1.1, 3) * (0.55, 0.42, 0.3), _between(body, 0.065, 0.095)
+    lengths, thick = _between(body, 0.9, 1.1, 3) * (0.5, 0.38, 0.28), _between(body, 0.055, 0.08)
     x, y, bend, bones = 0.0, 0.85, _between(view, -0.1, 0.1), []
     for length in lengths:
         x1, y1 = _ray(x, y, length, bend)
         bones.append((x, y, x1, y1, thick))
-        x, y = _ray(x1, y1, thick * 2.4, bend)
+        x, y = _ray(x1, y1, thick * 3, bend)
         bend, thick = bend + _between(view, 0.0, 0.14), thick * 0.85
     return bones
 
@@ -105,8 +105,8 @@ def _hand(body, view):
 
 
 def _humerus(body, view):
-    thick, lean = _between(body, 0.085, 0.12), _between(view, -0.08, 0.08)
-    return [(0, 0.95, lean, -0.6, thick), (lean + 0.04, -0.68, lean + 0.08, -0.7, thick * 1.7)]
+    thick, lean = _between(body, 0.095, 0.125), _between(view, -0.08, 0.08)
+    return [(0, 0.95, lean, -0.6, thick), (lean + 0.04, -0.68, lean + 0.08, -0.7, thick * 2.1)]
 
 
 def _shoulder(body, view):
@@ -134,11 +134,11 @@ _BUILDERS = (_elbow, _finger, _forearm, _hand, _humerus, _shoulder, _wrist)
 
 
 def _pose(bones: np.ndarray, view) -> np.ndarray:
-    """Mirror, turn (up to about 75 degrees), scale and shift: [n, 5] -> [n, 5]."""
-    cos, sin = _turn(_between(view, -0.75, 0.75))
+    """Mirror, turn (up to about 44 degrees), scale and shift: [n, 5] -> [n, 5]."""
+    cos, sin = _turn(_between(view, -0.4, 0.4))
     mirror = 1.0 if view.random() < 0.5 else -1.0
-    scale = _between(view, 0.5, 0.95)
-    shift = _between(view, -0.3, 0.3, 2)
+    scale = _between(view, 0.6, 0.95)
+    shift = _between(view, -0.25, 0.25, 2)
     posed = bones * scale
     for column in (0, 2):
         x, y = posed[:, column] * mirror, posed[:, column + 1].copy()
@@ -173,7 +173,7 @@ def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
     if view.random() < 0.5:
         edge = int(_between(view, 0.0, 0.18) * CANVAS)
         picture[:edge], picture[CANVAS - edge:] = 0.02, 0.02
-    if view.random() < 0.25:
+    if view.random() < 0.15:
         picture = 1.0 - picture
-    grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.05, 0.25)
+    grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.05, 0.2)
     return np.clip((picture + grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)

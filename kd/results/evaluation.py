@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from kd import checkpoint, metrics, trained
-from kd.config import Data, Evaluation
 from kd.data import folder as folder_reader
 from kd.data.dataset import open_dataset
 from kd.data.index import Index
@@ -16,6 +15,7 @@ from kd.folder import RunFolder
 from kd.loop import predict
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
+from kd.settings import Data, Evaluation
 
 SCHEMA_VERSION = 1
 
@@ -39,9 +39,10 @@ def evaluate(run: Path, how: Evaluation) -> dict:
 def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
     settings = {key: value for key, value in report["settings"].items() if key in Data.__dataclass_fields__}
     dataset = open_dataset(Data(**settings | {"cache_dir": how.cache_dir}))
-    if dataset.split_hash != report["data"]["split_hash"]:
-        raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on (split hash "
-                      f"{dataset.split_hash}, then {report['data']['split_hash']}); restore the data")
+    for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
+        if report["data"][key] != now:
+            raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on ({key} "
+                          f"{now}, then {report['data'][key]}); restore the data")
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     result = _judge(dataset.index, dataset.parts.test, predict(network, views))
     reported = report["results"]["best"]["test_accuracy"]

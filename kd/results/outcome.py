@@ -10,7 +10,6 @@ import timm
 import torch
 
 from kd import checkpoint, config, metrics, models, trained
-from kd.config import DistillSettings
 from kd.data.dataset import Dataset
 from kd.data.views import Views
 from kd.folder import RunFolder
@@ -18,6 +17,7 @@ from kd.loop import State, predict
 from kd.results import report as reports
 from kd.results.events import Events
 from kd.runtime import Precision
+from kd.settings import DistillSettings
 
 
 class Clock:

@@ -1,0 +1,143 @@
+"""What can be set: every field is declared once, here, with its default, help and limits. `config` reads it."""
+
+from dataclasses import dataclass, field
+
+MODES = ("normal", "reverse", "defective")
+
+
+def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, **argument):
+    """A field with its flag's help and the values it allows.
+
+    `identity=False`: the value does not change what is computed, so another one may finish a run that has begun.
+    `argument` goes to `argparse` as it is (metavar, nargs).
+    """
+    limits = {"choices": choices, "above": above, "least": least, "most": most}
+    metadata = {"help": help, "limits": limits, "identity": identity, "argument": argument}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """the teacher"""
+
+    model: str = option("seresnet50", "network to train: a name of the thesis or any of timm's", metavar="NAME")
+    stop_at_val_accuracy: float | None = option(
+        None, "stop as soon as validation accuracy passes this: a defective teacher (the thesis: 0.5)", above=0, most=1)
+    look_every: int = option(8, "steps between two looks at a fixed part of the validation images, with "
+                             "--stop-at-val-accuracy", least=1)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """the pair and its transfer"""
+
+    teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found", metavar="NAME")
+    student: str = option("resnet18", "network that learns", metavar="NAME")
+    mode: str = option("normal", "which teacher meets which student", choices=MODES)
+    temperature: float = option(4.0, "T: softens both networks' logits", above=0)
+    alpha: float = option(0.5, "weight of the KD term; the label's is 1 - alpha", least=0, most=1)
+    teacher_checkpoint: str | None = option(
+        None, "weights of --teacher that you have: a model.pt of ours or a timm state_dict (.pt, .safetensors)", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Data:
+    """pictures and parts"""
+
+    dataset: str = option("mura", "how the data lie on disk", choices=("mura", "folder", "synthetic"))
+    data_dir: str | None = option(None, "folder that holds them", metavar="DIR")
+    label: str = option("part", "MURA's label: the body part (the thesis) or abnormal/normal", choices=("part", "abnormal"))
+    split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
+                        choices=("patient", "thesis", "given"))
+    split_seed: int = option(0, "seed of the parts", least=0)
+    train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1)
+    valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1)
+    test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given)", least=1)
+    synthetic_images: int = option(2100, "pictures of the synthetic set", least=1)
+    synthetic_seed: int = option(0, "seed of the synthetic set", least=0)
+    image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
+    resize: str = option("squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad"))
+    channels: int = option(0, "store 1 (grey) or 3 (colour) channels; 0: look at the pictures", choices=(0, 1, 3))
+    cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR", identity=False)
+
+
+@dataclass(frozen=True)
+class Network:
+    """networks"""
+
+    pretrained: bool = option(True, "start from ImageNet weights")
+    weights: str | None = option(None, "start the network that is trained from this file instead", metavar="FILE")
+    drop_rate: float | None = option(None, "dropout before the classifier (as published: vgg11 0.5, SE nets 0.2)",
+                                     least=0, most=0.99)
+
+
+@dataclass(frozen=True)
+class Training:
+    """training"""
+
+    epochs: int = option(20, "passes over the train part", least=1)
+    batch_size: int = option(16, "images a step", least=1)
+    lr: float = option(1e-4, "Adam's learning rate", above=0)
+    schedule: str = option("constant", "learning rate over the run", choices=("constant", "cosine"))
+    weight_decay: float = option(0.0, "Adam's L2 penalty", least=0)
+    clip_norm: float | None = option(None, "clip the gradient's norm to this", above=0)
+    augment: bool = option(True, "train on flipped, turned, scaled and shifted views")
+    seed: int = option(0, "seed of weights, order and views", least=0, most=2**31)
+    amp: str = option("auto", "precision of training; evaluation is always float32", choices=("auto", "bf16", "fp16", "off"))
+    max_steps: int | None = option(None, "end training after this many steps", least=1)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE", identity=False)
+    save_every_minutes: float = option(5.0, "save for resuming this often", least=0, identity=False)
+
+
+@dataclass(frozen=True)
+class Output:
+    """where results go"""
+
+    out: str = option("runs", "folder of all runs", metavar="DIR", identity=False)
+    tag: str = option("", "name a variant: its runs get folders of their own", metavar="NAME")
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """Train a network on labels alone: a teacher, a student's baseline, or (stopped early) a defective teacher."""
+
+    teacher: Teacher = field(default_factory=Teacher)
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    training: Training = field(default_factory=Training)
+    output: Output = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Train a student on the labels and on what a teacher says of the same images."""
+
+    distillation: Distillation = field(default_factory=Distillation)
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    training: Training = field(default_factory=Training)
+    output: Output = field(default_factory=Output)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """what to evaluate"""
+
+    runs: list[str] = option([], "folders of finished runs", metavar="RUN", nargs="+")
+    dataset: str | None = option(None, "other pictures than the run's own test part", choices=("folder",))
+    data_dir: str | None = option(None, "the folder of those pictures: class folders, images.csv, or unlabelled", metavar="DIR")
+    batch_size: int = option(64, "images at a time", least=1)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
+    cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Evaluate finished runs: every test image once, in float32."""
+
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)

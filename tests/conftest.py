@@ -1,0 +1,97 @@
+"""What the tests share: a tiny network, a tiny data set, and the scripts run in process."""
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+from kd.errors import Problem  # noqa: E402
+
+# Small enough that a whole script takes a second or two; BatchNorm, dropout and an uneven last batch are all in it.
+TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
+        "--lr", "1e-3", "--no-pretrained", "--device", "cpu"]
+
+
+class TinyNet(nn.Module):
+    """A timm-like network of 2,000 parameters with BatchNorm and dropout."""
+
+    def __init__(self, num_classes=1000, drop_rate=0.1, **_):
+        super().__init__()
+        self.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2), "classifier": "fc"}
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(8 * 16, num_classes)
+
+    def forward(self, images):
+        hidden = torch.relu(self.bn(self.conv(images)))
+        return self.fc(self.drop(nn.functional.adaptive_avg_pool2d(hidden, 4).flatten(1)))
+
+
+class WideNet(TinyNet):
+    """Another architecture with the same classifier's name."""
+
+    def __init__(self, num_classes=1000, **options):
+        super().__init__(num_classes, **options)
+        self.conv, self.bn = nn.Conv2d(3, 12, 3, stride=2, padding=1), nn.BatchNorm2d(12)
+        self.fc = nn.Linear(12 * 16, num_classes)
+
+
+def _register(name, network):
+    def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, **options):
+        return network(**options)
+    entry.__name__, entry.__module__ = name, __name__
+    timm.models.register_model(entry)
+
+
+__all__: list[str] = []  # timm's registry looks for it
+_register("kdtiny", TinyNet)
+_register("kdwide", WideNet)
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, so that runs/ and cache/ are its alone."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def script():
+    """Run a script's main in process: script("distill", [...]) -> (exit code, stdout + error line)."""
+    def call(name, argv):
+        module = __import__(name)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            try:
+                code = module.main([str(word) for word in argv])
+            except Problem as problem:
+                return problem.code, out.getvalue() + f"error: {problem}"
+        return code, out.getvalue()
+    return call
+
+
+@pytest.fixture
+def picture_tree(tmp_path):
+    """Class folders of random grey PNGs: picture_tree(name, {"train/a": 3, ...}) -> folder."""
+    def make(name, counts, size=(20, 24), mode="L"):
+        random = np.random.default_rng(0)
+        for folder, count in counts.items():
+            place = tmp_path / name / folder
+            place.mkdir(parents=True)
+            shape = (*size, 3) if mode == "RGB" else size
+            for number in range(count):
+                Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(place / f"image{number}.png")
+        return tmp_path / name
+    return make

@@ -1,0 +1,138 @@
+"""Readers: a folder on disk -> Index, and one clear line for everything that is wrong with it."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+from kd.data import folder, mura, synthetic
+from kd.errors import Problem
+
+
+@pytest.fixture
+def mura_tree(tmp_path):
+    """A nested MURA of a few tiny pictures, with a hidden file of macOS."""
+    root = tmp_path / "download" / "MURA-v1.1" / "MURA-v1.1"
+    for path in ("train/XR_ELBOW/patient00001/study1_positive/image1.png",
+                 "train/XR_ELBOW/patient00001/study1_positive/image2.png",
+                 "train/XR_HAND/patient00001/study1_negative/image1.png",
+                 "train/XR_WRIST/patient00002/study2_negative/image1.png",
+                 "valid/XR_SHOULDER/patient11185/study1_positive/image1.png"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 100).save(root / path)
+    (root / "train/XR_ELBOW/patient00001/study1_positive/._image1.png").write_bytes(b"\0\5\x16\7")
+    return root
+
+
+def test_mura_is_found_below_two_nested_folders_and_hidden_files_are_counted(mura_tree):
+    index = mura.read(str(mura_tree.parent.parent), "part")
+    assert len(index.samples) == 5 and index.skipped == 1 and index.root == mura_tree
+    assert [index.classes[sample.label] for sample in index.samples] == ["elbow", "elbow", "hand", "wrist", "shoulder"]
+    assert [sample.part for sample in index.samples] == ["train"] * 4 + ["test"]
+
+
+def test_mura_groups_by_patient_across_body_parts(mura_tree):
+    index = mura.read(str(mura_tree), "part")
+    assert {sample.patient for sample in index.samples[:3]} == {"patient00001"}
+    assert len({sample.study for sample in index.samples[:3]}) == 2
+
+
+def test_mura_abnormal_reads_the_study_names(mura_tree):
+    index = mura.read(str(mura_tree), "abnormal")
+    assert index.classes == ("negative", "positive") and [s.label for s in index.samples] == [1, 1, 0, 0, 1]
+
+
+def test_mura_csv_and_tree_give_the_same_index(mura_tree):
+    tree = mura.read(str(mura_tree), "part")
+    for part in ("train", "valid"):
+        lines = [f"MURA-v1.1/{s.path}" for s in tree.samples if s.path.startswith(part)]
+        (mura_tree / f"{part}_image_paths.csv").write_text("\n".join(lines) + "\n")
+    assert mura.read(str(mura_tree), "part").samples == tree.samples
+
+
+def test_mura_csv_with_a_missing_picture_names_the_row(mura_tree):
+    for part in ("train", "valid"):
+        (mura_tree / f"{part}_image_paths.csv").write_text(
+            f"MURA-v1.1/{part}/XR_HAND/patient9/study1_negative/image1.png\n")
+    with pytest.raises(Problem, match="row 1 train/XR_HAND/patient9.*missing"):
+        mura.read(str(mura_tree), "part")
+
+
+def test_no_mura_on_disk_gives_the_demo_command(tmp_path):
+    for where in (None, str(tmp_path), str(tmp_path / "absent")):
+        with pytest.raises(Problem, match="--config configs/demo.toml"):
+            mura.read(where, "part")
+
+
+def test_class_folders_become_classes(picture_tree):
+    index = folder.read(str(picture_tree("set one", {"b": 2, "a": 3})))
+    assert index.name == "set_one" and index.classes == ("a", "b")
+    assert [sample.label for sample in index.samples] == [0, 0, 0, 1, 1] and index.notes
+
+
+def test_part_folders_become_parts(picture_tree):
+    index = folder.read(str(picture_tree("set", {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})))
+    assert index.classes == ("a", "b") and sorted({s.part for s in index.samples}) == ["test", "train", "valid"]
+
+
+def test_images_csv_gives_patients_studies_and_parts(picture_tree):
+    root = picture_tree("set", {"x": 2})
+    (root / "images.csv").write_text("\ufeffpath,label,patient,study,split\r\nx/image0.png,sick,p1,s1,train\r\n\r\n"
+                                     '"x/image1.png",well,p1,s2,Test\r\n')
+    index = folder.read(str(root))
+    assert index.classes == ("sick", "well") and not index.notes
+    assert [(s.patient, s.study, s.part) for s in index.samples] == [("p1", "s1", "train"), ("p1", "s2", "test")]
+
+
+@pytest.mark.parametrize("row, fault", [
+    ("x/none.png,a,p,train", "row 3.*no such file"), ("../../etc/passwd,a,p,train", "row 3.*leads out"),
+    ("/etc/passwd,a,p,train", "row 3.*leads out"), ("x/image0.png,a,p,train", "row 3.*stands in row 2"),
+    ("x/image1.png,a,p,later", "row 3.*unknown split 'later'"), ("x/image1.png,a", "row 3.*not as many fields")])
+def test_a_bad_csv_row_is_named(picture_tree, row, fault):
+    root = picture_tree("set", {"x": 2})
+    (root / "images.csv").write_text(f"path,label,patient,split\nx/image0.png,b,p,train\n{row}\n")
+    with pytest.raises(Problem, match=fault):
+        folder.read(str(root))
+
+
+def test_a_csv_with_a_strange_header_is_refused(picture_tree):
+    root = picture_tree("set", {"x": 1})
+    (root / "images.csv").write_text("file;label\nx/image0.png;a\n")
+    with pytest.raises(Problem, match="header 'file;label'"):
+        folder.read(str(root))
+
+
+def test_unlabelled_pictures_and_known_classes(picture_tree):
+    root = picture_tree("set", {".": 2})
+    with pytest.raises(Problem, match="no class folder"):
+        folder.read(str(root))
+    assert [s.label for s in folder.read(str(root), ("a", "b")).samples] == [-1, -1]
+    with pytest.raises(Problem, match="the network knows"):
+        folder.read(str(picture_tree("other", {"c": 1, "d": 1})), ("a", "b"))
+
+
+def test_synthetic_drawings_are_the_same_everywhere():
+    """Pinned: a change of the drawings would make every published figure on them meaningless."""
+    drawings = b"".join(synthetic.draw(row, 0).tobytes() for row in range(0, 28, 4))
+    assert hashlib.sha256(drawings).hexdigest()[:16] == "16e765213295dcd1"
+    assert (synthetic.draw(5, 0) == synthetic.draw(5, 0)).all() and (synthetic.draw(5, 0) != synthetic.draw(5, 1)).any()
+
+
+def test_synthetic_patients_have_one_class_and_several_studies():
+    index = synthetic.read(28 * 7, 0)
+    by_patient = {}
+    for sample in index.samples:
+        by_patient.setdefault(sample.patient, set()).add(sample.label)
+    assert all(len(labels) == 1 for labels in by_patient.values()) and len(by_patient) == 49
+    assert len({sample.study for sample in index.samples}) == 98
+
+
+def test_synthetic_classes_are_not_trivial():
+    index = synthetic.read(2100, 0)
+    drawings = [Image.fromarray(synthetic.draw(row, 0)).resize((16, 16), Image.Resampling.BILINEAR) for row in range(2100)]
+    thumbnails = np.stack([np.asarray(drawing).reshape(-1) for drawing in drawings]) / 255.0
+    best = max(LogisticRegression(C=c, max_iter=300).fit(thumbnails[:1500], index.labels[:1500])
+               .score(thumbnails[1500:], index.labels[1500:]) for c in (0.1, 1.0))
+    assert 1 / 7 < best < 0.70

@@ -1,0 +1,194 @@
+"""The loop: exact resume from every step, frozen teachers, divergence, stops."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from kd import losses, models, teachers
+from kd.data import synthetic
+from kd.data.store import Store
+from kd.data.views import Views
+from kd.errors import DIVERGED, Problem
+from kd.loop import State, fit, predict, set_lr, stop_at_accuracy
+from kd.runtime import Precision
+from kd.settings import Training
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def views():
+    """Train views of 49 images in batches of 12 (an uneven last one of 13) and validation views of 28."""
+    index = synthetic.read(112, 0)
+    store = Store(index, "cache", 24, "squash", 0)
+    store.ensure(np.arange(112))
+    train = Views(store, np.arange(49), index.labels, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
+    return train, Views(store, np.arange(56, 84), index.labels, batch_size=64, device=CPU)
+
+
+def fresh(training, amp="off", name="kdtiny"):
+    return State(models.build(name, synthetic.CLASSES, seed=training.seed), training, Precision("cpu", amp))
+
+
+def train(state, views, training, amp="off", **options):
+    options = {"teacher": teachers.nobody, "objective": losses.supervised()} | options
+    fit(state, *views, options.pop("teacher"), options.pop("objective"), training, Precision("cpu", amp), **options)
+    return state
+
+
+def same(first, second):
+    """Whether two nested states are equal to the bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
+    torch.manual_seed(1)
+    teach = teachers.live(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", amp))
+    options = {"teacher": teach, "objective": losses.distillation(4.0, 0.5)}
+    snapshots = []
+    whole = train(fresh(training, amp), views, training, amp, **options,
+                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
+    assert len(snapshots) == 12 and whole.progress.ended == "epochs"
+    for snapshot in snapshots:
+        torch.manual_seed(12345)  # whatever the new process's generator holds
+        resumed = fresh(Training(seed=77), amp)
+        resumed.load_state_dict(copy.deepcopy(snapshot))
+        train(resumed, views, training, amp, **options)
+        assert same(resumed.state_dict(), whole.state_dict())
+
+
+def test_an_early_best_epoch_survives_a_resume(views):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
+    snapshots = []
+    whole = train(fresh(training), views, training, after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
+    late = copy.deepcopy(snapshots[-2])
+    late["progress"]["best"]["valid_accuracy"] = 1.1  # no later epoch can be better
+    resumed = fresh(training)
+    resumed.load_state_dict(late)
+    kept = copy.deepcopy(late["best_weights"])
+    train(resumed, views, training)
+    assert resumed.progress.best["epoch"] == late["progress"]["best"]["epoch"] and same(resumed.best_weights, kept)
+    assert whole.progress.best["valid_accuracy"] == max(row["valid_accuracy"] for row in whole.progress.history)
+
+
+def test_the_teacher_is_as_it_was(views):
+    training = Training(epochs=1, batch_size=12, seed=3)
+    network = models.build("kdwide", synthetic.CLASSES, seed=9)
+    before = copy.deepcopy(network.module.state_dict())
+    train(fresh(training), views, training, teacher=teachers.live(network, Precision("cpu", "off")),
+          objective=losses.distillation(4.0, 0.9))
+    assert same(network.module.state_dict(), before) and not network.module.training
+
+
+def test_the_teacher_changes_what_is_learned(views):
+    training = Training(epochs=1, batch_size=12, seed=3)
+    teach = teachers.live(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", "off"))
+    alone = train(fresh(training), views, training)
+    taught = train(fresh(training), views, training, teacher=teach, objective=losses.distillation(4.0, 0.5))
+    assert not same(alone.network.module.state_dict(), taught.network.module.state_dict())
+
+
+def test_the_student_is_in_training_mode_at_every_step(views):
+    training, modes = Training(epochs=2, batch_size=12, seed=3), []
+
+    def objective(student, teacher, labels):
+        modes.append(state.network.module.training)
+        return losses.supervised()(student, teacher, labels)
+
+    state = fresh(training)
+    train(state, views, training, objective=objective)
+    assert modes == [True] * 8
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_divergence_stops_before_a_weight_changes(views, poison):
+    training, seen = Training(epochs=1, batch_size=12, lr=0.02, seed=3), {}
+
+    def objective(student, teacher, labels):
+        terms = losses.supervised()(student, teacher, labels)
+        if state.progress.total == 2:
+            seen.update(copy.deepcopy(state.network.module.state_dict()))
+            if poison == "loss":
+                terms["loss"] = terms["loss"] * float("nan")
+            else:
+                student.register_hook(lambda gradient: gradient * float("inf"))
+        return terms
+
+    state = fresh(training)
+    with pytest.raises(Problem, match="at step 2: not finite .learning rate 0.02") as caught:
+        train(state, views, training, objective=objective)
+    weights = dict(state.network.module.named_parameters())
+    assert caught.value.code == DIVERGED and all(torch.equal(seen[name], value) for name, value in weights.items())
+
+
+def test_a_huge_learning_rate_ends_as_divergence(views):
+    training = Training(epochs=4, batch_size=12, lr=1e30, seed=3)
+    with pytest.raises(Problem, match="lower --lr"):
+        train(fresh(training), views, training)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_prediction_counts_every_slot_once_at_any_batch_size(views, batch):
+    network = models.build("kdtiny", synthetic.CLASSES)
+    views[1].batch_size = 28
+    whole = predict(network, views[1])
+    views[1].batch_size = batch
+    assert whole.shape == (28, 7) and np.allclose(predict(network, views[1]), whole, atol=1e-5)
+    assert network.module.training  # as it was before
+
+
+def test_max_steps_ends_inside_an_epoch(views):
+    training = Training(epochs=5, batch_size=12, max_steps=6, seed=3)
+    state = train(fresh(training), views, training)
+    assert (state.progress.total, state.progress.ended) == (6, "max_steps")
+    assert [row["steps"] for row in state.progress.history] == [4, 6]
+
+
+def test_a_watch_stops_training_there_and_then(views):
+    training = Training(epochs=5, batch_size=12, seed=3)
+    state = fresh(training)
+    train(state, views, training, watch=lambda s: s.progress.total == 5)
+    assert (state.progress.total, state.progress.ended, len(state.progress.history)) == (5, "stopped", 2)
+    assert state.progress.best is state.progress.history[-1]
+    assert same(state.best_weights, state.network.module.state_dict())
+
+
+def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(views):
+    training = Training(seed=3)
+    state = fresh(training)
+    whole = views[1]
+    accuracy = (predict(state.network, whole).argmax(1) == whole.labels.numpy()).mean()
+    state.progress.total = 8
+    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8)(state)
+    assert not stop_at_accuracy(whole, whole, accuracy, 8)(state)
+    assert [look[0] for look in state.progress.looks] == [8, 8]
+    state.progress.total = 9
+    assert not stop_at_accuracy(whole, whole, accuracy - 0.01, 8)(state) and len(state.progress.looks) == 2
+
+
+def test_the_learning_rate_is_a_function_of_the_step():
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    cosine = Training(lr=0.2, schedule="cosine")
+    assert [set_lr(optimizer, cosine, step, 8) for step in (0, 4)] == [0.2, pytest.approx(0.1)]
+    assert set_lr(optimizer, Training(lr=0.2), 7, 8) == 0.2 == optimizer.param_groups[0]["lr"]
+
+
+def test_clipping_bounds_the_gradient(views):
+    training = Training(epochs=1, batch_size=12, clip_norm=1e-4, seed=3)
+    norms = []
+
+    def after_step(state):
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in state.network.module.parameters()]).item())
+
+    train(fresh(training), views, training, after_step=after_step)
+    assert max(norms) <= 1.01e-4

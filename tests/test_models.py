@@ -1,0 +1,78 @@
+"""Networks: names, published dropout, weights from files, and clear words where they are out of reach."""
+
+import time
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from kd import models
+from kd.errors import Problem
+
+CLASSES = tuple("abcdefg")
+
+
+def test_the_thesis_names_stand_for_the_networks_with_those_weights():
+    assert models.architecture_of("seresnet101") == "legacy_seresnet101.in1k"
+    assert models.architecture_of("seresnet50.a1_in1k") == "seresnet50.a1_in1k"
+    assert all(timm.get_pretrained_cfg(name).url or timm.get_pretrained_cfg(name).hf_hub_id
+               for name in models.ARCHITECTURES.values())
+
+
+def test_an_unknown_name_gets_the_nearest_ones():
+    with pytest.raises(Problem, match="did you mean resnet1"):
+        models.architecture_of("resnet1")
+
+
+def test_dropout_is_as_published_unless_it_is_set():
+    def rates(network):
+        return {module.p for module in network.module.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates(models.build("vgg11", CLASSES)) == {0.5}
+    assert rates(models.build("vgg11", CLASSES, drop_rate=0.1)) == {0.1}
+    assert models.build("seresnet50", CLASSES).module.drop_rate == 0.2
+
+
+def test_the_seed_fixes_the_weights():
+    first, again, other = (models.build("resnet18", CLASSES, seed=seed).module.state_dict()["fc.weight"] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_other_classes_keep_their_body(tmp_path, suffix):
+    source = timm.create_model("resnet18", num_classes=10).state_dict()
+    file = tmp_path / f"weights{suffix}"
+    torch.save(source, file) if suffix == ".pt" else safetensors.torch.save_file(source, file)
+    state = models.build("resnet18", CLASSES, weights=str(file)).module.state_dict()
+    assert torch.equal(state["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"]) and len(state["fc.bias"]) == 7
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: {f"module.{k}": v for k, v in s.items()}, "begin with 'module.'"),
+    (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "missing: layer4"),
+    (lambda s: s | {"extra": torch.zeros(1)}, "unknown: extra"),
+    (lambda s: s | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, "conv1.weight: file has .64, 1, 7, 7."),
+    (lambda s: {"epoch": 3}, "not a state_dict")])
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
+    torch.save(change(timm.create_model("resnet18", num_classes=7).state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(Problem, match=message) as caught:
+        models.build("resnet18", CLASSES, weights=str(tmp_path / "weights.pt"))
+    assert caught.value.code == 4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
+def test_pretrained_weights_out_of_reach_are_told_soon(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(models, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
+    monkeypatch.setattr(models, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(models.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(Problem, match="cannot download http.*give --weights FILE or --no-pretrained"):
+        models.build(name, CLASSES, pretrained=True)
+
+
+def test_images_are_normalised_as_the_weights_expect():
+    network = models.build("resnet18", CLASSES)
+    seen = []
+    network.module = lambda images: seen.append(images) or images
+    network(torch.full((1, 3, 2, 2), 0.485))
+    assert seen[0][0, 0].abs().max() < 1e-6 and seen[0][0, 1, 0, 0] == pytest.approx((0.485 - 0.456) / 0.224)

@@ -1,0 +1,251 @@
+"""The three scripts end to end on tiny settings: what a run leaves, doing it again, killing it, evaluating it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import ROOT, TINY
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kd.results import report as reports
+
+PAIR = ["--teacher", "kdwide", "--student", "kdtiny", *TINY]
+DATA = Path("runs/synthetic-patient-32")
+RUN = DATA / "normal/kdwide-kdtiny/seed0"
+TEACHER = DATA / "teacher/kdwide/seed0"
+
+
+def run_report(folder):
+    """A run's report without what depends on the clock or on where it lies."""
+    report = reports.read(folder)
+    del report["clock"], report["settings"]["out"]
+    return report
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_distil_trains_a_missing_teacher_first_and_leaves_all_files(script):
+    code, out = script("distill", [*PAIR, "--mode", "normal"])
+    assert code == 0 and "no teacher in" in out and "gradient of the KD term" in out
+    for folder in (RUN, TEACHER):
+        names = {file.name for file in folder.iterdir() if not file.name.startswith((".", "events"))}
+        assert names == {"settings.json", "model.pt", "report.json", "predictions.csv", "confusion.png"}
+        assert reports.read(folder)["kind"] == ("student" if folder == RUN else "teacher")
+    report = reports.read(RUN)
+    assert report["teacher"]["hash"] == reports.read(TEACHER)["student"]["weights_hash"]
+    assert report["teacher"]["valid_accuracy"] == reports.read(TEACHER)["results"]["best"]["valid_accuracy"]
+    assert report["teacher"]["source"] == "synthetic-patient-32/teacher/kdwide/seed0"
+    assert report["history"]["ended"] == "epochs" and len(report["history"]["epochs"]) == 2
+    assert report["data"]["overlaps"] == {"patients": 0, "files": 0}
+
+
+def test_predictions_agree_with_the_report(script):
+    script("train_teacher", ["--model", "kdtiny", *TINY])
+    folder = DATA / "teacher/kdtiny/seed0"
+    report, rows = reports.read(folder), list(csv.DictReader((folder / "predictions.csv").open()))
+    classes = report["data"]["classes"]
+    for part in ("valid", "test"):
+        own = [row for row in rows if row["part"] == part]
+        hits = [classes[int(np.argmax([float(row[f"logit_{name}"]) for name in classes]))] == row["label"] for row in own]
+        assert len(own) == report["data"]["parts"][part]
+        assert np.mean(hits) == pytest.approx(report["results"]["best"][f"{part}_accuracy"])
+    assert list(rows[0])[:5] == ["part", "path", "patient", "study", "label"]
+    assert sum(map(sum, report["confusion_matrix"])) == report["data"]["parts"]["test"]
+
+
+def test_tensorboard_holds_terms_accuracies_and_pictures_in_one_run(script):
+    script("distill", [*PAIR, "--mode", "normal", "--batch-size", "4"])
+    events = EventAccumulator(str(RUN), {"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/ce", "train/kd", "train/accuracy", "lr", "epoch/valid_accuracy", "hparam/test_accuracy",
+            "clock/images_per_s"} <= set(tags["scalars"])
+    assert {"views", "confusion"} <= {tag.split("/")[0] for tag in tags["images"]}
+    assert {Path(root).name for root, _, files in os.walk("runs") for f in files if "tfevents" in f} == {"seed0"}
+    history = reports.read(RUN)["history"]["epochs"]
+    assert [e.value for e in events.Scalars("epoch/valid_accuracy")] == pytest.approx([r["valid_accuracy"] for r in history])
+
+
+def test_model_pt_loads_in_plain_timm(script):
+    script("train_teacher", ["--model", "resnet18", *TINY, "--max-steps", "1"])
+    content = torch.load(DATA / "teacher/resnet18/seed0/model.pt", weights_only=True)
+    network = timm.create_model(content["architecture"], num_classes=len(content["classes"]))
+    network.load_state_dict(content["state_dict"], strict=True)
+    assert content["architecture"] == "resnet18.tv_in1k"
+
+
+def test_the_same_command_again_changes_nothing(script):
+    command = ["distill", [*PAIR, "--mode", "normal"]]
+    first = script(*command)[1]
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in RUN.iterdir() if file.name not in (".lock", "settings.json")}
+    code, out = script(*command)
+    assert code == 0 and "finished before" in out and out.splitlines()[-4:] == first.splitlines()[-4:]
+    assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in before}
+
+
+def test_other_settings_are_refused_and_a_tag_gives_them_a_folder(script):
+    script("distill", [*PAIR, "--mode", "normal"])
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--temperature", "9"])
+    assert code == 2 and "temperature: 4.0 -> 9.0" in out and "--tag" in out
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--temperature", "9", "--tag", "T9"])
+    assert code == 0 and "no teacher in" not in out and (DATA / "normal-T9/kdwide-kdtiny/seed0/report.json").is_file()
+
+
+def test_another_seed_split_seed_and_size_have_folders_of_their_own(script):
+    short = [*TINY, "--epochs", "1", "--model", "kdtiny"]
+    for more in ([], ["--seed", "1"], ["--split-seed", "1"], ["--image-size", "16"], ["--split", "thesis"]):
+        assert script("train_teacher", [*short, *more])[0] == 0
+    found = sorted(str(file.parent.relative_to("runs")) for file in Path("runs").rglob("report.json"))
+    assert found == [f"synthetic-{part}/teacher/kdtiny/seed{seed}" for part, seed in
+                     (("patient-16", 0), ("patient-32", 0), ("patient-32", 1), ("patient1-32", 0), ("thesis-32", 0))]
+
+
+def test_all_three_modes_train_the_teachers_they_need(script):
+    common = [*TINY, "--epochs", "4", "--lr", "3e-3", "--synthetic-images", "560"]
+    assert script("distill", ["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal", *common])[0] == 0
+    assert script("distill", ["--teacher", "kdtiny", "--student", "kdwide", "--mode", "reverse", *common])[0] == 0
+    defective = ["--model", "kdwide", "--stop-at-val-accuracy", "0.2", "--look-every", "2", *common]
+    assert script("train_teacher", defective)[0] == 0
+    report = reports.read(DATA / "teacher/kdwide-defective/seed0")
+    assert report["history"]["ended"] == "stopped" and report["results"]["best"] == report["results"]["last"]
+    assert report["results"]["best"]["valid_accuracy"] > 0.2 and report["history"]["looks"][-1][1] > 0.2
+    assert report["history"]["looks"][-1][0] == report["history"]["steps"]
+    code, out = script("distill", ["--teacher", "kdwide", "--student", "kdtiny", "--mode", "defective", *common])
+    assert code == 0 and "stop_at_val_accuracy: 0.2 -> 0.5" in out  # found by its name; the recipe's difference is told
+    assert reports.read(DATA / "defective/kdwide-kdtiny/seed0")["teacher"]["source"].endswith("kdwide-defective/seed0")
+
+
+def test_a_defective_teacher_that_never_passes_is_refused(script):
+    code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--stop-at-val-accuracy", "0.99"])
+    assert code == 2 and "never passed" in out and "best seen was 0." in out
+
+
+def test_evaluate_agrees_digit_for_digit_and_takes_other_pictures(script, picture_tree):
+    script("train_teacher", ["--model", "kdtiny", *TINY])
+    folder = DATA / "teacher/kdtiny/seed0"
+    code, out = script("evaluate", [folder])
+    result = json.loads((folder / "evaluation.json").read_text())
+    report = reports.read(folder)
+    assert code == 0 and result["equals_report"] and "precision" in out
+    assert result["accuracy"] == report["results"]["best"]["test_accuracy"]
+    assert result["confusion_matrix"] == report["confusion_matrix"]
+
+    predictions = (folder / "predictions.csv").read_bytes()
+    labelled = picture_tree("other", {"hand": 3, "wrist": 2})
+    assert script("evaluate", [folder, "--dataset", "folder", "--data-dir", labelled])[0] == 0
+    result = json.loads((folder / "evaluation-other/evaluation.json").read_text())
+    assert sum(map(sum, result["confusion_matrix"])) == 5
+    unlabelled = picture_tree("clinic", {"x/y": 4})
+    code, out = script("evaluate", [folder, "--dataset", "folder", "--data-dir", unlabelled / "x" / "y"])
+    rows = list(csv.DictReader((folder / "evaluation-y/predictions.csv").open()))
+    assert code == 0 and len(rows) == 4 and {row["label"] for row in rows} == {""} and "predicted:" in out
+    assert json.loads((folder / "evaluation-y/evaluation.json").read_text())["reason"] == "no picture has a label"
+    assert (folder / "predictions.csv").read_bytes() == predictions
+
+
+def test_a_teacher_checkpoint_of_ours_and_of_timm(script):
+    script("train_teacher", ["--model", "resnet18", *TINY, "--max-steps", "1"])
+    ours = DATA / "teacher/resnet18/seed0/model.pt"
+    torch.save(weights(ours.parent), "timm.pt")
+    for number, (file, split) in enumerate(((ours, reports.read(ours.parent)["data"]["split_hash"]), ("timm.pt", None))):
+        code, out = script("distill", ["--teacher", "resnet18", "--student", "kdtiny", "--mode", "normal", *TINY,
+                                       "--teacher-checkpoint", file, "--tag", f"file{number}"])
+        teacher = reports.read(DATA / f"normal-file{number}/resnet18-kdtiny/seed0")["teacher"]
+        assert code == 0 and teacher["split"] == split and ("unknown" in out) == (split is None)
+    code, out = script("distill", ["--teacher", "resnet34", "--student", "kdtiny", "--mode", "normal", *TINY,
+                                   "--teacher-checkpoint", ours, "--tag", "wrong"])
+    assert code == 4 and "resnet18.tv_in1k" in out and "resnet34.tv_in1k" in out
+
+
+def test_a_teacher_that_saw_the_students_test_patients_is_refused(script):
+    script("train_teacher", ["--model", "kdwide", *TINY, "--split-seed", "1"])
+    seen = Path("runs/synthetic-patient1-32/teacher/kdwide/seed0/model.pt")
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--teacher-checkpoint", seen])
+    assert code == 4 and "patients" in out and "student's valid part" in out
+
+
+def test_a_teacher_of_other_classes_is_refused(script, picture_tree):
+    root = picture_tree("two", {"a": 12, "b": 12})
+    script("train_teacher", ["--model", "kdwide", *TINY, "--dataset", "folder", "--data-dir", root])
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--teacher-checkpoint", "runs/two-patient-32/teacher/kdwide/seed0/model.pt"])
+    assert code == 4 and "['a', 'b']" in out and "elbow" in out
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+import conftest, torch
+torch.set_num_threads(2)
+import distill
+from kd.errors import run_main
+sys.exit(run_main(lambda: distill.main({argv!r})))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_as_if_it_never_was(script, number):
+    argv = [*PAIR, "--mode", "normal", "--epochs", "6", "--batch-size", "4", "--save-every-minutes", "0"]
+    child = subprocess.Popen([sys.executable, "-c", CHILD.format(path=[str(ROOT), str(ROOT / "tests")], argv=argv)],
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (RUN / "resume.previous.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    child.send_signal(number)
+    stderr = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == (-9 if number == signal.SIGKILL else 143) and not (RUN / "report.json").exists()
+    if number == signal.SIGTERM:
+        assert "run the same command again" in stderr and "Traceback" not in stderr
+
+    code, out = script("distill", argv)
+    assert code == 0 and "going on from step" in out and not list(RUN.glob("resume*"))
+    script("distill", [*argv, "--out", "whole"])
+    whole = "whole" / RUN.relative_to("runs")
+    assert run_report(RUN) == run_report(whole) and equal(weights(RUN), weights(whole))
+    points = {}
+    for folder in (RUN, whole):
+        events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+        points[folder] = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+                          if not tag.startswith("clock/")}
+    assert points[RUN] == points[whole]
+
+
+@pytest.mark.parametrize("name, argv, message", [
+    ("distill", ["--teacher", "seresnet50", "--student", "vgg11"], "--config configs/demo.toml"),
+    ("distill", ["--teacher", "seresnet50", "--student", "vgg12", *TINY], "did you mean vgg11"),
+    ("train_teacher", ["--model", "resnet1", *TINY], "network 'resnet1'"),
+    ("train_teacher", ["--model", "kdtiny", *TINY, "--device", "cuda:9"], "device 'cuda:9'"),
+    ("train_teacher", ["--model", "kdtiny", *TINY, "--tag", "a/b"], "tag 'a/b'"),
+    ("train_teacher", ["--model", "kdtiny", *TINY, "--weights", "absent.pt"], "weights 'absent.pt'"),
+    ("train_teacher", ["--model", "kdtiny", *TINY, "--dataset", "folder", "--data-dir", "absent"], "no such folder"),
+    ("evaluate", ["runs/absent"], "is it the folder of a run?"), ("evaluate", [], "see --help")])
+def test_mistakes_are_told_in_one_line(script, name, argv, message):
+    code, out = script(name, argv)
+    assert code in (2, 4) and message in out.splitlines()[-1] and "error: " in out.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(script):
+    code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--out", "/dev/null/x"])
+    assert code == 74 and "cannot be written" in out and not Path("cache").exists()
+
+
+def test_a_truncated_picture_stops_the_run_before_training(script, picture_tree):
+    root = picture_tree("set", {"a": 12, "b": 12})
+    whole = (root / "a/image3.png").read_bytes()
+    (root / "a/image3.png").write_bytes(whole[:-40])
+    code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--dataset", "folder", "--data-dir", root])
+    assert code == 2 and "a/image3.png" in out.splitlines()[-1]

@@ -1,0 +1,88 @@
+"""Parts: their sizes, what they share, and that only the split seed moves them."""
+
+import numpy as np
+import pytest
+
+from kd.data.index import Index, Sample
+from kd.data.splits import overlaps, split
+from kd.errors import Problem
+
+NONE = (None, None, None)
+
+
+def make_index(per_class=(60, 40), per_patient=3, part=None, sizes=None):
+    """Samples of two classes; every patient has `per_patient` images and some have both classes."""
+    samples = []
+    for label, count in enumerate(per_class):
+        for number in range(count):
+            patient = f"p{number // per_patient}" if number % 5 == 0 else f"p{label}-{number // per_patient}"
+            samples.append(Sample(f"{label}/{number}.png", label, patient, patient, part(label, number) if part else None))
+    return Index("set", ("a", "b"), tuple(samples), sizes=sizes)
+
+
+def patients(index, rows):
+    return {index.samples[row].patient for row in rows}
+
+
+def shared(index, parts):
+    return (patients(index, parts.train) & patients(index, parts.valid) | patients(index, parts.train)
+            & patients(index, parts.test) | patients(index, parts.valid) & patients(index, parts.test))
+
+
+def test_no_patient_is_in_two_parts():
+    index = make_index()
+    parts = split(index, "patient", 0, NONE)
+    assert not shared(index, parts) and min(len(parts.train), len(parts.valid), len(parts.test)) > 5
+    assert len(parts.train) + len(parts.valid) + len(parts.test) == len(index.samples)
+
+
+def test_the_split_seed_moves_the_parts_and_nothing_else_does():
+    index = make_index()
+    first, again, other = (split(index, "patient", seed, NONE) for seed in (0, 0, 1))
+    assert first.hash(index) == again.hash(index) != other.hash(index)
+
+
+def test_a_given_test_part_is_kept_and_its_patients_leave_the_others():
+    index = make_index(part=lambda label, number: "test" if number < 13 else "train")
+    parts = split(index, "patient", 0, NONE)
+    given = [row for row, sample in enumerate(index.samples) if sample.part == "test"]
+    assert parts.test.tolist() == given and not shared(index, parts) and parts.notes
+
+
+def test_given_parts_stay_as_they_are_even_where_patients_are_shared():
+    names = ("train", "train", "valid", "test")
+    index = make_index(part=lambda label, number: names[number % 4])
+    parts = split(index, "given", 0, NONE)
+    assert [len(parts.train), len(parts.valid), len(parts.test)] == [50, 25, 25] and shared(index, parts)
+
+
+def test_small_classes_repeat_inside_train_only():
+    index = make_index(per_class=(200, 60))
+    parts = split(index, "patient", 0, (100, 8, 8))
+    assert np.bincount(index.labels[parts.train]).tolist() == [100, 100]
+    assert np.bincount(index.labels[parts.valid]).tolist() == [8, 8] == np.bincount(index.labels[parts.test]).tolist()
+    assert len(np.unique(parts.valid)) == 16 and len(np.unique(parts.train)) < 200
+    assert len(np.unique(parts.train[index.labels[parts.train] == 0])) == 100
+    assert not shared(index, parts)
+
+
+def test_the_thesis_split_leaks_and_says_so():
+    index = make_index(per_class=(200, 60))
+    parts = split(index, "thesis", 0, (100, 20, None))
+    assert parts.leaks and "LEAKS" in parts.notes[0] and shared(index, parts)
+    assert [len(parts.test), len(parts.valid)] == [24, 36]
+
+
+def test_a_class_without_images_is_refused():
+    index = Index("set", ("a", "b"), tuple(Sample(f"{n}", n % 2, "one", "one") for n in range(10)))
+    with pytest.raises(Problem, match="gets no image of a, b"):
+        split(index, "patient", 0, NONE)
+
+
+def test_overlaps_count_patients_and_identical_files():
+    index = make_index()
+    parts = split(index, "thesis", 0, NONE)
+    hashes = np.arange(len(index.samples), dtype=np.uint8)[:, None].repeat(16, 1)
+    assert overlaps(index, parts, hashes) == {"patients": len(shared(index, parts)), "files": 0}
+    hashes[parts.test[0]] = hashes[parts.train[0]]
+    assert overlaps(index, parts, hashes)["files"] == 1

@@ -1,0 +1,143 @@
+"""Decode once: every kind of picture right, bad ones listed at once, nothing decoded twice."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.data import folder
+from kd.data.store import Store
+from kd.errors import Problem
+
+
+def opened(root, size=16, resize="squash", channels=0):
+    index = folder.read(str(root))
+    return Store(index, "cache", size, resize, channels)
+
+
+def all_rows(store):
+    return np.arange(len(store.index.samples))
+
+
+def test_pictures_are_decoded_once_and_only_those_asked_for(picture_tree):
+    root = picture_tree("set", {"a": 5, "b": 4})
+    assert opened(root).ensure(np.array([0, 3, 3])) == 2
+    assert opened(root).ensure(all_rows(opened(root))) == 7
+    assert opened(root).ensure(all_rows(opened(root))) == 0
+
+
+def test_rows_hold_the_resized_picture(picture_tree):
+    root = picture_tree("set", {"a": 2, "b": 1}, size=(40, 24))
+    store = opened(root)
+    store.ensure(all_rows(store))
+    picture = Image.open(root / "b" / "image0.png").resize((16, 16), Image.Resampling.BILINEAR)
+    assert (store.gather(np.array([2, 2]))[1, 0].numpy() == np.asarray(picture)).all()
+
+
+def test_a_changed_file_is_decoded_again_and_it_alone(picture_tree):
+    root = picture_tree("set", {"a": 2, "b": 2})
+    store = opened(root)
+    store.ensure(all_rows(store))
+    Image.new("L", (20, 24), 7).save(root / "a" / "image0.png")
+    os.utime(root / "a" / "image0.png", ns=(1, 1))
+    changed = opened(root)
+    assert changed.ensure(all_rows(changed)) == 1 and (changed.pictures[0] == 7).all()
+
+
+def test_all_bad_files_are_listed_at_once_and_good_ones_are_kept(picture_tree):
+    root = picture_tree("set", {"a": 4, "b": 4})
+    whole = (root / "a" / "image1.png").read_bytes()
+    (root / "a" / "image1.png").write_bytes(whole[:len(whole) // 2])
+    (root / "b" / "image0.png").write_bytes(b"")
+    (root / "b" / "image2.png").write_text("no picture")
+    store = opened(root)
+    with pytest.raises(Problem) as caught:
+        store.ensure(all_rows(store))
+    assert all(name in str(caught.value) for name in ("a/image1.png", "b/image0.png", "b/image2.png"))
+    for name in ("a/image1.png", "b/image0.png", "b/image2.png"):
+        (root / name).write_bytes(whole)
+    assert opened(root).ensure(all_rows(store)) == 3
+
+
+def ramp16():
+    return Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+
+
+@pytest.mark.parametrize("name, picture, mean", [
+    ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255), ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
+    ("la.png", Image.new("LA", (9, 9), (60, 255)), 60), ("cmyk.jpg", Image.new("CMYK", (9, 9), (0, 0, 0, 255)), 0),
+    ("palette.png", Image.new("L", (9, 9), 80).convert("P"), 80), ("dot.png", Image.new("L", (1, 1), 90), 90)])
+def test_every_mode_of_picture_becomes_grey(picture_tree, name, picture, mean):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    picture.save(root / "b" / name)
+    (root / "b" / "image0.png").unlink()
+    store = opened(root)
+    store.ensure(all_rows(store))
+    assert store.channels == 1 and store.pictures[1].mean() == pytest.approx(mean, abs=1.0)
+
+
+def test_an_exif_turn_is_applied(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    picture = Image.fromarray(np.repeat([[0], [255]], 8, 0).repeat(16, 1).astype(np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = 3
+    picture.save(root / "b" / "image0.png", exif=exif)
+    store = opened(root)
+    store.ensure(all_rows(store))
+    assert store.pictures[1, 0, :7].mean() > 250 > 5 > store.pictures[1, 0, 9:].mean()
+
+
+def test_grey_pictures_stored_as_rgb_take_one_channel_and_colour_takes_three(picture_tree, tmp_path):
+    root = picture_tree("grey", {"a": 2, "b": 2})
+    for file in root.rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    assert opened(root).channels == 1
+    assert opened(picture_tree("colour", {"a": 2, "b": 2}, mode="RGB")).channels == 3
+
+
+def test_padding_keeps_the_shape(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    Image.new("L", (64, 16), 200).save(root / "a" / "image0.png")
+    store = opened(root, resize="pad")
+    store.ensure(all_rows(store))
+    assert (store.pictures[0, 0, 7:9] == 200).all() and (store.pictures[0, 0, :4] == 0).all()
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    Image.new("1", (20_000, 20_000)).save(root / "a" / "image0.png")
+    store = opened(root)
+    with pytest.raises(Problem, match="more than 100 million|pixels"):
+        store.ensure(all_rows(store))
+
+
+def test_identical_files_have_the_same_hash(picture_tree):
+    root = picture_tree("set", {"a": 2, "b": 1})
+    (root / "b" / "image0.png").write_bytes((root / "a" / "image1.png").read_bytes())
+    store = opened(root)
+    store.ensure(all_rows(store))
+    assert (store.hashes[1] == store.hashes[2]).all() and (store.hashes[0] != store.hashes[1]).any()
+
+
+def test_a_fifo_named_as_a_picture_does_not_hang(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    os.mkfifo(root / "b" / "pipe.png")
+    store = opened(root)
+    with pytest.raises(Problem, match="pipe.png .not a regular file"):
+        store.ensure(all_rows(store))
+
+
+def test_jpegs_are_read_at_a_smaller_scale_with_nearly_the_same_result(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    x = np.linspace(0, 3, 512)
+    smooth = ((np.sin(x)[:, None] * np.cos(x)[None] + 1) * 120).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(smooth).save(content, "JPEG", quality=95)
+    (root / "a" / "image0.png").unlink()
+    (root / "a" / "image0.jpg").write_bytes(content.getvalue())
+    store = opened(root)
+    store.ensure(all_rows(store))
+    exact = np.asarray(Image.fromarray(smooth).resize((16, 16), Image.Resampling.BILINEAR), dtype=float)
+    assert np.abs(store.pictures[0, 0] - exact).mean() < 2

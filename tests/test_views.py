@@ -1,0 +1,83 @@
+"""Batches: pure functions of (seed, epoch, slot), each image once, the right pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from kd.data import synthetic
+from kd.data.store import Store
+from kd.data.views import Views, view_recipe, warp
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store():
+    made = Store(synthetic.read(56, 0), "cache", 24, "squash", 0)
+    made.ensure(np.arange(56))
+    return made
+
+
+def make(store, rows, **options):
+    options = {"batch_size": 8, "device": CPU, "shuffle": True, "augment": True} | options
+    return Views(store, rows, store.index.labels, **options)
+
+
+def test_the_same_seed_epoch_and_slot_give_the_same_view_in_any_batch(store):
+    small, large = make(store, np.arange(50), batch_size=7), make(store, np.arange(50), batch_size=32)
+    for epoch in (0, 3):
+        first = {slot: image for batch in small.epoch(epoch) for slot, image in zip(batch.slots.tolist(), batch.images)}
+        second = {slot: image for batch in large.epoch(epoch) for slot, image in zip(batch.slots.tolist(), batch.images)}
+        assert first.keys() == second.keys() == set(range(50))
+        assert all(torch.equal(first[slot], second[slot]) for slot in first)
+
+
+def test_two_slots_of_one_image_differ(store):
+    views = make(store, np.array([4, 4, 4, 9]))
+    images = views.take(np.arange(3), torch.from_numpy(view_recipe(0, 0, 4))).images
+    assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[2])
+
+
+def test_seed_and_epoch_move_order_and_views(store):
+    views, other = make(store, np.arange(56)), make(store, np.arange(56), seed=1)
+    assert (views.order(0) != views.order(1)).any() and (views.order(0) != other.order(0)).any()
+    assert not np.allclose(view_recipe(0, 0, 5), view_recipe(0, 1, 5))
+    assert np.array_equal(view_recipe(0, 0, 5), view_recipe(0, 0, 500)[:5])
+
+
+def test_an_epoch_can_be_entered_at_any_step(store):
+    views = make(store, np.arange(50))
+    whole = [batch.slots.tolist() for batch in views.epoch(2)]
+    assert [batch.slots.tolist() for batch in views.epoch(2, 3)] == whole[3:] and not list(views.epoch(2, views.steps))
+
+
+@pytest.mark.parametrize("count, batch, sizes", [(50, 8, [8] * 6 + [2]), (49, 8, [8] * 5 + [9]), (1, 8, [1]), (8, 8, [8])])
+def test_a_last_training_batch_of_one_joins_the_one_before_it(store, count, batch, sizes):
+    views = make(store, np.arange(count), batch_size=batch)
+    assert [len(found.labels) for found in views.epoch(0)] == sizes and views.steps == len(sizes)
+
+
+def test_evaluation_takes_every_slot_once_in_order_as_it_is(store):
+    rows = np.array([5, 3, 3, 40, 7])
+    views = make(store, rows, batch_size=4, shuffle=False, augment=False)
+    batches = list(views.epoch(0))
+    assert [len(batch.labels) for batch in batches] == [4, 1]
+    images = torch.cat([batch.images for batch in batches])
+    assert torch.equal(images, store.gather(rows).float().div(255).expand(-1, 3, -1, -1))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == store.index.labels[rows].tolist()
+
+
+def test_warp_mirrors_and_shifts_as_the_matrix_says():
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    mirror = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
+    assert torch.allclose(warp(image, mirror), image.flip(3), atol=1e-5)
+    shift = torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]])  # reads one pixel to the right
+    assert torch.allclose(warp(image, shift)[..., :3], image[..., 1:], atol=1e-5) and (warp(image, shift)[..., 3] == 0).all()
+
+
+def test_recipes_stay_within_what_is_promised():
+    recipe = view_recipe(0, 0, 4000)
+    determinant = recipe[:, 0, 0] * recipe[:, 1, 1] - recipe[:, 0, 1] * recipe[:, 1, 0]
+    assert 0.45 < (determinant < 0).mean() < 0.55
+    assert np.abs(determinant).min() >= 1 / 1.1**2 - 1e-6 and np.abs(determinant).max() <= 1 / 0.9**2 + 1e-6
+    assert np.abs(recipe[:, :, 2]).max() <= 0.1
