@@ -25,12 +25,17 @@ class RunFolder:
     def finished(self) -> bool:
         return self.report.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.resume.is_file() or self.previous.is_file()
+
     def claim(self, settings) -> None:
         """Write settings.json, or find that the same settings stand there already.
 
         Raises Problem, with every `key: old -> new`, where the folder holds the work of other settings.
         """
-        if self.settings.is_file() and (self.finished or self.resume.is_file() or self.previous.is_file()):
+        if self.settings.is_file() and (self.finished or self.begun):
             changes = changed(checkpoint.read_json(self.settings), settings)
             if changes:
                 raise Problem(f"run folder '{self.path}': holds a run with other settings ({'; '.join(changes)}); give --tag "

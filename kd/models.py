@@ -88,16 +88,20 @@ def build(name: str, classes: tuple[str, ...], *, pretrained: bool = False, weig
     return Classifier(name, architecture, tuple(classes), module, mean, std)
 
 
-def _pretrained(name: str, architecture: str, options: dict) -> nn.Module:
-    """The network with timm's weights, after a short look whether they are at hand or within reach."""
-    config = timm.get_pretrained_cfg(architecture)
+def require_weights(name: str) -> None:
+    """Raise Problem, within seconds, where a network's pretrained weights are neither on this disk nor within reach."""
+    config = timm.get_pretrained_cfg(architecture_of(name))
     if config is None or not (config.hf_hub_id or config.url):
         raise Problem(f"network '{name}': timm has no weights for it; give --weights FILE or --no-pretrained")
-    source = _weights_out_of_reach(config)
-    if source:
-        raise Problem(f"weights of '{name}': cannot download {source}; give --weights FILE or --no-pretrained")
-    # timm logs what it loads; the hub logs each of its retries.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    address = _weights_out_of_reach(config)
+    if address:
+        raise Problem(f"weights of '{name}': cannot download {address}; give --weights FILE or --no-pretrained")
+
+
+def _pretrained(name: str, architecture: str, options: dict) -> nn.Module:
+    """The network with timm's weights."""
+    require_weights(name)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
     try:
         return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kd import checkpoint, config, losses, metrics, models, teachers, trained
-from kd.data.dataset import Dataset, open_dataset
+from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import slug
 from kd.errors import Problem
 from kd.folder import RunFolder, changed, folder_of, teacher_settings
@@ -51,22 +51,33 @@ def run(settings: TeacherSettings | DistillSettings, dataset: Dataset | None = N
         if folder.finished:
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
-        dataset = dataset or open_dataset(settings.data, lambda: signals.code is not None)
-        say_data(dataset)
+        index = dataset.index if dataset else read_index(settings.data)
+        if settings.network.pretrained and not settings.network.weights and not folder.begun:
+            models.require_weights(student_of(settings))
+        if dataset is None:
+            dataset = open_dataset(settings.data, index, signals.leave)
+            say_data(dataset)
         return Experiment(settings, folder, dataset, signals).run()
 
 
 def check_settings(settings) -> None:
     """Refuse, before data are read, names that cannot be."""
-    names = [settings.teacher.model] if isinstance(settings, TeacherSettings) else [
-        settings.distillation.teacher, settings.distillation.student]
-    for name in names:
-        models.architecture_of(name)
+    files = {"weights": settings.network.weights}
+    models.architecture_of(student_of(settings))
+    if isinstance(settings, DistillSettings):
+        models.architecture_of(settings.distillation.teacher)
+        files["teacher_checkpoint"] = settings.distillation.teacher_checkpoint
     tag = settings.output.tag
     if tag and slug(tag) != tag:
-        raise Problem(f"tag '{tag}' in --tag: must be letters, digits, '.' and '_', as it names a folder; try '{slug(tag)}'")
-    if settings.network.weights and not Path(settings.network.weights).is_file():
-        raise Problem(f"weights '{settings.network.weights}' in --weights: no such file; give another")
+        raise Problem(f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a folder; try '{slug(tag)}'")
+    for key, file in files.items():
+        if file is not None and not Path(file).is_file():
+            raise Problem(f"{key} '{file}' in --{key.replace('_', '-')}: no such file; give another")
+
+
+def student_of(settings) -> str:
+    """The network that a run trains."""
+    return settings.teacher.model if isinstance(settings, TeacherSettings) else settings.distillation.student
 
 
 def say_data(dataset: Dataset) -> None:
@@ -89,16 +100,17 @@ class Experiment:
         self.training, self.distils = settings.training, isinstance(settings, DistillSettings)
         self.device = pick_device(self.training.device)
         self.precision = pick_precision(self.training.amp, self.device)
-        self.name = settings.distillation.student if self.distils else settings.teacher.model
+        self.name = student_of(settings)
         self.train = dataset.views("train", self.device, batch_size=self.training.batch_size, seed=self.training.seed,
                                    shuffle=True, augment=self.training.augment)
         self.valid, self.test = dataset.views("valid", self.device), dataset.views("test", self.device)
 
     def run(self) -> dict:
         """From the first step, or the one after the last save, to the report."""
-        network = self.settings.network
-        student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained, weights=network.weights,
-                               drop_rate=network.drop_rate, seed=self.training.seed).to(self.device)
+        network, fresh = self.settings.network, not self.folder.begun
+        student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained and fresh,
+                               weights=network.weights if fresh else None, drop_rate=network.drop_rate,
+                               seed=self.training.seed).to(self.device)
         self.folder.check_space(models.parameters(student.module))
         lesson = self.lesson(student)
         self.clock = outcome.Clock()
@@ -168,8 +180,7 @@ class Experiment:
             bar.update()
             if self.signals.code is not None:
                 self.save(state, lesson)
-                raise Problem(f"stopped at step {state.progress.total}, saved in '{self.folder.path}'; run the same command "
-                              "again to go on", self.signals.code)
+                self.signals.leave(f" at step {state.progress.total}, saved in '{self.folder.path}'")
             if time.monotonic() - saved >= save_every:
                 self.save(state, lesson)
                 saved = time.monotonic()

@@ -88,6 +88,11 @@ class StopSignals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    def leave(self, saved: str = "") -> None:
+        """Raise Problem (130 or 143) if a stop was asked for; a place to leave at, where nothing is half done."""
+        if self.code is not None:
+            raise Problem(f"stopped{saved}; run the same command again to go on", self.code)
+
     def _ask(self, number, _frame):
         if number == signal.SIGINT and self.code == INTERRUPTED:
             raise KeyboardInterrupt

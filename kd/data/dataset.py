@@ -71,12 +71,14 @@ def read_index(data: Data) -> Index:
     return synthetic.read(data.synthetic_images, data.synthetic_seed)
 
 
-def open_dataset(data: Data, should_stop=lambda: False) -> Dataset:
-    """Read, split and decode; a second call decodes nothing. Raises Problem for anything wrong with the data."""
-    index = read_index(data)
+def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
+    """Split and decode; a second call decodes nothing. Raises Problem for anything wrong with the data.
+
+    `leave` is called now and then while pictures are decoded and may end the work by an exception.
+    """
     parts = split(index, data.split, data.split_seed, (data.train_per_class, data.valid_per_class, data.test_per_class))
     store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels)
-    store.ensure(np.concatenate([rows for _, rows in parts.items()]), should_stop)
+    store.ensure(np.concatenate([rows for _, rows in parts.items()]), leave)
     return Dataset(data, index, parts, store, parts.hash(index))
 
 

@@ -73,4 +73,4 @@ def digest(lines) -> str:
 
 def slug(text: str) -> str:
     """`text` as it may stand in the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._]+", "_", text).strip("._") or "data"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"

@@ -52,11 +52,11 @@ class Store:
         for file in getattr(self, "_files", {}).values():
             os.close(file)
 
-    def ensure(self, rows: np.ndarray, should_stop=lambda: False) -> int:
+    def ensure(self, rows: np.ndarray, leave=lambda: None) -> int:
         """Decode those of `rows` that are not there yet; returns how many that were.
 
         Pictures that cannot be decoded are collected and raised as one Problem, after all others are safe. What was
-        decoded stays when the process dies. `should_stop()` true between two chunks raises KeyboardInterrupt.
+        decoded stays when the process dies. `leave()` is called between two chunks and may end the work by an exception.
         """
         rows = np.unique(rows)
         rows = rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
@@ -73,8 +73,7 @@ class Store:
                     if not fault:
                         self._write("stamps", self._stamps[row].tobytes(), int(row))
                 bar.update(len(chunk))
-                if should_stop():
-                    raise KeyboardInterrupt
+                leave()
         if bad:
             raise Problem(f"pictures in {self.index.root}: {first_ten(bad)} cannot be read; replace them or take them out")
         return len(rows)

@@ -137,7 +137,7 @@ def _pose(bones: np.ndarray, view) -> np.ndarray:
     """Mirror, turn (up to about 44 degrees), scale and shift: [n, 5] -> [n, 5]."""
     cos, sin = _turn(_between(view, -0.4, 0.4))
     mirror = 1.0 if view.random() < 0.5 else -1.0
-    scale = _between(view, 0.6, 0.95)
+    scale = _between(view, 0.65, 0.95)
     shift = _between(view, -0.25, 0.25, 2)
     posed = bones * scale
     for column in (0, 2):
@@ -175,5 +175,5 @@ def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
         picture[:edge], picture[CANVAS - edge:] = 0.02, 0.02
     if view.random() < 0.15:
         picture = 1.0 - picture
-    grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.05, 0.2)
+    grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.03, 0.12)
     return np.clip((picture + grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 
 from kd import checkpoint, metrics, trained
 from kd.data import folder as folder_reader
-from kd.data.dataset import open_dataset
+from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index
 from kd.data.store import Store
 from kd.data.views import Views
@@ -38,7 +38,8 @@ def evaluate(run: Path, how: Evaluation) -> dict:
 
 def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
     settings = {key: value for key, value in report["settings"].items() if key in Data.__dataclass_fields__}
-    dataset = open_dataset(Data(**settings | {"cache_dir": how.cache_dir}))
+    data = Data(**settings | {"cache_dir": how.cache_dir})
+    dataset = open_dataset(data, read_index(data))
     for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
         if report["data"][key] != now:
             raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on ({key} "

@@ -1,0 +1,61 @@
+"""A tree with MURA's official counts (tiny pictures): what is found, which parts come out, how long a start takes."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.data.dataset import open_dataset, read_index
+from kd.settings import Data
+
+COUNTS = {"train": dict(ELBOW=4931, FINGER=5106, FOREARM=1825, HAND=5543, HUMERUS=1272, SHOULDER=8379, WRIST=9752),
+          "valid": dict(ELBOW=465, FINGER=461, FOREARM=301, HAND=460, HUMERUS=288, SHOULDER=563, WRIST=659)}
+
+
+def grow(root):
+    """Three images a study, some patients with studies of two body parts, 40 hidden files; no two files alike."""
+    patient, number = 0, 0
+    for part, counts in COUNTS.items():
+        for body, count in counts.items():
+            for first in range(0, count, 3):
+                patient += 1
+                # Every ninth patient has come before, with another body part.
+                own = patient - 700 if part == "train" and patient % 9 == 0 and patient > 700 else patient
+                study = root / part / f"XR_{body}" / f"patient{own:05d}" / f"study{patient}_{('negative', 'positive')[patient % 2]}"
+                study.mkdir(parents=True)
+                for image in range(first, min(first + 3, count)):
+                    number += 1
+                    content = io.BytesIO()
+                    Image.frombytes("L", (4, 4), number.to_bytes(16, "big")).save(content, "PNG")
+                    (study / f"image{image - first + 1}.png").write_bytes(content.getvalue())
+                if patient % 333 == 0:
+                    (study / "._image1.png").write_bytes(b"\0\5\x16\7")
+    return root
+
+
+@pytest.mark.slow
+def test_a_tree_of_muras_size(tmp_path, capsys):
+    grow(tmp_path / "download" / "MURA-v1.1" / "MURA-v1.1")
+
+    def start(split):
+        begun = time.monotonic()
+        data = Data(data_dir=str(tmp_path / "download"), split=split, image_size=16)
+        dataset = open_dataset(data, read_index(data))
+        return dataset, time.monotonic() - begun
+
+    (patient, first), (again, second), (thesis, _) = start("patient"), start("patient"), start("thesis")
+    parts = [sample.part for sample in patient.index.samples]
+    assert (parts.count("train"), parts.count("test"), patient.index.skipped) == (36808, 3197, 40)
+    found = patient.describe()
+    assert found["parts"] == {"train": 15407, "valid": 1750, "test": 1715} and found["overlaps"] == {"patients": 0, "files": 0}
+    assert found["per_class"] == {"train": [2201] * 7, "valid": [250] * 7, "test": [245] * 7}
+    assert found["distinct_images"]["train"] < 15407 and again.split_hash == patient.split_hash
+    leaking = thesis.describe()
+    assert leaking["parts"] == {"train": 13866, "valid": 1575, "test": 1715}
+    assert leaking["leaks"] and leaking["overlaps"]["patients"] > 1000 and leaking["overlaps"]["files"] > 100
+    assert np.bincount(thesis.index.labels[thesis.parts.test]).min() > 190
+    with capsys.disabled():
+        print(f"\nMURA's size: first start {first:.1f} s, second {second:.1f} s; patient: {found['patients']}, distinct "
+              f"{found['distinct_images']}; thesis: {leaking['patients']}, overlaps {leaking['overlaps']}")
