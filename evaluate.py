@@ -13,9 +13,7 @@ from kd.settings import EvaluateSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, evaluate, print; returns the exit code. Raises Problem."""
-    settings = config.parse(EvaluateSettings, argv)
-    if settings is None:
-        return 0
+    settings = config.parse(EvaluateSettings, argv, from_file=False)
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
     from kd.results.evaluation import evaluate
     for run in settings.evaluation.runs:

@@ -15,13 +15,13 @@ from kd.errors import Problem
 from kd.settings import KINDS
 
 
-def parse(kind, argv=None):
-    """Settings of `kind` from the command line; None after `--dry-run`, which prints them as TOML.
+def parse(kind, argv=None, from_file: bool = True):
+    """Settings of `kind` from the command line and, with `from_file`, --config; None after --dry-run, which prints them.
 
     Raises Problem (exit code 2) for an unknown flag or key, a value of the wrong type and one out of range.
     """
-    flags = vars(_parser(kind).parse_args(argv))
-    file, dry_run = flags.pop("config"), flags.pop("dry_run")
+    flags = vars(_parser(kind, from_file).parse_args(argv))
+    file, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
     values = {}
     if file is not None:
         values = {key: (value, f"{file}") for key, value in _read_file(kind, Path(file)).items()}
@@ -71,15 +71,16 @@ class _Parser(argparse.ArgumentParser):
         raise Problem(f"command line of {self.prog}: {message}; see --help")
 
 
-def _parser(kind) -> argparse.ArgumentParser:
+def _parser(kind, from_file: bool) -> argparse.ArgumentParser:
     parser = _Parser(description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for section in fields(kind):
         group = parser.add_argument_group(section.type.__doc__)
         for entry in fields(section.type):
             _add_flag(group, entry, section.type)
-    group = parser.add_argument_group("settings from a file")
-    group.add_argument("--config", default=None, metavar="FILE", help="TOML, or the settings.json of a run; flags win over it")
-    group.add_argument("--dry-run", action="store_true", default=False, help="print the settings as TOML and stop")
+    if from_file:
+        group = parser.add_argument_group("settings from a file")
+        group.add_argument("--config", metavar="FILE", help="TOML, or the settings.json of a run; flags win over it")
+        group.add_argument("--dry-run", action="store_true", help="print the settings as TOML and stop")
     return parser
 
 
@@ -143,7 +144,7 @@ def _converted(value, kind, name, where):
 
 
 def _read_file(kind, file: Path) -> dict:
-    """The keys of a settings file. Keys of the other scripts are passed over: one file serves them all."""
+    """The keys of a settings file. Keys of the other script are passed over: one file serves both."""
     try:
         values = json.loads(file.read_bytes()) if file.suffix == ".json" else tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:

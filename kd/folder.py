@@ -8,7 +8,6 @@ from kd import checkpoint, config
 from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.loop import State
-from kd.runtime import make_folder
 from kd.settings import DistillSettings, Teacher, TeacherSettings
 from kd.strategies import STRATEGIES
 
@@ -31,17 +30,22 @@ class RunFolder:
         return self.resume.is_file() or self.previous.is_file()
 
     def claim(self, settings) -> None:
-        """Write settings.json, or find that the same settings stand there already.
+        """Write settings.json, or find that the same settings stand there already; clear away what a killed save left.
 
-        Raises Problem, with every `key: old -> new`, where the folder holds the work of other settings.
+        Raises Problem, with every `key: old -> new`, where the folder holds the work of other settings. Data that have moved
+        are no other settings for an unfinished run: it knows their hashes.
         """
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
         if self.settings.is_file() and (self.finished or self.begun):
-            changes = changed(checkpoint.read_json(self.settings), settings)
+            changes = changed(checkpoint.read_json(self.settings), settings, () if self.finished else ("data_dir",))
             if changes:
                 raise Problem(f"run folder '{self.path}': holds a run with other settings ({'; '.join(changes)}); give --tag "
                               "NAME for a folder beside it, or the same settings")
-        make_folder(self.path)
-        checkpoint.write_json(self.settings, config.flat(settings))
+        if self.finished:
+            self.forget()
+        else:
+            checkpoint.write_json(self.settings, portable(config.flat(settings)))
 
     def check_space(self, parameters: int) -> None:
         """Raise Problem (74) where the disk has no room for the largest set of files this run will hold at once.
@@ -107,8 +111,20 @@ def teacher_settings(settings: DistillSettings) -> TeacherSettings:
     return config.replace(wanted, weights=None)
 
 
-def changed(old: dict, settings) -> list[str]:
+def student_of(settings) -> str:
+    """The network that a run trains."""
+    return settings.teacher.model if isinstance(settings, TeacherSettings) else settings.distillation.student
+
+
+def portable(settings: dict) -> dict:
+    """The same settings with the data's folder as an absolute path: a run is found again from anywhere."""
+    here = settings["data_dir"]
+    return settings | {"data_dir": here and str(Path(here).resolve())}
+
+
+def changed(old: dict, settings, ignored: tuple[str, ...] = ()) -> list[str]:
     """`key: old -> new` for every setting that changes what is computed; keys that `old` lacks count as defaults."""
-    new, default = config.flat(settings, identity_only=True), config.flat(type(settings)())
+    new, default = portable(config.flat(settings)), config.flat(type(settings)())
+    relevant = config.flat(settings, identity_only=True).keys() - set(ignored)
     return [f"{key}: {json.dumps(old.get(key, default[key]))} -> {json.dumps(value)}" for key, value in new.items()
-            if old.get(key, default[key]) != value]
+            if key in relevant and old.get(key, default[key]) != value]

@@ -55,11 +55,13 @@ class State:
         self.optimizer = torch.optim.Adam(network.module.parameters(), lr=training.lr, weight_decay=training.weight_decay,
                                           fused=device in FUSED)
         self.scaler = torch.amp.GradScaler(device, enabled=precision.scaled)
+        self.divergence = Divergence(self.optimizer, device, precision.scaled)
         self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
         self.terms: tuple[str, ...] = ()
 
     def state_dict(self) -> dict:
-        """All that resuming needs, as tensors and plain values."""
+        """All that resuming needs, as tensors and plain values. Raises Problem (3) for a state that has diverged."""
+        self.divergence.check()
         self._collect()
         return {"weights": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
@@ -78,8 +80,8 @@ class State:
             self.terms = (*terms, "correct", "images")
             start = [self.progress.sums.get(name, 0.0) for name in self.terms]
             self.sums = torch.tensor(start, dtype=torch.float32, device=correct.device)
-        step = torch.stack([*terms.values(), correct / images, torch.ones_like(terms["loss"])]).detach().float()
-        self.sums += step * images
+        sums = [*(term.detach().float() * images for term in terms.values()), correct.float()]
+        self.sums += torch.stack([*sums, torch.full_like(sums[0], images)])
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's images so far: the loss, its terms, and accuracy."""
@@ -103,7 +105,7 @@ class Divergence:
     The flag stays up: no later step changes a weight either. `check` reads it and raises.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool):
+    def __init__(self, optimizer: torch.optim.Optimizer, device: str, scaled: bool):
         self.optimizer, self.scaled = optimizer, scaled
         self.first_bad = torch.tensor(-1.0, device=device)
 
@@ -117,12 +119,13 @@ class Divergence:
             # Fused Adam skips a step whose `found_inf` is 1, on the device: what GradScaler uses, too.
             self.optimizer.found_inf = (self.first_bad >= 0).float()
 
-    def check(self, lr: float) -> None:
+    def check(self) -> None:
         """Raise Problem (3) if any step so far was not finite."""
         step = int(self.first_bad.item())
         if step >= 0:
-            raise Problem(f"loss or gradient at step {step}: not finite (learning rate {lr:g}); weights were not changed; "
-                          "lower --lr, set --clip-norm 1 or --amp off", DIVERGED)
+            lr = self.optimizer.param_groups[0]["lr"]
+            raise Problem(f"loss or gradient at step {step}: not finite (learning rate {lr:g}); no weight was changed by it; "
+                          "lower --lr, set --clip-norm 1 or --amp off, under another --tag", DIVERGED)
 
 
 def fit(state: State, train: Views, valid: Views, teacher: TeacherFunction, objective: Objective, training: Training,
@@ -156,11 +159,10 @@ def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective:
     """The rest of an epoch, from `state.progress.step` on."""
     progress, network, optimizer, scaler = state.progress, state.network, state.optimizer, state.scaler
     network.module.train()
-    divergence = Divergence(optimizer, train.device, precision.scaled)
     for batch in train.epoch(progress.epoch, progress.step):
         if progress.total >= total or progress.stopped:
             break
-        lr = set_lr(optimizer, training, progress.total, total)
+        set_lr(optimizer, training, progress.total, total)
         seed_step(training.seed, progress.epoch, progress.step)
         taught = teacher(batch)  # before the student's forward: measured faster than after it
         with precision.autocast():
@@ -169,16 +171,17 @@ def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective:
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(terms["loss"]).backward()
         scaler.unscale_(optimizer)
-        divergence.watch(terms["loss"], clip(network.module, training.clip_norm), progress.total)
+        state.divergence.watch(terms["loss"], clip(network.module, training.clip_norm), progress.total)
         scaler.step(optimizer)
         scaler.update()
         state.add(terms, (logits.detach().argmax(1) == batch.labels).sum(), len(batch.labels))
         progress.step, progress.total = progress.step + 1, progress.total + 1
         progress.images += len(batch.labels)
-        if progress.total % LOG_EVERY == 0 or progress.step == train.steps or train.device.type == "cpu":
-            divergence.check(lr)
+        if progress.total % LOG_EVERY == 0 or train.device.type == "cpu":
+            state.divergence.check()
         progress.stopped = watch(state)
         after_step(state)
+    state.divergence.check()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int, total: int) -> float:
@@ -204,6 +207,9 @@ def _row(state: State, valid: Views) -> dict:
     """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
     means = state.means()
     logits, labels = predict(state.network, valid), valid.labels.numpy()
+    if not np.isfinite(logits).all():
+        raise Problem(f"validation after step {state.progress.total}: logits are not finite; lower --lr or set --clip-norm 1, "
+                      "under another --tag", DIVERGED)
     return {"epoch": state.progress.epoch + 1, "steps": state.progress.total,
             **{f"train_{name}": value for name, value in means.items()},
             "valid_accuracy": metrics.accuracy(logits, labels), "valid_nll": metrics.nll(logits, labels)}
@@ -219,10 +225,13 @@ def predict(network: Classifier, views: Views) -> np.ndarray:
     return torch.cat(logits).numpy()
 
 
-def stop_at_accuracy(subset: Views, valid: Views, threshold: float, every: int) -> Callable[[State], bool]:
-    """A `watch` for `fit`: true once accuracy passes `threshold` on `subset` and then on the whole of `valid`."""
+def stop_at_accuracy(subset: Views, valid: Views, threshold: float, every: int, epoch: int) -> Callable[[State], bool]:
+    """A `watch` for `fit`: true once accuracy passes `threshold` on `subset` and then on the whole of `valid`.
+
+    It looks every `every` steps, and at the end of each epoch of `epoch` steps.
+    """
     def watch(state: State) -> bool:
-        if state.progress.total % every:
+        if state.progress.total % every and state.progress.step != epoch:
             return False
         seen = metrics.accuracy(predict(state.network, subset), subset.labels.numpy())
         state.progress.looks.append([state.progress.total, seen])

@@ -25,14 +25,15 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
 def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
     """scikit-learn's report as a dictionary: precision, recall, f1-score and support for each class and the averages.
 
-    A figure that is not defined (a class never predicted, or absent from the labels) is None.
+    A figure that is not defined (precision of a class never predicted, recall of one that is absent) is None; in the
+    averages it counts as 0, as scikit-learn has it by default: leaving it out would flatter a collapsed network.
     """
-    report = sklearn_metrics.classification_report(labels, logits.argmax(1), labels=range(len(classes)),
-                                                   target_names=classes, output_dict=True, zero_division=np.nan)
-    # All labels are listed, so scikit-learn may call the accuracy "micro avg"; the two are the same number here.
-    report.pop("micro avg", None)
-    report["accuracy"] = accuracy(logits, labels)
-    return {key: _defined(value) for key, value in report.items()}
+    def report(zero_division):
+        return sklearn_metrics.classification_report(labels, logits.argmax(1), labels=range(len(classes)),
+                                                     target_names=classes, output_dict=True, zero_division=zero_division)
+    single, averaged = report(np.nan), report(0)
+    return {**{name: _defined(single[name]) for name in classes}, "accuracy": accuracy(logits, labels),
+            **{name: _defined(averaged[name]) for name in ("macro avg", "weighted avg")}}
 
 
 def report_text(report: dict, classes: tuple[str, ...]) -> str:
@@ -49,7 +50,5 @@ def report_text(report: dict, classes: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _defined(value):
-    if isinstance(value, dict):
-        return {key: _defined(entry) for key, entry in value.items()}
-    return None if np.isnan(value) else float(value)
+def _defined(row: dict) -> dict:
+    return {key: None if np.isnan(value) else float(value) for key, value in row.items()}

@@ -1,8 +1,9 @@
 """Networks: timm by name, the thesis's names as short forms, weights from the hub, our checkpoints or files."""
 
+import contextlib
 import difflib
+import functools
 import logging
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -24,7 +25,8 @@ ARCHITECTURES = {"vgg11": "vgg11.tv_in1k", "resnet18": "resnet18.tv_in1k", "resn
                  "seresnet101": "legacy_seresnet101.in1k"}
 # VGG's paper (1409.1556) and torchvision use 0.5; timm's default is 0. The SE nets' 0.2 is timm's own default.
 DROP_RATES = {"vgg11": 0.5}
-CONNECT_SECONDS = 8
+CONNECT_SECONDS = 4
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
@@ -57,11 +59,19 @@ class Classifier:
 def architecture_of(name: str) -> str:
     """timm's name for a name of the thesis or of timm. Raises Problem, with the nearest names, where there is none."""
     architecture = ARCHITECTURES.get(name, name)
-    if not timm.is_model(architecture.partition(".")[0]):
+    body, _, weights = architecture.partition(".")
+    if timm.is_model(body) and weights and weights not in _weights_of(body):
+        raise Problem(f"network '{name}': timm has {body} but no weights '{weights}' for it; it has "
+                      f"{', '.join(_weights_of(body)) or 'none'}")
+    if not timm.is_model(body):
         near = [*difflib.get_close_matches(name, ARCHITECTURES, n=1), *difflib.get_close_matches(name, timm.list_models(), n=2)]
         raise Problem(f"network '{name}': neither of the thesis ({', '.join(ARCHITECTURES)}) nor of timm; "
                       + (f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"))
     return architecture
+
+
+def _weights_of(body: str) -> list[str]:
+    return [name.partition(".")[2] for name in timm.list_pretrained(f"{body}.*")]
 
 
 def build(name: str, classes: tuple[str, ...], *, pretrained: bool = False, weights: str | None = None,
@@ -88,14 +98,15 @@ def build(name: str, classes: tuple[str, ...], *, pretrained: bool = False, weig
     return Classifier(name, architecture, tuple(classes), module, mean, std)
 
 
+@functools.cache
 def require_weights(name: str) -> None:
     """Raise Problem, within seconds, where a network's pretrained weights are neither on this disk nor within reach."""
     config = timm.get_pretrained_cfg(architecture_of(name))
     if config is None or not (config.hf_hub_id or config.url):
-        raise Problem(f"network '{name}': timm has no weights for it; give --weights FILE or --no-pretrained")
+        raise Problem(f"network '{name}': timm has no weights for it; give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)")
     address = _weights_out_of_reach(config)
     if address:
-        raise Problem(f"weights of '{name}': cannot download {address}; give --weights FILE or --no-pretrained")
+        raise Problem(f"weights of '{name}': cannot download {address}; give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)")
 
 
 def _pretrained(name: str, architecture: str, options: dict) -> nn.Module:
@@ -103,10 +114,11 @@ def _pretrained(name: str, architecture: str, options: dict) -> nn.Module:
     require_weights(name)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
     try:
-        return timm.create_model(architecture, pretrained=True, **options)
+        with _offline(_in_hub_cache(timm.get_pretrained_cfg(architecture))):
+            return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
         why = str(error).splitlines()[0][:160]
-        raise Problem(f"weights of '{name}': cannot download them ({why}); give --weights FILE or --no-pretrained") from None
+        raise Problem(f"weights of '{name}': cannot download them ({why}); give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)") from None
 
 
 def _weights_out_of_reach(config) -> str:
@@ -114,13 +126,10 @@ def _weights_out_of_reach(config) -> str:
 
     Left alone, the hub's client tries for 50 seconds before it says so.
     """
+    if _in_hub_cache(config):
+        return ""
     if config.hf_hub_id:
-        files = ("model.safetensors", "pytorch_model.bin")
-        if any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in files):
-            os.environ["HF_HUB_OFFLINE"] = "1"  # else the client asks the network about a file it has
-            huggingface_hub.constants.HF_HUB_OFFLINE = True
-            return ""
-        address = huggingface_hub.hf_hub_url(config.hf_hub_id, files[0])
+        address = huggingface_hub.hf_hub_url(config.hf_hub_id, HUB_FILES[0])
     else:
         address = config.url
         if (Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]).is_file():
@@ -131,6 +140,22 @@ def _weights_out_of_reach(config) -> str:
     thread.start()
     thread.join(CONNECT_SECONDS)
     return "" if reached == [True] else address
+
+
+def _in_hub_cache(config) -> bool:
+    return bool(config.hf_hub_id) and any(
+        isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in HUB_FILES)
+
+
+@contextlib.contextmanager
+def _offline(yes: bool):
+    """Keep the hub's client from asking the network about a file that lies in its cache."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = yes or before
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
 def _answers(address: str) -> bool:
@@ -185,6 +210,28 @@ def _load_backbone(module: nn.Module, path: Path, architecture: str) -> None:
             if key in state and key in own and state[key].shape != own[key].shape:
                 state[key] = own[key]
     load_state(module, state, path, architecture)
+
+
+def try_batch(network: Classifier, images: torch.Tensor) -> torch.Tensor:
+    """Logits [B, K] of a network in training mode for images [B, 3, S, S]; its buffers stay as they were.
+
+    Raises Problem where it cannot be trained on batches like this one.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in network.module.buffers()]
+    network.module.train()
+    try:
+        with torch.no_grad():
+            logits = network(images)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise Problem(f"network '{network.name}': cannot be trained on {len(images)} images of {images.shape[-1]} pixels "
+                      f"({why}); give another --image-size or a larger --batch-size") from None
+    for buffer, value in buffers:
+        buffer.copy_(value)
+    if tuple(logits.shape) != (len(images), len(network.classes)):
+        raise Problem(f"network '{network.name}': gives {tuple(logits.shape)} for {len(images)} images of "
+                      f"{len(network.classes)} classes; choose a classifier")
+    return logits
 
 
 def parameters(module: nn.Module) -> int:

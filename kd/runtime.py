@@ -114,9 +114,11 @@ def lock(folder: Path):
     try:
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):  # a file system without locks
+                raise cannot_write(folder, error) from None
             owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
-            raise Problem(f"run folder '{folder}' in --out: {owner} is working in it; wait for it, or give --tag NAME",
+            raise Problem(f"run folder '{folder}' in --out: {owner} is working in it; wait for it",
                           BUSY) from None
         os.ftruncate(holder, 0)
         os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
@@ -141,8 +143,8 @@ def cannot_write(path: Path, error: OSError) -> Problem:
 
 
 def say(text: str) -> None:
-    """A plain line for the user, above a progress bar if there is one."""
-    tqdm.write(printable(text), file=sys.stdout)
+    """Plain lines for the user, above a progress bar if there is one."""
+    tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stdout)
     sys.stdout.flush()
 
 

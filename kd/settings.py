@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-MODES = ("normal", "reverse", "defective")
+from kd.strategies import STRATEGIES
 
 
 def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, **argument):
@@ -35,7 +35,7 @@ class Distillation:
 
     teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found", metavar="NAME")
     student: str = option("resnet18", "network that learns", metavar="NAME")
-    mode: str = option("normal", "which teacher meets which student", choices=MODES)
+    mode: str = option("normal", "which teacher meets which student", choices=tuple(STRATEGIES))
     temperature: float = option(4.0, "T: softens both networks' logits", above=0)
     alpha: float = option(0.5, "weight of the KD term; the label's is 1 - alpha", least=0, most=1)
     teacher_checkpoint: str | None = option(
@@ -51,12 +51,12 @@ class Data:
     label: str = option("part", "MURA's label: the body part (the thesis) or abnormal/normal", choices=("part", "abnormal"))
     split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
                         choices=("patient", "thesis", "given"))
-    split_seed: int = option(0, "seed of the parts", least=0)
+    split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
     train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1)
     valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1)
-    test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given)", least=1)
+    test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given; not with --split thesis)", least=1)
     synthetic_images: int = option(2100, "pictures of the synthetic set", least=1)
-    synthetic_seed: int = option(0, "seed of the synthetic set", least=0)
+    synthetic_seed: int = option(0, "seed of the synthetic set", least=0, most=2**62)
     image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
     resize: str = option("squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad"))
     channels: int = option(0, "store 1 (grey) or 3 (colour) channels; 0: look at the pictures", choices=(0, 1, 3))
@@ -127,7 +127,8 @@ class Evaluation:
 
     runs: list[str] = option([], "folders of finished runs", metavar="RUN", nargs="+")
     dataset: str | None = option(None, "other pictures than the run's own test part", choices=("folder",))
-    data_dir: str | None = option(None, "the folder of those pictures: class folders, images.csv, or unlabelled", metavar="DIR")
+    data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without --dataset: where the "
+                                     "run's own data lie now", metavar="DIR")
     batch_size: int = option(64, "images at a time", least=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
     cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")

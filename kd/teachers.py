@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from kd import losses
+from kd import losses, models
 from kd.data.views import Batch
 from kd.models import Classifier
 from kd.runtime import Precision
@@ -32,11 +32,5 @@ def nobody(batch: Batch) -> None:
 
 
 def first_ratio(student: Classifier, teacher: TeacherFunction, batch: Batch, temperature: float, alpha: float) -> float:
-    """The two terms' gradient ratio on the first batch, in training mode; BatchNorm's buffers are put back after it."""
-    buffers = [(buffer, buffer.clone()) for buffer in student.module.buffers()]
-    student.module.train()
-    with torch.no_grad():
-        logits = student(batch.images)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-    return losses.gradient_ratio(logits, teacher(batch), batch.labels, temperature, alpha)
+    """The two terms' gradient ratio on a batch, before any step; leaves the student as it was."""
+    return losses.gradient_ratio(models.try_batch(student, batch.images), teacher(batch), batch.labels, temperature, alpha)

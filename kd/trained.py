@@ -35,7 +35,7 @@ def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: 
                       "mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()},
             "state_dict": state, "epoch": epoch,
             "data": {"name": dataset.index.name, "split": settings.split, "split_seed": settings.split_seed,
-                     "split_hash": dataset.split_hash,
+                     "split_hash": dataset.split_hash, "content_hash": dataset.content_hash,
                      "patients": {part: dataset.patients(part) for part in ("train", "valid")},
                      "files": {part: dataset.files(part) for part in ("train", "valid")}}}
 
@@ -58,8 +58,8 @@ def load(path: Path) -> Trained:
     return _unpack(content, path)
 
 
-def load_any(path: Path, name: str, dataset: Dataset) -> Trained:
-    """A model.pt of ours, or a timm state_dict of the network `name` for as many classes as the data have.
+def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
+    """A model.pt of ours, or a timm state_dict of the network `name` for as many classes as are given.
 
     Raises Problem (4) where the file does not fit the network or the data.
     """
@@ -71,7 +71,7 @@ def load_any(path: Path, name: str, dataset: Dataset) -> Trained:
                 raise Problem(f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher names "
                               f"{models.architecture_of(name)}; name the network that the file holds", BAD_CHECKPOINT)
             return trained
-    network, state = models.build(name, dataset.index.classes), models.read_state(path)
+    network, state = models.build(name, classes), models.read_state(path)
     _check_outputs(network, state, path)
     models.load_state(network.module, state, path, network.architecture)
     return Trained(network, None, state_hash(network.module.state_dict()))
@@ -111,6 +111,7 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
     settings = dataset.settings
     pairs = [("data set", about["data"]["name"], dataset.index.name),
              ("parts", f"{about['data']['split']} {about['data']['split_hash']}", f"{settings.split} {dataset.split_hash}"),
+             ("pictures", about["data"]["content_hash"], dataset.content_hash),
              ("image_size", about["input"]["image_size"], settings.image_size),
              ("resize", about["input"]["resize"], settings.resize)]
     return [f"{what}: teacher {theirs}, student {ours}" for what, theirs, ours in pairs if theirs != ours]
@@ -122,9 +123,9 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
     Patients are compared within one data set, files everywhere. The very same parts are no overlap: what leaks there is
     the split's doing, and reported as such.
     """
-    if trained.about is None or trained.about["data"]["split_hash"] == dataset.split_hash:
+    seen = trained.about and trained.about["data"]
+    if seen is None or (seen["split_hash"], seen["content_hash"]) == (dataset.split_hash, dataset.content_hash):
         return
-    seen = trained.about["data"]
     for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
         patients = set(seen["patients"][theirs]) & set(dataset.patients(ours)) if seen["name"] == dataset.index.name else set()
         files = {row.numpy().tobytes() for row in seen["files"][theirs]} & {row.numpy().tobytes() for row in dataset.files(ours)}

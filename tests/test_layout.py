@@ -5,10 +5,10 @@ import ast
 from conftest import ROOT
 
 # From the top down: a module may import those before it.
-ORDER = ["kd", "errors", "settings", "config", "runtime", "checkpoint", "metrics", "data", "data.index", "data.mura", "data.folder",
+ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data", "data.index", "data.mura", "data.folder",
          "data.synthetic", "data.splits", "data.store", "data.views", "data.dataset", "models", "trained", "losses",
-         "strategies", "teachers", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
-         "results.evaluation", "run"]
+         "teachers", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
+         "results.evaluation", "experiment", "run"]
 
 
 def name_of(path):

@@ -169,11 +169,12 @@ def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(vi
     whole = views[1]
     accuracy = (predict(state.network, whole).argmax(1) == whole.labels.numpy()).mean()
     state.progress.total = 8
-    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8)(state)
-    assert not stop_at_accuracy(whole, whole, accuracy, 8)(state)
+    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 99)(state)
+    assert not stop_at_accuracy(whole, whole, accuracy, 8, 99)(state)
     assert [look[0] for look in state.progress.looks] == [8, 8]
-    state.progress.total = 9
-    assert not stop_at_accuracy(whole, whole, accuracy - 0.01, 8)(state) and len(state.progress.looks) == 2
+    state.progress.total, state.progress.step = 9, 5
+    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 5)(state)  # the end of an epoch of five steps
+    assert not stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 99)(state) and len(state.progress.looks) == 3
 
 
 def test_the_learning_rate_is_a_function_of_the_step():

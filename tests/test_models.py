@@ -66,8 +66,24 @@ def test_pretrained_weights_out_of_reach_are_told_soon(monkeypatch, tmp_path, na
     monkeypatch.setattr(models, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(models.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    begun = time.monotonic()
     with pytest.raises(Problem, match="cannot download http.*give --weights FILE or --no-pretrained"):
         models.build(name, CLASSES, pretrained=True)
+    assert time.monotonic() - begun < 30  # the look at the network would have taken 60
+
+
+def test_an_unknown_set_of_weights_is_told():
+    with pytest.raises(Problem, match="no weights 'nosuch'.*tv_in1k"):
+        models.architecture_of("resnet18.nosuch")
+
+
+def test_a_batch_that_a_network_cannot_take_is_told_and_a_tried_one_leaves_no_trace():
+    network = models.build("resnet18", CLASSES)
+    before = {key: value.clone() for key, value in network.module.state_dict().items()}
+    assert models.try_batch(network, torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert all(torch.equal(before[key], value) for key, value in network.module.state_dict().items())
+    with pytest.raises(Problem, match="resnet18.*cannot be trained on 1 images of 32 pixels"):
+        models.try_batch(network, torch.rand(1, 3, 32, 32))
 
 
 def test_images_are_normalised_as_the_weights_expect():

@@ -48,18 +48,20 @@ class Dataset:
     def describe(self) -> dict:
         """The report's account of the data: sizes, classes, patients, hashes, and what stands in more than one part."""
         index, parts = self.index, dict(self.parts.items())
-        labels = index.labels
+        labels, shared = index.labels, overlaps(index, self.parts, self.store.hashes)
+        found = [f"{count} {kind} stand in more than one part" for kind, count in shared.items() if count]
         return {
             "name": index.name, "reader": self.settings.dataset, "split": self.settings.split, "split_hash": self.split_hash,
-            "index_hash": digest(map(index.identity, range(len(index.samples)))), "content_hash": self.content_hash, "leaks": self.parts.leaks,
+            "index_hash": digest(map(index.identity, range(len(index.samples)))), "content_hash": self.content_hash,
+            "leaks": self.parts.leaks or any(shared.values()),
             "classes": list(index.classes), "image_size": self.store.size, "channels": self.store.channels,
             "parts": {name: len(rows) for name, rows in parts.items()},
             "patients": {name: len(self.patients(name)) for name in parts},
             "per_class": {name: np.bincount(labels[rows], minlength=len(index.classes)).tolist()
                           for name, rows in parts.items()},
             "distinct_images": {name: len(np.unique(rows)) for name, rows in parts.items()},
-            "overlaps": overlaps(index, self.parts, self.store.hashes), "skipped_files": index.skipped,
-            "notes": [*index.notes, *self.parts.notes]}
+            "overlaps": shared, "skipped_files": index.skipped,
+            "notes": [*index.notes, *self.parts.notes, *found]}
 
 
 def read_index(data: Data) -> Index:

@@ -4,7 +4,7 @@ import csv
 import os
 from pathlib import Path
 
-from kd.data.index import UNLABELED, Index, Sample, slug
+from kd.data.index import UNLABELED, Index, Sample, slug, walk
 from kd.errors import Problem, first_ten
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -43,26 +43,33 @@ def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
     samples = [Sample(row["path"], classes.index(row["label"]) if row["label"] else UNLABELED,
                       row["patient"] or row["path"], row["study"] or row["patient"] or row["path"], row["split"])
                for row in sorted(rows, key=lambda row: row["path"])]
-    notes = () if any(row["patient"] for row in rows) else (
-        "no patient is known (images.csv with path,label,patient gives them): every picture counts as its own patient",)
+    unknown = sum(not row["patient"] for row in rows)
+    notes = (f"{unknown} of {len(rows)} pictures have no patient (images.csv with path,label,patient gives them): each counts "
+             "as a patient of its own",) if unknown else ()
     return Index(slug(root.resolve().name), classes, tuple(samples), root=root, skipped=skipped, notes=notes)
 
 
 def _from_tree(root: Path) -> tuple[list[dict], int]:
-    rows, skipped = [], 0
-    top = {entry.name.lower() for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
-    parted = bool(top) and top <= PART_NAMES.keys()
-    for here, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = Path(here).relative_to(root).parts
-        part = PART_NAMES[inside[0].lower()] if parted and inside else None
+    found, skipped = [], 0
+    for inside, files in walk(root):
+        skipped += sum(name.startswith(".") for name in files)
+        found += [(inside, name) for name in files if name.lower().endswith(PICTURES) and not name.startswith(".")]
+    parted = _has_parts(root, {inside[0] if inside else "" for inside, _ in found})
+    rows = []
+    for inside, name in found:
         label = (inside[1:2] if parted else inside[:1]) or ("",)
-        for name in files:
-            if name.startswith("."):
-                skipped += 1
-            elif name.lower().endswith(PICTURES):
-                rows.append({"path": "/".join((*inside, name)), "label": label[0], "patient": "", "study": "", "split": part})
+        rows.append({"path": "/".join((*inside, name)), "label": label[0], "patient": "", "study": "",
+                     "split": PART_NAMES[inside[0].lower()] if parted else None})
     return rows, skipped
+
+
+def _has_parts(root: Path, tops: set[str]) -> bool:
+    """Whether the top folders that hold pictures are parts, not classes. Raises Problem where some are and some are not."""
+    parts = {name for name in tops if name.lower() in PART_NAMES}
+    if parts and parts != tops and any(PART_NAMES[name.lower()] == "train" for name in parts):
+        raise Problem(f"folders of {root}: {sorted(parts)} are parts, {sorted(tops - parts)} are not, and all hold pictures; "
+                      "move those out, or list the pictures in images.csv")
+    return bool(parts) and parts == tops
 
 
 def _from_csv(root: Path, table: Path) -> tuple[list[dict], int]:
@@ -70,13 +77,13 @@ def _from_csv(root: Path, table: Path) -> tuple[list[dict], int]:
         text = table.read_bytes().decode("utf-8-sig")
         reader = csv.DictReader(text.splitlines(), strict=True)
         columns = [name.strip() for name in reader.fieldnames or ()]
-        records = list(reader)
+        records = [(reader.line_num, record) for record in reader]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise Problem(f"'{table}': cannot be read as CSV ({error}); save it as UTF-8 text with commas") from None
     if "path" not in columns or not set(columns) <= COLUMNS:
         raise Problem(f"header '{','.join(columns)}' in {table}: must be path,label[,patient][,study][,split]; mend line 1")
     rows, faults, seen = [], [], {}
-    for number, record in enumerate(records, 2):
+    for number, record in records:
         row = {name: "" for name in COLUMNS} | {key.strip(): (value or "").strip() for key, value in record.items() if key}
         fault = _fault(root, row, record, seen)
         if fault:

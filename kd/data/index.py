@@ -1,8 +1,9 @@
 """What a reader returns: which pictures there are, of which class, patient and study."""
 
 import hashlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,9 @@ class Index:
     samples   in a fixed order: a picture's place here is its row in the store
     root      the folder that `Sample.path` is relative to; None where pictures are drawn, not read
     draw      row -> uint8 [H, W]; for sets without files
+    stamp     names the version of what `draw` draws
     sizes     per class (train, valid, test) that the data set's own protocol draws, or None for all
+    channels  1 grey, 3 colour, 0 where the pictures must tell
     skipped   files that were passed over on purpose (hidden ones), for the report
     notes     what a user should know before training on it
     """
@@ -61,6 +64,22 @@ class Index:
     def labels(self) -> np.ndarray:
         """int64 [N], -1 where unlabelled."""
         return np.array([sample.label for sample in self.samples], dtype=np.int64)
+
+
+def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """(folders from root down, sorted file names) of every folder; links are followed, each real folder is entered once.
+
+    Hidden folders and the `__MACOSX` that archives carry are passed over.
+    """
+    entered = set()
+    for here, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        yield Path(here).relative_to(root).parts, sorted(files)
 
 
 def digest(lines) -> str:

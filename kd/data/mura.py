@@ -1,10 +1,9 @@
 """MURA v1.1 as it is downloaded: a tree of studies, with or without its CSV files."""
 
-import os
 import re
 from pathlib import Path
 
-from kd.data.index import Index, Sample
+from kd.data.index import Index, Sample, walk
 from kd.errors import Problem, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
@@ -59,12 +58,10 @@ def _from_tree(root: Path) -> tuple[list[str], int]:
     """(paths of all PNGs relative to root, hidden files passed over). macOS leaves `._*.png` that are no pictures."""
     paths, skipped = [], 0
     for folder in FOLDERS:
-        for here, folders, files in os.walk(root / folder):
-            folders.sort()
-            prefix = os.path.relpath(here, root).replace(os.sep, "/")
-            hidden = sum(name.startswith(".") for name in files)
-            skipped += hidden
-            paths += [f"{prefix}/{name}" for name in files if name.lower().endswith(".png") and not name.startswith(".")]
+        for inside, files in walk(root / folder):
+            shown = [name for name in files if not name.startswith(".")]
+            skipped += len(files) - len(shown)
+            paths += ["/".join((folder, *inside, name)) for name in shown if name.lower().endswith(".png")]
     return paths, skipped
 
 

@@ -43,6 +43,9 @@ def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None
     sizes  images a class for train, valid and test; None takes all that is there (15 % where a part must be drawn).
     Raises Problem where a class would be left without images.
     """
+    if how == "thesis" and (sizes[2] is not None or (sizes[0] is None) != (sizes[1] is None) and index.sizes is None):
+        raise Problem("sizes under --split thesis: the test part is a tenth of the pool; give --train-per-class and "
+                      "--valid-per-class together, or neither, and no --test-per-class")
     sizes = tuple(given if given is not None else own for given, own in zip(sizes, index.sizes or (None,) * 3))
     random = random_stream(seed, 11)
     parts = _by_image(index, random, sizes) if how == "thesis" else _by_patient(index, how, random, sizes)

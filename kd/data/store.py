@@ -75,7 +75,8 @@ class Store:
                 bar.update(len(chunk))
                 leave()
         if bad:
-            raise Problem(f"pictures in {self.index.root}: {first_ten(bad)} cannot be read; replace them or take them out")
+            where = self.index.root or self.index.name
+            raise Problem(f"pictures in {where}: {first_ten(bad)} cannot be read; replace them or take them out")
         return len(rows)
 
     def gather(self, rows: np.ndarray) -> torch.Tensor:
@@ -155,7 +156,8 @@ def _squared(picture: Image.Image, size: int, resize: str, channels: int) -> np.
     """Pillow image -> uint8 [C, S, S]. 16-bit grey is scaled to 8 bits (Pillow's own conversion clips it)."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
+        # 32-bit grey says nothing of its range: what fits 8 bits is taken as 8 bits.
+        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
         picture = Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))
     if picture.mode in ("P", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")

@@ -7,7 +7,7 @@ import numpy as np
 from kd import checkpoint, metrics, trained
 from kd.data import folder as folder_reader
 from kd.data.dataset import open_dataset, read_index
-from kd.data.index import Index
+from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import Problem
@@ -30,15 +30,12 @@ def evaluate(run: Path, how: Evaluation) -> dict:
     report = reports.read(run)
     model = trained.load(folder.model)
     network = model.network.to(pick_device(how.device))
-    if how.dataset is None and how.data_dir is not None:
-        raise Problem(f"data_dir '{how.data_dir}' in --data-dir: given without --dataset folder; a run's own data are found "
-                      "through its settings")
     return _own_test_part(folder, report, network, how) if how.dataset is None else _other_pictures(folder, report, network, how)
 
 
 def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
     settings = {key: value for key, value in report["settings"].items() if key in Data.__dataclass_fields__}
-    data = Data(**settings | {"cache_dir": how.cache_dir})
+    data = Data(**settings | {"cache_dir": how.cache_dir, "data_dir": how.data_dir or settings["data_dir"]})
     dataset = open_dataset(data, read_index(data))
     for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
         if report["data"][key] != now:
@@ -61,13 +58,14 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -
     rows = np.arange(len(index.samples))
     store.ensure(rows)
     logits = predict(network, Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device)))
-    target = make_folder(folder.path / f"evaluation-{index.name}")
+    name = f"evaluation-{index.name}-{digest(map(index.identity, rows))[:6]}"  # two clinics may both send "images"
+    target = make_folder(folder.path / name)
     checkpoint.write_text(target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits}))
     predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
     say("predicted: " + ", ".join(f"{name} {count}" for name, count in zip(index.classes, predicted)))
     labelled = np.flatnonzero(index.labels >= 0)
     result = _judge(index, labelled, logits[labelled])
-    result |= {"data": {"name": index.name, "part": "all", "images": len(rows), "unlabelled": len(rows) - len(labelled),
+    result |= {"data": {"name": index.name, "data_dir": str(Path(how.data_dir).resolve()), "part": "all", "images": len(rows), "unlabelled": len(rows) - len(labelled),
                         "notes": list(index.notes)},
                "predicted": dict(zip(index.classes, predicted.tolist()))}
     return _write(target, folder, result, index)
@@ -85,7 +83,7 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray) -> dict:
 
 
 def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
-    result = {"schema_version": SCHEMA_VERSION, "run": folder.path.name, **result}
+    result = {"schema_version": SCHEMA_VERSION, "run": str(folder.path), **result}
     checkpoint.write_json(target / "evaluation.json", result)
     if result["confusion_matrix"] is not None:
         title = f"{folder.path.parent.name} on {index.name} (n = {sum(map(sum, result['confusion_matrix']))})"

@@ -14,6 +14,9 @@ class Events:
 
     def __init__(self, folder: Path, state: State):
         total = state.progress.total
+        if not total:
+            for old in folder.glob("events.out.tfevents.*"):  # of a try that was killed before its first save
+                old.unlink(missing_ok=True)
         self.writer = SummaryWriter(str(folder), purge_step=total if total else None)
         self._mark, self._images = time.monotonic(), 0
         # Purging takes the points at `total` itself too; what belongs there is written again.

@@ -12,7 +12,7 @@ import torch
 from kd import checkpoint, config, metrics, models, trained
 from kd.data.dataset import Dataset
 from kd.data.views import Views
-from kd.folder import RunFolder
+from kd.folder import RunFolder, portable
 from kd.loop import State, predict
 from kd.results import report as reports
 from kd.results.events import Events
@@ -60,9 +60,9 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
     report = reports.check({
         "schema_version": reports.SCHEMA_VERSION, "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
         "command": "distill.py" if isinstance(settings, DistillSettings) else "train_teacher.py",
-        "settings": config.flat(settings), "data": dataset.describe(), "teacher": teacher,
+        "settings": portable(config.flat(settings)), "data": dataset.describe(), "teacher": teacher,
         "student": {"name": network.name, "architecture": network.architecture,
-                    "parameters": models.parameters(network.module), "pretrained": settings.network.pretrained,
+                    "parameters": models.parameters(network.module), "pretrained": settings.network.pretrained and not settings.network.weights,
                     "weights_hash": trained.state_hash(state.best_weights)},
         "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended},
         "results": {"best": _result(progress.best, logits["test"], test), "last": last},

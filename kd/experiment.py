@@ -1,0 +1,180 @@
+"""A run in its locked folder: build, learn from a teacher or from labels alone, save on the way, conclude."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from kd import losses, metrics, models, teachers, trained
+from kd.data.dataset import Dataset
+from kd.errors import BAD_CHECKPOINT, Problem
+from kd.folder import RunFolder, student_of
+from kd.loop import State, fit, predict, stop_at_accuracy
+from kd.losses import Objective
+from kd.results import outcome
+from kd.results.events import Events
+from kd.runtime import StopSignals, pick_device, pick_precision, say, watched
+from kd.settings import DistillSettings
+from kd.teachers import TeacherFunction
+
+# () -> (the teacher, where it comes from, remarks for the user)
+FindTeacher = Callable[[], tuple[trained.Trained, str, list[str]]]
+LOOK_IMAGES = 320
+NOT_SO_DEFECTIVE = 0.7
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Who teaches and how: what differs between training on labels and distilling."""
+
+    teacher: TeacherFunction
+    objective: Objective
+    account: dict | None  # the report's `teacher`
+
+
+class Experiment:
+    """A run in its locked folder."""
+
+    def __init__(self, settings, folder: RunFolder, dataset: Dataset, signals: StopSignals,
+                 find_teacher: FindTeacher):
+        self.settings, self.folder, self.dataset, self.signals = settings, folder, dataset, signals
+        self.find_teacher = find_teacher
+        self.training, self.distils = settings.training, isinstance(settings, DistillSettings)
+        self.device = pick_device(self.training.device)
+        self.precision = pick_precision(self.training.amp, self.device)
+        self.name = student_of(settings)
+        self.train = dataset.views("train", self.device, batch_size=self.training.batch_size, seed=self.training.seed,
+                                   shuffle=True, augment=self.training.augment)
+        self.valid, self.test = dataset.views("valid", self.device), dataset.views("test", self.device)
+
+    def run(self) -> dict:
+        """From the first step, or the one after the last save, to the report."""
+        network, fresh = self.settings.network, not self.folder.begun
+        self.signals.leave()
+        student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained and fresh,
+                               weights=network.weights if fresh else None, drop_rate=network.drop_rate,
+                               seed=self.training.seed).to(self.device)
+        self.folder.check_space(models.parameters(student.module))
+        models.try_batch(student, next(self.train.epoch(0)).images)
+        saved = self.folder.load(split_hash=self.dataset.split_hash, content_hash=self.dataset.content_hash,
+                                 precision=self.precision.words)
+        lesson = self.lesson(student, saved and saved["teacher"])
+        self.clock = outcome.Clock()
+        state = State(student, self.training, self.precision)
+        if saved is not None:
+            state.load_state_dict(saved["state"])
+            self.clock.restore(saved["clock"])
+            say(f"going on from step {state.progress.total} (epoch {state.progress.epoch + 1})")
+        del saved  # for VGG11 two gigabytes
+        say(f"training {self.name} ({models.parameters(student.module):,} parameters) on {self.device.type}, "
+            f"{self.precision.words}, {len(self.train)} images, {self.train.steps} steps an epoch")
+        events = Events(self.folder.path, state)
+        try:
+            if not state.progress.total:
+                events.views(next(self.train.epoch(0)).images)
+            self.fit(state, lesson, events)
+            self.judge_defective(state)
+            report = outcome.conclude(self.settings, self.folder, self.dataset, state, self.valid, self.test,
+                                      lesson.account, self.clock.account(self.device, self.precision, state), events)
+        finally:
+            events.close()
+        self.folder.forget()
+        return report
+
+    def lesson(self, student, account: dict | None) -> Lesson:
+        """No teacher, or the one that the settings name, ready to teach. `account` is what an earlier try said of it."""
+        if not self.distils:
+            return Lesson(teachers.nobody, losses.supervised(), None)
+        how = self.settings.distillation
+        chosen, source, remarks = self.find_teacher()
+        self.signals.leave()
+        chosen.network.to(self.device)
+        teacher = teachers.live(chosen.network, self.precision)
+        if account is None:
+            account = self.introduce(student, chosen, teacher, source, remarks)
+        elif account["hash"] != chosen.hash:
+            raise Problem(f"teacher of '{self.folder.path}': weights {chosen.hash} ({source}), the run began with "
+                          f"{account['hash']}; restore that teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
+        return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account)
+
+    def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, source: str, remarks: list[str]) -> dict:
+        """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""
+        how = self.settings.distillation
+        valid, test = (metrics.accuracy(predict(chosen.network, views), views.labels.numpy())
+                       for views in (self.valid, self.test))
+        ratio = teachers.first_ratio(student, teacher, next(self.train.epoch(0)), how.temperature, how.alpha)
+        say(f"teacher {how.teacher} ({source}): validation accuracy {valid:.4f}")
+        say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
+            f"(alpha {how.alpha:g}, T {how.temperature:g})")
+        for remark in remarks:
+            say(f"note: {remark}")
+        return {"name": how.teacher, "architecture": chosen.network.architecture, "source": source, "hash": chosen.hash,
+                "split": chosen.about and chosen.about["data"]["split_hash"], "valid_accuracy": valid,
+                "test_accuracy": test, "gradient_ratio": ratio if np.isfinite(ratio) else None, "differences": remarks}
+
+    def save(self, state: State, lesson: Lesson) -> None:
+        """Save for resuming, with what may not change under a run that goes on."""
+        self.folder.save(state, split_hash=self.dataset.split_hash, content_hash=self.dataset.content_hash,
+                         precision=self.precision.words, teacher=lesson.account, clock=self.clock.state())
+
+    def leave_if_asked(self, state: State, lesson: Lesson) -> None:
+        """After a stop signal: save and end the program."""
+        if self.signals.code is not None:
+            self.save(state, lesson)
+            self.signals.leave(f" at step {state.progress.total}, saved in '{self.folder.path}'")
+
+    def fit(self, state: State, lesson: Lesson, events: Events) -> None:
+        """Train with everything that happens beside it: bar, events, saves, stop signals, the defective teacher's watch."""
+        training, save_every = self.training, 60 * self.training.save_every_minutes
+        steps = min(training.epochs * self.train.steps, training.max_steps or training.epochs * self.train.steps)
+        bar = tqdm(initial=state.progress.total, total=steps, unit="step", desc=self.name, disable=not watched(), leave=False)
+        saved = time.monotonic()
+
+        def after_step(state):
+            nonlocal saved
+            events.step(state, training.batch_size)
+            bar.update()
+            self.leave_if_asked(state, lesson)
+            if time.monotonic() - saved >= save_every:
+                self.save(state, lesson)
+                saved = time.monotonic()
+
+        def after_epoch(state, row):
+            events.epoch(row)
+            say(f"epoch {row['epoch']}/{training.epochs}  loss {row['train_loss']:.4f}  train {row['train_accuracy']:.4f}  "
+                f"valid {row['valid_accuracy']:.4f}  {self.clock.seconds():.0f} s")
+
+        with bar:
+            fit(state, self.train, self.valid, lesson.teacher, lesson.objective, training, self.precision,
+                watch=self.watch(), after_step=after_step, after_epoch=after_epoch)
+        self.leave_if_asked(state, lesson)
+
+    def watch(self):
+        """What may end training early: a defective teacher's first pass of its threshold."""
+        if self.threshold is None:
+            return lambda state: False
+        rows = self.dataset.parts.valid
+        rows = rows[np.argsort(self.dataset.index.labels[rows], kind="stable")]
+        spread = np.unique(np.linspace(0, len(rows) - 1, min(LOOK_IMAGES, len(rows))).astype(int))
+        subset = self.dataset.views("valid", self.device, rows=rows[spread])
+        return stop_at_accuracy(subset, self.valid, self.threshold, self.settings.teacher.look_every,
+                                self.train.steps)
+
+    @property
+    def threshold(self) -> float | None:
+        return None if self.distils else self.settings.teacher.stop_at_val_accuracy
+
+    def judge_defective(self, state: State) -> None:
+        """A defective teacher that never became even that is no result; one that is too good deserves a warning."""
+        progress = state.progress
+        if self.threshold is not None and not progress.stopped:
+            best = max(row["valid_accuracy"] for row in progress.history)
+            self.folder.forget()  # so that the cure is not refused as "other settings"
+            raise Problem(f"stop_at_val_accuracy '{self.threshold}' of {self.name}: never passed in {progress.total} steps, the "
+                          f"best seen was {best:.4f}; train_teacher.py --model {self.name} with more --epochs, a higher --lr or "
+                          "a lower --stop-at-val-accuracy gives one")
+        if self.threshold is not None and progress.best["valid_accuracy"] > NOT_SO_DEFECTIVE:
+            say(f"warning: the defective teacher has validation accuracy {progress.best['valid_accuracy']:.4f}, above "
+                f"{NOT_SO_DEFECTIVE}: hardly defective; look more often (--look-every) or lower --lr")

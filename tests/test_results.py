@@ -1,0 +1,48 @@
+"""Reports are checked against their schema; the pictures and tables that carry them hold what they should."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+from kd import settings, strategies
+from kd.errors import Problem
+from kd.results import report as reports
+
+
+@pytest.fixture
+def report(script):
+    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
+    return reports.read(Path("runs/synthetic-patient-32/teacher/kdtiny/seed0"))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda r: r.pop("student"), "lacks .'student'."), (lambda r: r.update(extra=1), "unknown .'extra'."),
+    (lambda r: r["results"]["best"].update(epoch="1"), "report.results.best.epoch is str, not int"),
+    (lambda r: r["results"]["last"].update(test_accuracy=1), "test_accuracy is int, not float"),
+    (lambda r: r.update(schema_version=99), "schema_version is 99"), (lambda r: r.update(teacher={}), "teacher lacks"),
+    (lambda r: r["data"].update(leaks=None), "report.data.leaks is NoneType")])
+def test_a_report_that_breaks_the_schema_is_refused(report, change, message):
+    change(report)
+    with pytest.raises(Problem, match=message):
+        reports.check(report)
+
+
+def test_the_confusion_picture_shows_counts_and_shares():
+    figure = reports.confusion_figure([[3, 1], [0, 0]], ("left", "right"), "title")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["3\n75%", "1\n25%", "0\n0%", "0\n0%"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["left", "right"]
+
+
+def test_every_mode_can_be_chosen_and_stands_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert {f.name: f for f in dataclasses.fields(settings.Distillation)}["mode"].metadata["limits"]["choices"] == tuple(strategies.STRATEGIES)
+    for name, row in strategies.STRATEGIES.items():
+        assert f"| `{name}` | {row.images} | {row.teacher} | {row.knowledge} | {row.transfer} |" in readme
+
+
+def test_a_pair_of_another_mode_is_remarked_on():
+    assert "for reverse, not for normal" in strategies.unusual("normal", "vgg11", "seresnet50")
+    assert not strategies.unusual("normal", "seresnet50", "vgg11") and not strategies.unusual("normal", "x", "y")
