@@ -113,7 +113,7 @@ def _checked(entry, section, value, where):
     kind, optional = _type(entry, section)
     if value is None and optional:
         return None
-    value = _converted(value, kind, entry.name, where)
+    given, value = value, _converted(value, kind, entry.name, where)
     limits = entry.metadata["limits"]
     if limits["choices"] and value not in limits["choices"]:
         near = _nearest(str(value), [str(choice) for choice in limits["choices"]])
@@ -125,7 +125,7 @@ def _checked(entry, section, value, where):
         ("at most", limits["most"], lambda limit: not value <= limit)) if limit is not None and broken(limit)]
     if bounds or (kind is float and not math.isfinite(value)):
         must = " and ".join(bounds) or "finite"
-        raise Problem(f"{entry.name} '{value}' in {where}: must be {must}; give another value (see --help)")
+        raise Problem(f"{entry.name} '{given}' in {where}: must be {must}; give another value (see --help)")
     return value
 
 

@@ -58,7 +58,9 @@ def pick_precision(amp: str, device: torch.device) -> Precision:
         if device.type == "cuda":
             amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         else:
-            native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+            # Older torch cannot tell what the processor does in hardware: float32 then.
+            capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+            native = device.type == "cpu" and capabilities.get("avx512_bf16", False)
             amp = "bf16" if native else "off"
     return Precision(device.type, amp)
 
