@@ -11,12 +11,13 @@ from kd import losses, metrics, models, teachers, trained
 from kd.data.dataset import Dataset
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.folder import RunFolder, student_of
-from kd.loop import State, fit, predict, stop_at_accuracy
+from kd.loop import fit, predict, stop_at_accuracy
 from kd.losses import Objective
 from kd.results import outcome
 from kd.results.events import Events
 from kd.runtime import StopSignals, pick_device, pick_precision, say, watched
 from kd.settings import DistillSettings
+from kd.state import State
 from kd.teachers import TeacherFunction
 
 # () -> (the teacher, where it comes from, remarks for the user)

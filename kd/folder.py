@@ -7,8 +7,8 @@ from pathlib import Path
 from kd import checkpoint, config
 from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
-from kd.loop import State
 from kd.settings import DistillSettings, Teacher, TeacherSettings
+from kd.state import State
 from kd.strategies import STRATEGIES
 
 

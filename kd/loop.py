@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -15,117 +14,10 @@ from kd.losses import Objective
 from kd.models import Classifier, state_on_cpu
 from kd.runtime import Precision, seed_step
 from kd.settings import Training
+from kd.state import State
 from kd.teachers import TeacherFunction
 
-FUSED = ("cpu", "cuda", "mps", "xpu")
 LOG_EVERY = 20
-
-
-@dataclass
-class Progress:
-    """Where a run stands. With weights and optimizer it is all that resuming needs: randomness is a function of it.
-
-    epoch, step  the next step to take: `step` counts inside the epoch, `total` over the run, `images` what they held
-    sums         running sums of the epoch so far: name -> sum over images, and "images"
-    history      one row for each finished epoch
-    looks        (total step, accuracy) of each look at the validation images inside an epoch
-    best         the history row with the highest validation accuracy (the first of equals)
-    stopped      whether `watch` has ended training
-    ended        why training is over: "" while it is not, else "epochs", "max_steps" or "stopped"
-    """
-
-    epoch: int = 0
-    step: int = 0
-    total: int = 0
-    images: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict] = field(default_factory=list)
-    looks: list[list] = field(default_factory=list)
-    best: dict | None = None
-    stopped: bool = False
-    ended: str = ""
-
-
-class State:
-    """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it."""
-
-    def __init__(self, network: Classifier, training: Training, precision: Precision):
-        device = next(network.module.parameters()).device.type
-        self.network, self.progress, self.best_weights = network, Progress(), None
-        self.optimizer = torch.optim.Adam(network.module.parameters(), lr=training.lr, weight_decay=training.weight_decay,
-                                          fused=device in FUSED)
-        self.scaler = torch.amp.GradScaler(device, enabled=precision.scaled)
-        self.divergence = Divergence(self.optimizer, device, precision.scaled)
-        self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
-        self.terms: tuple[str, ...] = ()
-
-    def state_dict(self) -> dict:
-        """All that resuming needs, as tensors and plain values. Raises Problem (3) for a state that has diverged."""
-        self.divergence.check()
-        self._collect()
-        return {"weights": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
-        self.network.module.load_state_dict(state["weights"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
-        self.sums, self.terms = None, ()
-
-    def add(self, terms: dict[str, torch.Tensor], correct: torch.Tensor, images: int) -> None:
-        """Add a step's terms (batch means) to the epoch's sums, without waiting for the device."""
-        if self.sums is None:
-            self.terms = (*terms, "correct", "images")
-            start = [self.progress.sums.get(name, 0.0) for name in self.terms]
-            self.sums = torch.tensor(start, dtype=torch.float32, device=correct.device)
-        sums = [*(term.detach().float() * images for term in terms.values()), correct.float()]
-        self.sums += torch.stack([*sums, torch.full_like(sums[0], images)])
-
-    def means(self) -> dict[str, float]:
-        """Means over the epoch's images so far: the loss, its terms, and accuracy."""
-        self._collect()
-        images = self.progress.sums["images"]
-        means = {name: value / images for name, value in self.progress.sums.items() if name != "images"}
-        return {"accuracy" if name == "correct" else name: value for name, value in means.items()}
-
-    def _collect(self) -> None:
-        if self.sums is not None:
-            self.progress.sums = dict(zip(self.terms, self.sums.tolist()))
-
-    def end_epoch(self) -> None:
-        """Move on to the next epoch with empty sums."""
-        self.progress.epoch, self.progress.step, self.progress.sums, self.sums = self.progress.epoch + 1, 0, {}, None
-
-
-class Divergence:
-    """Notices a loss or gradient that is not finite, without waiting for the device, and keeps Adam from stepping on it.
-
-    The flag stays up: no later step changes a weight either. `check` reads it and raises.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: str, scaled: bool):
-        self.optimizer, self.scaled = optimizer, scaled
-        self.first_bad = torch.tensor(-1.0, device=device)
-
-    def watch(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
-        """Look at one step. Under a loss scale a gradient may overflow: the scaler skips that step and lowers itself."""
-        bad = ~torch.isfinite(loss.detach())
-        if not self.scaled:
-            bad = bad | ~torch.isfinite(norm)
-        self.first_bad = torch.where((self.first_bad < 0) & bad, float(step), self.first_bad)
-        if not self.scaled:
-            # Fused Adam skips a step whose `found_inf` is 1, on the device: what GradScaler uses, too.
-            self.optimizer.found_inf = (self.first_bad >= 0).float()
-
-    def check(self) -> None:
-        """Raise Problem (3) if any step so far was not finite."""
-        step = int(self.first_bad.item())
-        if step >= 0:
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise Problem(f"loss or gradient at step {step}: not finite (learning rate {lr:g}); no weight was changed by it; "
-                          "lower --lr, set --clip-norm 1 or --amp off, under another --tag", DIVERGED)
 
 
 def fit(state: State, train: Views, valid: Views, teacher: TeacherFunction, objective: Objective, training: Training,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from kd import checkpoint, config, models, trained
+from kd import checkpoint, config, models, trained, weights
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import slug
 from kd.errors import Problem
@@ -66,7 +66,7 @@ def check_files(settings, folder: RunFolder, classes: tuple[str, ...]) -> None:
         elif not any(candidate.finished or candidate.begun for candidate in teacher_folders(settings)):
             wanted.append(settings.distillation.teacher)
     if not folder.begun and network.weights is not None:
-        models.read_state(Path(network.weights))
+        weights.read_state(Path(network.weights))
     elif not folder.begun:
         wanted.append(student_of(settings))
     for name in wanted if network.pretrained else ():

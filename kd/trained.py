@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from kd import checkpoint, models
+from kd import checkpoint, models, weights
 from kd.data.dataset import Dataset
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.models import Classifier
@@ -71,9 +71,9 @@ def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
                 raise Problem(f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher names "
                               f"{models.architecture_of(name)}; name the network that the file holds", BAD_CHECKPOINT)
             return trained
-    network, state = models.build(name, classes), models.read_state(path)
+    network, state = models.build(name, classes), weights.read_state(path)
     _check_outputs(network, state, path)
-    models.load_state(network.module, state, path, network.architecture)
+    weights.load_state(network.module, state, path, network.architecture)
     return Trained(network, None, state_hash(network.module.state_dict()))
 
 
@@ -90,7 +90,7 @@ def _unpack(content: dict, path: Path) -> Trained:
     if network.architecture != content["architecture"]:
         network = models.build(content["architecture"], tuple(content["classes"]))
         network.name = content["name"]
-    models.load_state(network.module, content["state_dict"], path, network.architecture)
+    weights.load_state(network.module, content["state_dict"], path, network.architecture)
     network.mean, network.std = (torch.tensor(content["input"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     about = {key: value for key, value in content.items() if key != "state_dict"}
     return Trained(network, about, state_hash(content["state_dict"]))

@@ -6,8 +6,8 @@ from conftest import ROOT
 
 # From the top down: a module may import those before it.
 ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data", "data.index", "data.mura", "data.folder",
-         "data.synthetic", "data.splits", "data.store", "data.views", "data.dataset", "models", "trained", "losses",
-         "teachers", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
+         "data.synthetic", "data.splits", "data.store", "data.views", "data.dataset", "weights", "models", "trained", "losses",
+         "teachers", "state", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
          "results.evaluation", "experiment", "run"]
 
 

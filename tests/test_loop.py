@@ -11,9 +11,10 @@ from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
-from kd.loop import State, fit, predict, set_lr, stop_at_accuracy
+from kd.loop import fit, predict, set_lr, stop_at_accuracy
 from kd.runtime import Precision
 from kd.settings import Training
+from kd.state import State
 
 CPU = torch.device("cpu")
 

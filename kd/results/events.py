@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from kd.loop import LOG_EVERY, State
+from kd.loop import LOG_EVERY
+from kd.state import State
 
 
 class Events:

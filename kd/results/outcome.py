@@ -13,11 +13,12 @@ from kd import checkpoint, config, metrics, models, trained
 from kd.data.dataset import Dataset
 from kd.data.views import Views
 from kd.folder import RunFolder, portable
-from kd.loop import State, predict
+from kd.loop import predict
 from kd.results import report as reports
 from kd.results.events import Events
 from kd.runtime import Precision
 from kd.settings import DistillSettings
+from kd.state import State
 
 
 class Clock:
