@@ -54,7 +54,8 @@ class Data:
     split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
     train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1)
     valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1)
-    test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given; not with --split thesis)", least=1)
+    test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given; not with "
+                                        "--split thesis)", least=1)
     synthetic_images: int = option(2100, "pictures of the synthetic set", least=1)
     synthetic_seed: int = option(0, "seed of the synthetic set", least=0, most=2**62)
     image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
@@ -127,8 +128,8 @@ class Evaluation:
 
     runs: list[str] = option([], "folders of finished runs", metavar="RUN", nargs="+")
     dataset: str | None = option(None, "other pictures than the run's own test part", choices=("folder",))
-    data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without --dataset: where the "
-                                     "run's own data lie now", metavar="DIR")
+    data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without "
+                                  "--dataset: where the run's own data lie now", metavar="DIR")
     batch_size: int = option(64, "images at a time", least=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
     cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")

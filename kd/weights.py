@@ -18,6 +18,7 @@ from kd import checkpoint
 from kd.errors import BAD_CHECKPOINT, Problem, first_ten
 
 CONNECT_SECONDS = 4
+CURE = "give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -26,10 +27,10 @@ def require(name: str, architecture: str) -> None:
     """Raise Problem, within seconds, where a network's pretrained weights are neither on this disk nor within reach."""
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not (config.hf_hub_id or config.url):
-        raise Problem(f"network '{name}': timm has no weights for it; give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)")
+        raise Problem(f"network '{name}': timm has no weights for it; {CURE}")
     address = _out_of_reach(config)
     if address:
-        raise Problem(f"weights of '{name}': cannot download {address}; give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)")
+        raise Problem(f"weights of '{name}': cannot download {address}; {CURE}")
 
 
 def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
@@ -41,7 +42,7 @@ def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
             return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
         why = str(error).splitlines()[0][:160]
-        raise Problem(f"weights of '{name}': cannot download them ({why}); give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)") from None
+        raise Problem(f"weights of '{name}': cannot download them ({why}); {CURE}") from None
 
 
 def _out_of_reach(config) -> str:

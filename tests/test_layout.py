@@ -5,7 +5,8 @@ import ast
 from conftest import ROOT
 
 # From the top down: a module may import those before it.
-ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data", "data.index", "data.mura", "data.folder",
+ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data",
+         "data.index", "data.mura", "data.folder",
          "data.synthetic", "data.splits", "data.store", "data.views", "data.dataset", "weights", "models", "trained", "losses",
          "teachers", "state", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
          "results.evaluation", "experiment", "run"]
@@ -53,7 +54,8 @@ def test_functions_and_files_stay_short():
 
 def test_public_functions_have_docstrings():
     bare = [f"{path.name}:{node.name}" for path in files() for node in ast.parse(path.read_text()).body
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node)]
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+            and not ast.get_docstring(node)]
     assert not bare
 
 

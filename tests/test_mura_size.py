@@ -23,7 +23,8 @@ def grow(root):
                 patient += 1
                 # Every ninth patient has come before, with another body part.
                 own = patient - 700 if part == "train" and patient % 9 == 0 and patient > 700 else patient
-                study = root / part / f"XR_{body}" / f"patient{own:05d}" / f"study{patient}_{('negative', 'positive')[patient % 2]}"
+                finding = ("negative", "positive")[patient % 2]
+                study = root / part / f"XR_{body}" / f"patient{own:05d}" / f"study{patient}_{finding}"
                 study.mkdir(parents=True)
                 for image in range(first, min(first + 3, count)):
                     number += 1

@@ -252,7 +252,8 @@ def test_a_teacher_that_saw_the_students_test_patients_is_refused(script):
 def test_a_teacher_of_other_classes_is_refused(script, picture_tree):
     root = picture_tree("two", {"a": 12, "b": 12})
     script("train_teacher", ["--model", "kdwide", *TINY, "--dataset", "folder", "--data-dir", root])
-    code, out = script("distill", [*PAIR, "--mode", "normal", "--teacher-checkpoint", "runs/two-patient-32/teacher/kdwide/seed0/model.pt"])
+    file = "runs/two-patient-32/teacher/kdwide/seed0/model.pt"
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--teacher-checkpoint", file])
     assert code == 4 and "['a', 'b']" in out and "elbow" in out
 
 

@@ -66,7 +66,8 @@ def ramp16():
 
 
 @pytest.mark.parametrize("name, picture, mean", [
-    ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255), ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
+    ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255),
+    ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
     ("la.png", Image.new("LA", (9, 9), (60, 255)), 60), ("cmyk.jpg", Image.new("CMYK", (9, 9), (0, 0, 0, 255)), 0),
     ("palette.png", Image.new("L", (9, 9), 80).convert("P"), 80), ("dot.png", Image.new("L", (1, 1), 90), 90)])
 def test_every_mode_of_picture_becomes_grey(picture_tree, name, picture, mean):

@@ -65,8 +65,8 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -
     say("predicted: " + ", ".join(f"{name} {count}" for name, count in zip(index.classes, predicted)))
     labelled = np.flatnonzero(index.labels >= 0)
     result = _judge(index, labelled, logits[labelled])
-    result |= {"data": {"name": index.name, "data_dir": str(Path(how.data_dir).resolve()), "part": "all", "images": len(rows), "unlabelled": len(rows) - len(labelled),
-                        "notes": list(index.notes)},
+    result |= {"data": {"name": index.name, "data_dir": str(Path(how.data_dir).resolve()), "part": "all",
+                        "images": len(rows), "unlabelled": len(rows) - len(labelled), "notes": list(index.notes)},
                "predicted": dict(zip(index.classes, predicted.tolist()))}
     return _write(target, folder, result, index)
 

@@ -16,8 +16,8 @@ _RESULT = {"epoch": int, "train_accuracy": float, "valid_accuracy": float, "test
 # Key -> type, tuple of types, or the keys inside. What depends on the clock or the machine stands in `clock` alone.
 SCHEMA = {
     "schema_version": int, "kind": str, "command": str, "settings": dict,
-    "data": {"name": str, "reader": str, "split": str, "split_hash": str, "index_hash": str, "content_hash": str, "leaks": bool, "classes": list,
-             "image_size": int, "channels": int, "parts": dict, "patients": dict, "per_class": dict,
+    "data": {"name": str, "reader": str, "split": str, "split_hash": str, "index_hash": str, "content_hash": str, "leaks": bool,
+             "classes": list, "image_size": int, "channels": int, "parts": dict, "patients": dict, "per_class": dict,
              "distinct_images": dict, "overlaps": {"patients": int, "files": int}, "skipped_files": int, "notes": list},
     "teacher": (dict, type(None)),
     "student": {"name": str, "architecture": str, "parameters": int, "pretrained": bool, "weights_hash": str},
