@@ -67,7 +67,7 @@ class RunFolder:
     def load(self, **expected) -> dict | None:
         """The saved state or None; falls back to the file before, with a warning, where the newest is damaged.
 
-        Raises Problem (4) where both are damaged, or where `expected` values (hashes of data and teacher) differ.
+        Raises Problem (4) where both are damaged, or where `expected` values (hashes of the data, precision) differ.
         """
         for file in (self.resume, self.previous):
             if not file.is_file():
@@ -81,8 +81,8 @@ class RunFolder:
                 continue
             for key, value in expected.items():
                 if content.get(key) != value:
-                    raise Problem(f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; restore the "
-                                  "data and teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
+                    raise Problem(f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; go back to "
+                                  "those data (or that --amp and --device), or give --tag NAME to begin anew", BAD_CHECKPOINT)
             return content
         return None
 

@@ -8,7 +8,7 @@ from kd.strategies import STRATEGIES
 def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, **argument):
     """A field with its flag's help and the values it allows.
 
-    `identity=False`: the value does not change what is computed, so another one may finish a run that has begun.
+    `identity=False`: the value may be another one when a run goes on: where things lie, how often they are saved.
     `argument` goes to `argparse` as it is (metavar, nargs).
     """
     limits = {"choices": choices, "above": above, "least": least, "most": most}

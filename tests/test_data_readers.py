@@ -77,6 +77,32 @@ def test_part_folders_become_parts(picture_tree):
     assert index.classes == ("a", "b") and sorted({s.part for s in index.samples}) == ["test", "train", "valid"]
 
 
+def test_folders_beside_the_parts_are_passed_over_when_empty_and_refused_with_pictures(picture_tree):
+    root = picture_tree("set", {"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1, "__MACOSX/a": 1, "docs": 0})
+    index = folder.read(str(root))
+    assert index.classes == ("a", "b") and len(index.samples) == 4
+    Image.new("L", (8, 8)).save(root / "docs" / "logo.png")
+    with pytest.raises(Problem, match="'test', 'train'. are parts, .'docs'. are not"):
+        folder.read(str(root))
+
+
+def test_links_are_followed_and_each_real_folder_is_entered_once(picture_tree):
+    root, other = picture_tree("set", {"a": 2, "b": 2}), picture_tree("other", {"x": 3})
+    (root / "c").symlink_to(other / "x")
+    (root / "a" / "loop").symlink_to(root)
+    index = folder.read(str(root))
+    assert index.classes == ("a", "b", "c") and len(index.samples) == 7
+
+
+def test_pictures_without_a_patient_are_counted_in_a_note(picture_tree):
+    root = picture_tree("set", {"x": 2})
+    (root / "images.csv").write_text("path,label,patient\nx/image0.png,a,p1\n\nx/image1.png,b,\n")
+    assert "1 of 2 pictures have no patient" in folder.read(str(root)).notes[0]
+    (root / "images.csv").write_text("path,label\nx/image0.png,a\n\nx/none.png,b\n")
+    with pytest.raises(Problem, match="row 4 'x/none.png'"):
+        folder.read(str(root))
+
+
 def test_images_csv_gives_patients_studies_and_parts(picture_tree):
     root = picture_tree("set", {"x": 2})
     (root / "images.csv").write_text("\ufeffpath,label,patient,study,split\r\nx/image0.png,sick,p1,s1,train\r\n\r\n"

@@ -73,6 +73,12 @@ def test_the_thesis_split_leaks_and_says_so():
     assert [len(parts.test), len(parts.valid)] == [24, 36]
 
 
+@pytest.mark.parametrize("sizes", [(100, None, None), (None, 20, None), (100, 20, 20)])
+def test_sizes_that_the_thesis_split_cannot_keep_are_refused(sizes):
+    with pytest.raises(Problem, match="together, or neither"):
+        split(make_index(per_class=(200, 60)), "thesis", 0, sizes)
+
+
 def test_a_class_without_images_is_refused():
     index = Index("set", ("a", "b"), tuple(Sample(f"{n}", n % 2, "one", "one") for n in range(10)))
     with pytest.raises(Problem, match="gets no image of a, b"):
