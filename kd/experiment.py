@@ -71,16 +71,16 @@ class Experiment:
         del saved  # for VGG11 two gigabytes
         say(f"training {self.name} ({models.parameters(student.module):,} parameters) on {self.device.type}, "
             f"{self.precision.words}, {len(self.train)} images, {self.train.steps} steps an epoch")
-        events = Events(self.folder.path, state)
+        self.events = Events(self.folder.path, state)
         try:
             if not state.progress.total:
-                events.views(next(self.train.epoch(0)).images)
-            self.fit(state, lesson, events)
+                self.events.views(next(self.train.epoch(0)).images)
+            self.fit(state, lesson)
             self.judge_defective(state)
             report = outcome.conclude(self.settings, self.folder, self.dataset, state, self.valid, self.test,
-                                      lesson.account, self.clock.account(self.device, self.precision, state), events)
+                                      lesson.account, self.clock.account(self.device, self.precision, state), self.events)
         finally:
-            events.close()
+            self.events.close()
         self.folder.forget()
         return report
 
@@ -117,6 +117,7 @@ class Experiment:
 
     def save(self, state: State, lesson: Lesson) -> None:
         """Save for resuming, with what may not change under a run that goes on."""
+        self.events.flush()
         self.folder.save(state, split_hash=self.dataset.split_hash, content_hash=self.dataset.content_hash,
                          precision=self.precision.words, teacher=lesson.account, clock=self.clock.state())
 
@@ -126,7 +127,7 @@ class Experiment:
             self.save(state, lesson)
             self.signals.leave(f" at step {state.progress.total}, saved in '{self.folder.path}'")
 
-    def fit(self, state: State, lesson: Lesson, events: Events) -> None:
+    def fit(self, state: State, lesson: Lesson) -> None:
         """Train with everything that happens beside it: bar, events, saves, stop signals, the defective teacher's watch."""
         training, save_every = self.training, 60 * self.training.save_every_minutes
         steps = min(training.epochs * self.train.steps, training.max_steps or training.epochs * self.train.steps)
@@ -135,7 +136,7 @@ class Experiment:
 
         def after_step(state):
             nonlocal saved
-            events.step(state, training.batch_size)
+            self.events.step(state, training.batch_size)
             bar.update()
             self.leave_if_asked(state, lesson)
             if time.monotonic() - saved >= save_every:
@@ -143,7 +144,7 @@ class Experiment:
                 saved = time.monotonic()
 
         def after_epoch(state, row):
-            events.epoch(row)
+            self.events.epoch(row)
             say(f"epoch {row['epoch']}/{training.epochs}  loss {row['train_loss']:.4f}  train {row['train_accuracy']:.4f}  "
                 f"valid {row['valid_accuracy']:.4f}  {self.clock.seconds():.0f} s")
 

@@ -15,9 +15,12 @@ class Events:
 
     def __init__(self, folder: Path, state: State):
         total = state.progress.total
+        before = sorted(folder.glob("events.out.tfevents.*"))
         if not total:
-            for old in folder.glob("events.out.tfevents.*"):  # of a try that was killed before its first save
+            for old in before:  # of a try that was killed before its first save
                 old.unlink(missing_ok=True)
+        elif before:
+            _wait_for_next_second(before[-1])
         self.writer = SummaryWriter(str(folder), purge_step=total if total else None)
         self._mark, self._images = time.monotonic(), 0
         # Purging takes the points at `total` itself too; what belongs there is written again.
@@ -57,6 +60,18 @@ class Events:
         results = {f"hparam/{key}": value for key, value in report["results"]["best"].items() if key != "epoch"}
         self.writer.add_hparams(settings, results, run_name=".")
 
+    def flush(self) -> None:
+        """Put all points so far on disk: before a save, so that a killed run's points up to its last save are there."""
+        self.writer.flush()
+
     def close(self) -> None:
         """Flush and close the file."""
         self.writer.close()
+
+
+def _wait_for_next_second(newest: Path) -> None:
+    """TensorBoard reads files in the order of their names, which begin with the second they were made in."""
+    made = newest.name.split(".")[3]
+    deadline = time.monotonic() + 2
+    while made.isdigit() and int(time.time()) <= int(made) and time.monotonic() < deadline:
+        time.sleep(0.02)
