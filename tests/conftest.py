@@ -22,6 +22,11 @@ from kd.errors import Problem  # noqa: E402
 TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
         "--lr", "1e-3", "--no-pretrained", "--device", "cpu"]
 
+PAIR = ["--teacher", "kdwide", "--student", "kdtiny", *TINY]
+DATA = Path("runs/synthetic-patient-32")
+RUN = DATA / "normal/kdwide-kdtiny/seed0"
+TEACHER = DATA / "teacher/kdwide/seed0"
+
 
 class TinyNet(nn.Module):
     """A timm-like network of 2,000 parameters with BatchNorm and dropout."""
