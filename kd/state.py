@@ -41,11 +41,11 @@ class State:
     """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it."""
 
     def __init__(self, network: Classifier, training: Training, precision: Precision):
-        device = next(network.module.parameters()).device.type
+        device = next(network.module.parameters()).device
         self.network, self.progress, self.best_weights = network, Progress(), None
         self.optimizer = torch.optim.Adam(network.module.parameters(), lr=training.lr, weight_decay=training.weight_decay,
-                                          fused=device in FUSED)
-        self.scaler = torch.amp.GradScaler(device, enabled=precision.scaled)
+                                          fused=device.type in FUSED)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         self.divergence = Divergence(self.optimizer, device, precision.scaled)
         self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
         self.terms: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Divergence:
     The flag stays up: no later step changes a weight either. `check` reads it and raises.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: str, scaled: bool):
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool):
         self.optimizer, self.scaled = optimizer, scaled
         self.first_bad = torch.tensor(-1.0, device=device)
 
