@@ -16,8 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     settings = config.parse(EvaluateSettings, argv, from_file=False)
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
     from kd.results.evaluation import evaluate
+    from kd.runtime import say
     for run in settings.evaluation.runs:
-        print(run)
+        say(run)
         evaluate(Path(run), settings.evaluation)
     return 0
 

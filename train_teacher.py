@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     from kd.folder import RunFolder, folder_of
     from kd.results.outcome import summary
     from kd.run import run
-    print(summary(run(settings), RunFolder(folder_of(settings))))
+    from kd.runtime import say
+    say(summary(run(settings), RunFolder(folder_of(settings))))
     return 0
 
 

@@ -1,7 +1,6 @@
 """Files that survive: written aside, read back, renamed; and one error for every kind of damage."""
 
 import contextlib
-import errno
 import json
 import os
 import tempfile
@@ -11,16 +10,17 @@ from pathlib import Path
 import torch
 
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
-from kd.runtime import cannot_write
+from kd.runtime import cannot_write, why_not
 
 FORMAT = 1
 
 
 @contextlib.contextmanager
-def replacing(path: Path):
+def replacing(path: Path, previous: Path | None = None):
     """Yield a temporary path beside `path` that takes its place when the block ends well; else it is removed.
 
     The old file or the new one is there at every moment: flush and fsync come before the rename, the folder's after it.
+    With `previous` the old file is kept under that name; between two renames it is there under that name alone.
     Raises Problem (74) where the disk is full or the folder cannot be written.
     """
     temporary = None
@@ -31,6 +31,8 @@ def replacing(path: Path):
         os.close(handle)
         yield temporary
         _fsync(temporary)
+        if previous is not None and path.is_file():
+            os.replace(path, previous)
         os.replace(temporary, path)
         temporary = None
         _fsync(path.parent)
@@ -69,10 +71,10 @@ def write_json(path: Path, value) -> None:
 def read_json(path: Path) -> dict:
     """A JSON object. Raises Problem (4) where the file is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        value = strict_json(path.read_bytes())
     except OSError as error:
         raise Problem(f"'{path}': cannot be read ({error.strerror}); is it the folder of a run?", BAD_CHECKPOINT) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Problem(f"'{path}': damaged, not a JSON object; restore it or run the command again in a new --out",
@@ -80,9 +82,37 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def save(path: Path, content: dict) -> None:
-    """Save a dictionary of tensors and plain values; replaced only after the new file was read back and is sound."""
-    with replacing(path) as temporary:
+def strict_json(text: bytes | str):
+    """Parse JSON as the standard has it: NaN and Infinity, which Python would take, raise ValueError."""
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+    return json.loads(text, parse_constant=refuse)
+
+
+def fault(value, schema, where: str) -> str:
+    """What is wrong with a nested value, in words; empty where it is as the schema says.
+
+    schema  a type, a tuple of types, or a dictionary of exactly the keys that must be there, each with its schema. Types
+            are taken at their word: a bool is no int.
+    """
+    if not isinstance(schema, dict):
+        types = schema if isinstance(schema, tuple) else (schema,)
+        return "" if type(value) in types else f"{where} is {type(value).__name__}, not {' or '.join(t.__name__ for t in types)}"
+    if not isinstance(value, dict):
+        return f"{where} is {type(value).__name__}, not an object"
+    if value.keys() != schema.keys():
+        lacks, unknown = (sorted(map(str, keys)) for keys in (schema.keys() - value.keys(), value.keys() - schema.keys()))
+        return f"{where} lacks {lacks} and has unknown {unknown}"
+    faults = (fault(value[key], schema[key], f"{where}.{key}") for key in schema)
+    return next((text for text in faults if text), "")
+
+
+def save(path: Path, content: dict, previous: Path | None = None) -> None:
+    """Save a dictionary of tensors and plain values; replaced only after the new file was read back and is sound.
+
+    With `previous` the file before is kept under that name. Raises Problem (74).
+    """
+    with replacing(path, previous) as temporary:
         try:
             with open(temporary, "wb") as file:
                 torch.save({"format": FORMAT, **content}, file)
@@ -100,9 +130,7 @@ def _why_not_saved(path: Path, temporary: Path, error: RuntimeError) -> Problem:
             file.write(bytes(1 << 20))
             os.fsync(file.fileno())
     except OSError as cause:
-        full = cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "disk full" if full else cause.strerror
-        return Problem(f"checkpoint '{path}': {why}; the last good file was kept; free space and run the same command "
+        return Problem(f"checkpoint '{path}': {why_not(cause)}; the last good file was kept; free space and run the same command "
                        "again", CANNOT_WRITE)
     return Problem(f"checkpoint '{path}': cannot be saved ({error}); the last good file was kept", CANNOT_WRITE)
 

@@ -146,7 +146,7 @@ def _converted(value, kind, name, where):
 def _read_file(kind, file: Path) -> dict:
     """The keys of a settings file. Keys of the other script are passed over: one file serves both."""
     try:
-        values = json.loads(file.read_bytes()) if file.suffix == ".json" else tomllib.loads(file.read_text("utf-8"))
+        values = json.loads(file.read_bytes()) if file.suffix == ".json" else tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise Problem(f"config '{file}' in --config: no such file; the project's own lie in configs/") from None
     except OSError as error:

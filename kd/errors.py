@@ -1,5 +1,8 @@
 """One exception for everything a user can mend, with the exit code that a shell loop can act on."""
 
+import contextlib
+import os
+import signal
 import sys
 
 USAGE, DIVERGED, BAD_CHECKPOINT, CANNOT_WRITE, BUSY, INTERRUPTED, TERMINATED = 2, 3, 4, 74, 75, 130, 143
@@ -16,16 +19,34 @@ class Problem(Exception):
         self.code = code
 
 
+class Stopped(Problem):
+    """A stop that was asked for: by a signal or a time budget. Nothing is half done where it is raised."""
+
+
 def run_main(main) -> int:
     """Call a script's `main()` and turn its problems into one line and an exit code."""
     try:
-        return main() or 0
-    except Problem as problem:
-        print(f"error: {printable(problem)}", file=sys.stderr)
-        return problem.code
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        try:
+            code = main() or 0
+        except Problem as problem:
+            code = _complain(problem, problem.code)
+        except KeyboardInterrupt:
+            code = _complain("interrupted; run the same command again to go on", INTERRUPTED)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out there is nothing to stop any more
+    except KeyboardInterrupt:  # one more, while the first was told
+        code = INTERRUPTED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads any more, or the log's disk is full; Python would say so again as it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _complain(text, code: int) -> int:
+    with contextlib.suppress(OSError):
+        print(f"error: {printable(text)}", file=sys.stderr)
+    return code
 
 
 def first_ten(items: list[str]) -> str:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from kd import losses, metrics, models, teachers, trained
 from kd.data.dataset import Dataset
-from kd.errors import BAD_CHECKPOINT, Problem
+from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem, Stopped
 from kd.folder import RunFolder, student_of
 from kd.loop import fit, predict, stop_at_accuracy
 from kd.losses import Objective
@@ -78,7 +78,11 @@ class Experiment:
             self.fit(state, lesson)
             self.judge_defective(state)
             report = outcome.conclude(self.settings, self.folder, self.dataset, state, self.valid, self.test,
-                                      lesson.account, self.clock.account(self.device, self.precision, state), self.events)
+                                      lesson.account, self.clock.account(self.device, self.precision, state), self.events,
+                                      self.signals.leave)
+        except Stopped:
+            self.save(state, lesson)
+            raise self.signals.stopped(f" at step {state.progress.total}, saved in '{self.folder.path}'") from None
         finally:
             self.events.close()
         self.folder.forget()
@@ -103,8 +107,7 @@ class Experiment:
     def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, source: str, remarks: list[str]) -> dict:
         """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""
         how = self.settings.distillation
-        valid, test = (metrics.accuracy(predict(chosen.network, views), views.labels.numpy())
-                       for views in (self.valid, self.test))
+        valid, test = (self.teacher_accuracy(chosen.network, views, source) for views in (self.valid, self.test))
         ratio = teachers.first_ratio(student, teacher, next(self.train.epoch(0)), how.temperature, how.alpha)
         say(f"teacher {how.teacher} ({source}): validation accuracy {valid:.4f}")
         say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
@@ -115,17 +118,21 @@ class Experiment:
                 "split": chosen.about and chosen.about["data"]["split_hash"], "valid_accuracy": valid,
                 "test_accuracy": test, "gradient_ratio": ratio if np.isfinite(ratio) else None, "differences": remarks}
 
+    def teacher_accuracy(self, network, views, source: str) -> float:
+        """Accuracy on some views. Raises Problem (3) for a teacher whose logits are not finite: its weights are damaged."""
+        logits = predict(network, views, self.signals.leave)
+        bad = int((~np.isfinite(logits)).any(1).sum())
+        if bad:
+            raise Problem(f"teacher {network.name} ({source}): its logits are not finite for {bad} of {len(logits)} images; "
+                          f"stopped before step 0 (learning rate {self.training.lr:g}); give a teacher whose weights are finite",
+                          DIVERGED)
+        return metrics.accuracy(logits, views.labels.numpy())
+
     def save(self, state: State, lesson: Lesson) -> None:
         """Save for resuming, with what may not change under a run that goes on."""
         self.events.flush()
         self.folder.save(state, split_hash=self.dataset.split_hash, content_hash=self.dataset.content_hash,
                          precision=self.precision.words, teacher=lesson.account, clock=self.clock.state())
-
-    def leave_if_asked(self, state: State, lesson: Lesson) -> None:
-        """After a stop signal: save and end the program."""
-        if self.signals.code is not None:
-            self.save(state, lesson)
-            self.signals.leave(f" at step {state.progress.total}, saved in '{self.folder.path}'")
 
     def fit(self, state: State, lesson: Lesson) -> None:
         """Train with everything that happens beside it: bar, events, saves, stop signals, the defective teacher's watch."""
@@ -138,7 +145,8 @@ class Experiment:
             nonlocal saved
             self.events.step(state, training.batch_size)
             bar.update()
-            self.leave_if_asked(state, lesson)
+            self.signals.look_at_clock()
+            self.signals.leave()
             if time.monotonic() - saved >= save_every:
                 self.save(state, lesson)
                 saved = time.monotonic()
@@ -150,8 +158,7 @@ class Experiment:
 
         with bar:
             fit(state, self.train, self.valid, lesson.teacher, lesson.objective, training, self.precision,
-                watch=self.watch(), after_step=after_step, after_epoch=after_epoch)
-        self.leave_if_asked(state, lesson)
+                watch=self.watch(), after_step=after_step, after_epoch=after_epoch, leave=self.signals.leave)
 
     def watch(self):
         """What may end training early: a defective teacher's first pass of its threshold."""

@@ -7,9 +7,12 @@ from pathlib import Path
 from kd import checkpoint, config
 from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+from kd.runtime import say
 from kd.settings import DistillSettings, Teacher, TeacherSettings
 from kd.state import State
 from kd.strategies import STRATEGIES
+
+RESUME_KEYS = {"state", "split_hash", "content_hash", "precision", "teacher", "clock"}
 
 
 class RunFolder:
@@ -59,10 +62,7 @@ class RunFolder:
 
     def save(self, state: State, **more) -> None:
         """Save for resuming; the file before this one is kept until the next save."""
-        content = {"state": state.state_dict(), **more}
-        if self.resume.is_file():
-            self.resume.replace(self.previous)
-        checkpoint.save(self.resume, content)
+        checkpoint.save(self.resume, {"state": state.state_dict(), **more}, self.previous)
 
     def load(self, **expected) -> dict | None:
         """The saved state or None; falls back to the file before, with a warning, where the newest is damaged.
@@ -77,8 +77,12 @@ class RunFolder:
             except Problem as problem:
                 if file == self.previous or not self.previous.is_file():
                     raise
-                print(f"warning: {problem}; going on from the one before it", flush=True)
+                say(f"warning: {problem}; going on from the one before it")
                 continue
+            lacking = sorted(RESUME_KEYS - content.keys())
+            if lacking:
+                raise Problem(f"resume file '{file}': lacks {lacking}, written by another version; use that one, or give --tag "
+                              "NAME to begin anew", BAD_CHECKPOINT)
             for key, value in expected.items():
                 if content.get(key) != value:
                     raise Problem(f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; go back to "

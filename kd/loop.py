@@ -23,17 +23,19 @@ LOG_EVERY = 20
 def fit(state: State, train: Views, valid: Views, teacher: TeacherFunction, objective: Objective, training: Training,
         precision: Precision, *, watch: Callable[[State], bool] = lambda state: False,
         after_step: Callable[[State], None] = lambda state: None,
-        after_epoch: Callable[[State, dict], None] = lambda state, row: None) -> None:
+        after_epoch: Callable[[State, dict], None] = lambda state, row: None,
+        leave: Callable[[], None] = lambda: None) -> None:
     """Train until the epochs or steps are done or `watch` says so; goes on from wherever `state.progress` stands.
 
     watch        called after every step; True ends training there
     after_step   called after every step, when the state is whole: to save, to log, to leave by an exception
     after_epoch  called with the epoch's row of the history
+    leave        called between two batches of a validation: to leave by an exception, the state being that of the last step
     """
     total = min(training.epochs * train.steps, training.max_steps or math.inf)
     while not state.progress.ended:
         train_epoch(state, train, teacher, objective, training, precision, total, watch, after_step)
-        row, progress = _row(state, valid), state.progress
+        row, progress = _row(state, valid, leave), state.progress
         # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
         if progress.best is None or progress.stopped or row["valid_accuracy"] > progress.best["valid_accuracy"]:
             progress.best, state.best_weights = row, state_on_cpu(state.network.module)
@@ -95,10 +97,10 @@ def clip(module: nn.Module, limit: float | None) -> torch.Tensor:
     return norm
 
 
-def _row(state: State, valid: Views) -> dict:
+def _row(state: State, valid: Views, leave) -> dict:
     """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
     means = state.means()
-    logits, labels = predict(state.network, valid), valid.labels.numpy()
+    logits, labels = predict(state.network, valid, leave), valid.labels.numpy()
     if not np.isfinite(logits).all():
         raise Problem(f"validation after step {state.progress.total}: logits are not finite; lower --lr or set --clip-norm 1, "
                       "under another --tag", DIVERGED)
@@ -108,12 +110,20 @@ def _row(state: State, valid: Views) -> dict:
 
 
 @torch.inference_mode()
-def predict(network: Classifier, views: Views) -> np.ndarray:
-    """Logits of every slot once, in order: float32 [n, K]. Evaluation mode, full precision; the mode is put back."""
+def predict(network: Classifier, views: Views, leave: Callable[[], None] = lambda: None) -> np.ndarray:
+    """Logits of every slot once, in order: float32 [n, K]. Evaluation mode, full precision; the mode is put back.
+
+    `leave` is called before every batch and may end the work by an exception.
+    """
     was_training = network.module.training
     network.module.eval()
-    logits = [network(batch.images).float().cpu() for batch in views.epoch(0)]
-    network.module.train(was_training)
+    logits = []
+    try:
+        for batch in views.epoch(0):
+            leave()
+            logits.append(network(batch.images).float().cpu())
+    finally:
+        network.module.train(was_training)
     return torch.cat(logits).numpy()
 
 

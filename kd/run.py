@@ -27,7 +27,7 @@ def run(settings: TeacherSettings | DistillSettings, dataset: Dataset | None = N
     """
     check_settings(settings)
     folder = RunFolder(folder_of(settings))
-    with contextlib.nullcontext(signals) if signals else StopSignals() as signals, lock(folder.path):
+    with contextlib.nullcontext(signals) if signals else StopSignals(settings.training.max_minutes) as signals, lock(folder.path):
         folder.claim(settings)
         if folder.finished:
             say(f"finished before: {folder.path}")

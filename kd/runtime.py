@@ -1,10 +1,12 @@
 """What the machine gives: device, precision, random streams, stop signals, the lock of a folder."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, printable
+from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, Stopped, printable
+
+# No space, quota used up, larger than the file system or the shell's limit allows.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,29 +82,47 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
 
 
 class StopSignals:
-    """SIGTERM and the first Ctrl-C ask for a stop; the loop saves and leaves. A second Ctrl-C stops at once."""
+    """Asks a run to stop where nothing is half done: on SIGTERM, SIGHUP or Ctrl-C, or once a time budget is used up.
 
-    def __init__(self):
-        self.code = None
+    A second Ctrl-C stops at once. The budget runs from here on and is looked at by `look_at_clock` alone, after a step: a
+    run that is started again and again always gets further.
+    """
+
+    def __init__(self, minutes: float | None = None):
+        self.code, self._why = None, "stopped"
+        self._minutes, self._begun = minutes, time.monotonic()
 
     def __enter__(self):
-        self._old = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
+            numbers.append(signal.SIGHUP)
+        self._old = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(self, *_):
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def leave(self, saved: str = "") -> None:
-        """Raise Problem (130 or 143) if a stop was asked for; a place to leave at, where nothing is half done."""
+    def look_at_clock(self) -> None:
+        """Ask for a stop where the time budget is used up."""
+        if self._minutes is not None and self.code is None and time.monotonic() - self._begun >= 60 * self._minutes:
+            self.code, self._why = TERMINATED, f"stopped: --max-minutes {self._minutes:g} are over"
+
+    def leave(self) -> None:
+        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done."""
         if self.code is not None:
-            raise Problem(f"stopped{saved}; run the same command again to go on", self.code)
+            raise self.stopped("")
+
+    def stopped(self, saved: str) -> Stopped:
+        """The one message of a stop; `saved` says what is safe."""
+        return Stopped(f"{self._why}{saved}; run the same command again to go on", self.code)
 
     def _ask(self, number, _frame):
         if number == signal.SIGINT and self.code == INTERRUPTED:
             raise KeyboardInterrupt
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        print("stopping: saving first (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, RuntimeError):  # the terminal may be gone, or printing just now
+            print("stopping: saving first (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -138,16 +161,22 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def why_not(error: OSError) -> str:
+    """Why something could not be written, in the words that a user knows."""
+    return "disk full" if error.errno in DISK_FULL else error.strerror or str(error)
+
+
 def cannot_write(path: Path, error: OSError) -> Problem:
     """The one message for a place that cannot be written."""
-    return Problem(f"'{path}': cannot be written ({error.strerror}); free space or choose another folder with --out or "
-                   "--cache-dir", CANNOT_WRITE)
+    return Problem(f"'{path}': cannot be written ({why_not(error)}); free space or choose another folder with --out or "
+                   "--cache-dir, then run the same command again", CANNOT_WRITE)
 
 
 def say(text: str) -> None:
-    """Plain lines for the user, above a progress bar if there is one."""
-    tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stdout)
-    sys.stdout.flush()
+    """Plain lines for the user, above a progress bar if there is one. A reader that has gone away ends no training."""
+    with contextlib.suppress(OSError):
+        tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stdout)
+        sys.stdout.flush()
 
 
 def watched() -> bool:

@@ -90,6 +90,7 @@ class Training:
     max_steps: int | None = option(None, "end training after this many steps", least=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE", identity=False)
     save_every_minutes: float = option(5.0, "save for resuming this often", least=0, identity=False)
+    max_minutes: float | None = option(None, "stop after so long, saved; the same command again goes on", least=0, identity=False)
 
 
 @dataclass(frozen=True)

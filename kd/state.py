@@ -1,11 +1,12 @@
 """A network in training: weights, optimizer, loss scale, progress; all that a resumed run needs."""
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 
 import torch
 
-from kd.errors import DIVERGED, Problem
-from kd.models import Classifier
+from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem
+from kd.models import Classifier, state_on_cpu
 from kd.runtime import Precision
 from kd.settings import Training
 
@@ -53,17 +54,33 @@ class State:
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain values. Raises Problem (3) for a state that has diverged."""
         self.divergence.check()
+        self.divergence.check_weights(self.network.module, self.progress.total)
         self._collect()
         return {"weights": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
-        self.network.module.load_state_dict(state["weights"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
+        """Continue from `state_dict`. Raises Problem (4) for a state of another network, or one that lacks something."""
+        try:
+            self.network.module.load_state_dict(state["weights"], strict=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            why = " ".join(str(error).split())[:160]
+            raise Problem(f"saved state of {self.network.name}: does not fit this run ({type(error).__name__}: {why}); give "
+                          "--tag NAME to begin anew", BAD_CHECKPOINT) from None
         self.sums, self.terms = None, ()
+
+    @contextlib.contextmanager
+    def best_in_network(self):
+        """The network holds the best epoch's weights inside the block, and its own again after it."""
+        own = state_on_cpu(self.network.module)
+        self.network.module.load_state_dict(self.best_weights, strict=True)
+        try:
+            yield
+        finally:
+            self.network.module.load_state_dict(own, strict=True)
 
     def add(self, terms: dict[str, torch.Tensor], correct: torch.Tensor, images: int) -> None:
         """Add a step's terms (batch means) to the epoch's sums, without waiting for the device."""
@@ -75,8 +92,11 @@ class State:
         self.sums += torch.stack([*sums, torch.full_like(sums[0], images)])
 
     def means(self) -> dict[str, float]:
-        """Means over the epoch's images so far: the loss, its terms, and accuracy."""
+        """Means over the epoch's images so far: the loss, its terms, and accuracy. Between two epochs: of the one before."""
         self._collect()
+        if not self.progress.sums:
+            return {name.removeprefix("train_"): value for name, value in self.progress.history[-1].items()
+                    if name.startswith("train_")}
         images = self.progress.sums["images"]
         means = {name: value / images for name, value in self.progress.sums.items() if name != "images"}
         return {"accuracy" if name == "correct" else name: value for name, value in means.items()}
@@ -114,6 +134,14 @@ class Divergence:
         """Raise Problem (3) if any step so far was not finite."""
         step = int(self.first_bad.item())
         if step >= 0:
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise Problem(f"loss or gradient at step {step}: not finite (learning rate {lr:g}); no weight was changed by it; "
-                          "lower --lr, set --clip-norm 1 or --amp off, under another --tag", DIVERGED)
+            raise self._problem(f"loss or gradient at step {step}", "no weight was changed by it")
+
+    def check_weights(self, module: torch.nn.Module, step: int) -> None:
+        """Raise Problem (3) for weights that are not finite: a finite gradient may still be stepped on too far."""
+        if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
+            raise self._problem(f"weights after step {step}", "the last file that was saved is finite")
+
+    def _problem(self, what: str, safe: str) -> Problem:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return Problem(f"{what}: not finite (learning rate {lr:g}); {safe}; lower --lr, set --clip-norm 1 or --amp off, under "
+                       "another --tag", DIVERGED)

@@ -1,6 +1,7 @@
 """model.pt: a trained network with what it takes to use it and what it has seen."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from kd.data.dataset import Dataset
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.models import Classifier
 
-KEYS = {"kind", "name", "architecture", "classes", "input", "state_dict", "epoch", "data"}
+# What model.pt holds, as `checkpoint.fault` reads it.
+SCHEMA = {"kind": str, "name": str, "architecture": str, "classes": list, "epoch": int, "state_dict": dict,
+          "input": {"image_size": int, "resize": str, "mean": list, "std": list},
+          "data": {"name": str, "split": str, "split_seed": int, "split_hash": str, "content_hash": str,
+                   "patients": {"train": list, "valid": list}, "files": {"train": torch.Tensor, "valid": torch.Tensor}}}
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,7 @@ def state_hash(state: dict[str, torch.Tensor]) -> str:
 
 def load(path: Path) -> Trained:
     """A model.pt of ours. Raises Problem (4) for a missing, damaged or foreign file."""
-    content = checkpoint.load(path, "model")
-    if not KEYS <= content.keys():
-        raise Problem(f"model '{path}': lacks {sorted(KEYS - content.keys())}; is it a model.pt of this program?", BAD_CHECKPOINT)
-    return _unpack(content, path)
+    return _unpack(checkpoint.load(path, "model"), path)
 
 
 def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
@@ -65,7 +67,7 @@ def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
     """
     if path.suffix != ".safetensors":
         content = checkpoint.load(path, "teacher checkpoint")
-        if KEYS <= content.keys():
+        if SCHEMA.keys() <= content.keys():
             trained = _unpack(content, path)
             if trained.network.architecture != models.architecture_of(name):
                 raise Problem(f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher names "
@@ -86,6 +88,9 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
 
 
 def _unpack(content: dict, path: Path) -> Trained:
+    fault = checkpoint.fault({key: value for key, value in content.items() if key != "format"}, SCHEMA, "it") or _odd(content)
+    if fault:
+        raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)
     network = models.build(content["name"], tuple(content["classes"]))
     if network.architecture != content["architecture"]:
         network = models.build(content["architecture"], tuple(content["classes"]))
@@ -94,6 +99,19 @@ def _unpack(content: dict, path: Path) -> Trained:
     network.mean, network.std = (torch.tensor(content["input"][key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     about = {key: value for key, value in content.items() if key != "state_dict"}
     return Trained(network, about, state_hash(content["state_dict"]))
+
+
+def _odd(content: dict) -> str:
+    """What is wrong inside a model.pt that has all its keys; empty where it is sound."""
+    if len(content["classes"]) < 2 or not all(isinstance(name, str) for name in content["classes"]):
+        return f"its classes are {str(content['classes'])[:100]}, not two or more names"
+    for key in ("mean", "std"):
+        values = content["input"][key]
+        if len(values) != 3 or not all(type(value) is float and math.isfinite(value) for value in values):
+            return f"its input.{key} is {str(values)[:100]}, not three numbers"
+    if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
+        return "its state_dict holds other things than tensors"
+    return ""
 
 
 def differences(trained: Trained, dataset: Dataset) -> list[str]:

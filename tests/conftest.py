@@ -65,6 +65,17 @@ _register("kdtiny", TinyNet)
 _register("kdwide", WideNet)
 
 
+def same(first, second):
+    """Whether two nested states are equal to the bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
 @pytest.fixture(autouse=True)
 def in_own_folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, so that runs/ and cache/ are its alone."""
@@ -85,6 +96,39 @@ def script():
                 return problem.code, out.getvalue() + f"error: {problem}"
         return code, out.getvalue()
     return call
+
+
+@pytest.fixture
+def injected(request):
+    """Count faults that a test of a case made: injected(n). A test that does not say made one."""
+    def count(n):
+        total = dict(request.node.user_properties).get("injections", 0) + n
+        request.node.user_properties[:] = [("injections", total)]
+    return count
+
+
+def pytest_runtest_makereport(item, call):
+    """Hand a test's case number to the summary."""
+    mark = item.get_closest_marker("case")
+    if mark and call.when == "call":
+        for number in mark.args:
+            item.user_properties.append(("case", number))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was tried of tests/README's list of faults, how often, and what was lost."""
+    counts, failures = {}, 0
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            cases = [value for key, value in report.user_properties if key == "case"]
+            made = dict(report.user_properties).get("injections", 1)
+            failures += bool(cases) and outcome == "failed"
+            for case in cases:
+                counts[case] = counts.get(case, 0) + made
+    if counts:
+        listed = ", ".join(f"{case}: {counts[case]}" for case in sorted(counts))
+        terminalreporter.write_line(f"faults: {len(counts)} cases, {sum(counts.values())} injections, {failures} failures "
+                                    f"({listed})")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ def test_what_was_saved_comes_back(tmp_path):
     assert torch.equal(back["a"], content()["a"]) and back["text"] == "x" and os.listdir(tmp_path) == ["file.pt"]
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize("share", [0, 0.01, 0.25, 0.5, 0.75, 0.99])
 def test_a_file_cut_short_is_refused(tmp_path, share):
     checkpoint.save(tmp_path / "file.pt", content())
@@ -32,6 +33,7 @@ def test_a_file_cut_short_is_refused(tmp_path, share):
     assert caught.value.code == BAD_CHECKPOINT and "file.pt" in str(caught.value)
 
 
+@pytest.mark.case(9)
 def test_a_flipped_bit_never_gives_other_tensors(tmp_path):
     checkpoint.save(tmp_path / "file.pt", content())
     whole = (tmp_path / "file.pt").read_bytes()
@@ -57,6 +59,7 @@ class Bomb:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.case(10)
 @pytest.mark.parametrize("legacy", [True, False, None])
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, legacy):
     bomb = {"a": Bomb(tmp_path / "exploded")}
@@ -69,6 +72,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, lega
     assert caught.value.code == BAD_CHECKPOINT and not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.case(9)
 @pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: p.write_text("text"), lambda p: None,
                                   lambda p: torch.save([1, 2], p), lambda p: torch.save({"format": 99}, p)])
 def test_what_is_no_checkpoint_is_refused(tmp_path, make):
@@ -87,6 +91,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert (tmp_path / "file.json").read_text() == "old" and os.listdir(tmp_path) == ["file.json"]
 
 
+@pytest.mark.case(25)
 def test_json_is_strict(tmp_path):
     with pytest.raises(ValueError):
         checkpoint.write_json(tmp_path / "file.json", {"a": float("nan")})

@@ -38,6 +38,7 @@ def test_no_two_sections_share_a_key():
         assert len(config.flat(kind())) == sum(len(config.fields(section.type)) for section in config.fields(kind))
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize("argv, message", [
     (["--temperature", "0"], "temperature '0' in --temperature: must be above 0"),
     (["--temperature", "nan"], "temperature 'nan'"), (["--temperature", "inf"], "must be finite"),
@@ -51,6 +52,7 @@ def test_a_mistaken_flag_is_one_clear_problem(argv, message):
     assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == 2
 
 
+@pytest.mark.case(20)
 @pytest.mark.parametrize("text, message", [
     ("epoch = 3", "unknown key 'epoch' in .*did you mean 'epochs'"), ("[data]\nsplit = 'given'", "unknown key 'data'"),
     ("epochs = 'three'", "not a whole number"), ("epochs = true", "not a whole number"), ("pretrained = 1", "not true or false"),

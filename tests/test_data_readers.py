@@ -52,6 +52,7 @@ def test_mura_csv_and_tree_give_the_same_index(mura_tree):
     assert mura.read(str(mura_tree), "part").samples == tree.samples
 
 
+@pytest.mark.case(17)
 def test_mura_csv_with_a_missing_picture_names_the_row(mura_tree):
     for part in ("train", "valid"):
         (mura_tree / f"{part}_image_paths.csv").write_text(
@@ -106,33 +107,15 @@ def test_pictures_without_a_patient_are_counted_in_a_note(picture_tree):
 def test_images_csv_gives_patients_studies_and_parts(picture_tree):
     root = picture_tree("set", {"x": 2})
     (root / "images.csv").write_text("\ufeffpath,label,patient,study,split\r\nx/image0.png,sick,p1,s1,train\r\n\r\n"
-                                     '"x/image1.png",well,p1,s2,Test\r\n')
+                                     '"x/image1.png",well,p2,s2,Test\r\n')
     index = folder.read(str(root))
     assert index.classes == ("sick", "well") and not index.notes
-    assert [(s.patient, s.study, s.part) for s in index.samples] == [("p1", "s1", "train"), ("p1", "s2", "test")]
-
-
-@pytest.mark.parametrize("row, fault", [
-    ("x/none.png,a,p,train", "row 3.*no such file"), ("../../etc/passwd,a,p,train", "row 3.*leads out"),
-    ("/etc/passwd,a,p,train", "row 3.*leads out"), ("x/image0.png,a,p,train", "row 3.*stands in row 2"),
-    ("x/image1.png,a,p,later", "row 3.*unknown split 'later'"), ("x/image1.png,a", "row 3.*not as many fields")])
-def test_a_bad_csv_row_is_named(picture_tree, row, fault):
-    root = picture_tree("set", {"x": 2})
-    (root / "images.csv").write_text(f"path,label,patient,split\nx/image0.png,b,p,train\n{row}\n")
-    with pytest.raises(Problem, match=fault):
-        folder.read(str(root))
-
-
-def test_a_csv_with_a_strange_header_is_refused(picture_tree):
-    root = picture_tree("set", {"x": 1})
-    (root / "images.csv").write_text("file;label\nx/image0.png;a\n")
-    with pytest.raises(Problem, match="header 'file;label'"):
-        folder.read(str(root))
+    assert [(s.patient, s.study, s.part) for s in index.samples] == [("p1", "s1", "train"), ("p2", "s2", "test")]
 
 
 def test_unlabelled_pictures_and_known_classes(picture_tree):
     root = picture_tree("set", {".": 2})
-    with pytest.raises(Problem, match="no class folder"):
+    with pytest.raises(Problem, match="have no label"):
         folder.read(str(root))
     assert [s.label for s in folder.read(str(root), ("a", "b")).samples] == [-1, -1]
     with pytest.raises(Problem, match="the network knows"):

@@ -1,10 +1,12 @@
 """The loop: exact resume from every step, frozen teachers, divergence, stops."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from conftest import same
 
 from kd import losses, models, teachers
 from kd.data import synthetic
@@ -14,7 +16,7 @@ from kd.errors import DIVERGED, Problem
 from kd.loop import fit, predict, set_lr, stop_at_accuracy
 from kd.runtime import Precision
 from kd.settings import Training
-from kd.state import State
+from kd.state import Progress, State
 
 CPU = torch.device("cpu")
 
@@ -39,17 +41,7 @@ def train(state, views, training, amp="off", **options):
     return state
 
 
-def same(first, second):
-    """Whether two nested states are equal to the bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
-
-
+@pytest.mark.case(1)
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp):
     training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
@@ -68,6 +60,7 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp)
         assert same(resumed.state_dict(), whole.state_dict())
 
 
+@pytest.mark.case(1)
 def test_an_early_best_epoch_survives_a_resume(views):
     training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
     snapshots = []
@@ -82,6 +75,63 @@ def test_an_early_best_epoch_survives_a_resume(views):
     assert whole.progress.best["valid_accuracy"] == max(row["valid_accuracy"] for row in whole.progress.history)
 
 
+# Every item of the saved state; what it is reset to is what a fresh run begins with.
+ITEMS = ["parameters", "buffers", "optimizer", "scaler", "best_weights",
+         *(f"progress.{entry.name}" for entry in dataclasses.fields(Progress))]
+
+
+def without(snapshot, item, start):
+    """A copy of a saved state in which one item is as at the start."""
+    state = copy.deepcopy(snapshot)
+    if item.startswith("progress."):
+        key = item.removeprefix("progress.")
+        state["progress"][key] = start["progress"][key]
+    elif item in ("parameters", "buffers"):
+        names = dict(models.build("kdtiny", synthetic.CLASSES).module.named_parameters())
+        for key in state["weights"]:
+            if (key in names) == (item == "parameters"):
+                state["weights"][key] = start["weights"][key]
+    else:
+        state[item] = start[item]
+    return state
+
+
+def test_the_items_are_all_there_is():
+    state = fresh(Training()).state_dict()
+    assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights"}) | {"parameters", "buffers"}
+
+
+@pytest.mark.case(1)
+@pytest.mark.parametrize("item", ITEMS)
+def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
+    # A run that a watch stops keeps its end, whatever was best before: best epochs count where none does.
+    stops = item not in ("progress.best", "best_weights")
+
+    def watch(state):
+        if state.progress.total % 2 == 0:
+            state.progress.looks.append([state.progress.total, 0.25])
+        return stops and state.progress.total == 10
+
+    def go_on(snapshot):
+        state = fresh(training, "fp16")
+        if snapshot is not None:
+            state.load_state_dict(copy.deepcopy(snapshot))
+        snapshots = []
+        train(state, views, training, "fp16", watch=watch, after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
+        return copy.deepcopy(state.state_dict()), snapshots
+
+    start = copy.deepcopy(fresh(training, "fp16").state_dict())
+    end, snapshots = go_on(None)
+    # Inside the second epoch; for what is set at the end only, the step that stops, and the end itself.
+    moment = {"progress.stopped": snapshots[-1], "progress.ended": end}.get(item, snapshots[5])
+    if not stops:
+        moment["progress"]["best"]["valid_accuracy"] = 1.1  # no later epoch can be better
+    assert same(go_on(moment)[0], go_on(moment)[0])
+    assert not same(go_on(without(moment, item, start))[0], go_on(moment)[0])
+
+
+@pytest.mark.case(22)
 def test_the_teacher_is_as_it_was(views):
     training = Training(epochs=1, batch_size=12, seed=3)
     network = models.build("kdwide", synthetic.CLASSES, seed=9)
@@ -111,6 +161,7 @@ def test_the_student_is_in_training_mode_at_every_step(views):
     assert modes == [True] * 8
 
 
+@pytest.mark.case(19)
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_divergence_stops_before_a_weight_changes(views, poison):
     training, seen = Training(epochs=1, batch_size=12, lr=0.02, seed=3), {}
@@ -132,12 +183,14 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
     assert caught.value.code == DIVERGED and all(torch.equal(seen[name], value) for name, value in weights.items())
 
 
+@pytest.mark.case(19)
 def test_a_huge_learning_rate_ends_as_divergence(views):
     training = Training(epochs=4, batch_size=12, lr=1e30, seed=3)
     with pytest.raises(Problem, match="lower --lr"):
         train(fresh(training), views, training)
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_prediction_counts_every_slot_once_at_any_batch_size(views, batch):
     network = models.build("kdtiny", synthetic.CLASSES)

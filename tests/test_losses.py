@@ -58,6 +58,7 @@ def test_the_mean_is_over_the_batch_alone():
     assert losses.kd(student, teacher, 4.0).item() == pytest.approx(np.mean(each), rel=1e-5)
 
 
+@pytest.mark.case(21)
 @pytest.mark.parametrize("shapes", [((8, 7), (8, 1)), ((8, 7), (1, 7)), ((8, 1), (8, 1)), ((8, 7), (8, 6)), ((7,), (7,))])
 def test_logits_that_would_broadcast_are_refused(shapes):
     with pytest.raises(Problem, match="must both be"):

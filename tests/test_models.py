@@ -47,6 +47,7 @@ def test_weights_of_other_classes_keep_their_body(tmp_path, suffix):
     assert torch.equal(state["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"]) and len(state["fc.bias"]) == 7
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("change, message", [
     (lambda s: {f"module.{k}": v for k, v in s.items()}, "begin with 'module.'"),
     (lambda s: {k: v for k, v in s.items() if "layer4" not in k}, "missing: layer4"),
@@ -60,6 +61,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
     assert caught.value.code == 4
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
 def test_pretrained_weights_out_of_reach_are_told_soon(monkeypatch, tmp_path, name):
     monkeypatch.setattr(weights, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything

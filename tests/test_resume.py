@@ -1,6 +1,8 @@
 """Nothing is lost: runs that are killed, stopped, damaged or started twice."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,10 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY, TinyNet
+from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY, TinyNet, same
+from faults import Child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kd import checkpoint, config
+from kd.errors import Problem
+from kd.folder import RESUME_KEYS, RunFolder
 from kd.results import report as reports
+from kd.runtime import lock
+from kd.settings import DistillSettings, TeacherSettings
 
 CHILD = """
 import sys
@@ -40,18 +48,19 @@ def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.case(2, 6)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_ends_as_if_it_never_was(script, number):
     # Given weights take the road of pretrained ones: after a resume the student is not built from them again.
     torch.save(TinyNet(num_classes=7).state_dict(), "start.pt")
     argv = [*PAIR, "--mode", "normal", "--epochs", "6", "--batch-size", "4", "--save-every-minutes", "0", "--weights", "start.pt"]
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(path=[str(ROOT), str(ROOT / "tests")], argv=argv)],
-                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (RUN / "resume.previous.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
-    child.send_signal(number)
+    os.killpg(child.pid, number)
     stderr = child.communicate(timeout=60)[1].decode()
     assert child.returncode == (-9 if number == signal.SIGKILL else 143) and not (RUN / "report.json").exists()
     if number == signal.SIGTERM:
@@ -70,6 +79,7 @@ def test_a_killed_run_ends_as_if_it_never_was(script, number):
     assert points[RUN] == points[whole]
 
 
+@pytest.mark.case(6)
 def test_a_signal_while_the_teacher_is_trained_ends_the_student_too(script, monkeypatch):
     asked = []
 
@@ -86,6 +96,7 @@ def test_a_signal_while_the_teacher_is_trained_ends_the_student_too(script, monk
     assert code == 0 and "going on from step" in out
 
 
+@pytest.mark.case(6)
 def test_a_signal_in_the_last_validation_is_not_forgotten(script, monkeypatch):
     command = ["train_teacher", ["--model", "kdtiny", *TINY]]
     with monkeypatch.context() as patch:
@@ -96,13 +107,31 @@ def test_a_signal_in_the_last_validation_is_not_forgotten(script, monkeypatch):
     assert code == 0 and "going on from step" in out and (DATA / "teacher/kdtiny/seed0/report.json").exists()
 
 
+@pytest.mark.case(23)
 def test_two_processes_never_share_a_run_folder(script):
-    from kd.runtime import lock
     with lock(DATA / "teacher/kdtiny/seed0"):
         code, out = script("train_teacher", ["--model", "kdtiny", *TINY])
     assert code == 75 and f"process {os.getpid()}" in out
 
 
+@pytest.mark.case(23)
+def test_the_lock_goes_with_a_killed_process(script):
+    def hold():
+        with lock(DATA / "teacher/kdtiny/seed0"):
+            Path("held").touch()
+            time.sleep(60)
+
+    child = Child(hold)
+    deadline = time.monotonic() + 30
+    while not Path("held").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert script("train_teacher", ["--model", "kdtiny", *TINY])[0] == 75
+    child.kill(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert script("train_teacher", ["--model", "kdtiny", *TINY])[0] == 0
+
+
+@pytest.mark.case(3)
 def test_what_a_killed_save_left_is_cleared_away(script):
     folder = DATA / "teacher/kdtiny/seed0"
     folder.mkdir(parents=True)
@@ -111,12 +140,104 @@ def test_what_a_killed_save_left_is_cleared_away(script):
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_a_damaged_resume_file_falls_back_to_the_one_before(script, monkeypatch):
-    command = ["train_teacher", ["--model", "kdtiny", *TINY, "--save-every-minutes", "0"]]
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr("kd.results.outcome.conclude", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
-        script(*command)
-    newest = next(Path("runs").rglob("resume.pt"))
+@pytest.fixture
+def begun(script):
+    """A distillation after its second step, saved twice: (its command, newest resume file, the one before)."""
+    command = ["distill", [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]]
+    script("train_teacher", ["--model", "kdwide", *TINY])
+    for _ in range(2):
+        assert script(command[0], [*command[1], "--max-minutes", "0"])[0] == 143
+    return command, RUN / "resume.pt", RUN / "resume.previous.pt"
+
+
+DAMAGES = {"0 %": lambda content: b"", **{f"{share} %": lambda content, s=share: content[:len(content) * s // 100]
+                                          for share in (1, 25, 50, 75, 99)},
+           "text": lambda content: b"not a checkpoint", "garbage": lambda content: bytes(range(256)) * 99}
+
+
+@pytest.mark.case(9)
+def test_every_damage_of_the_resume_file_falls_back_to_the_one_before(begun, injected):
+    """Read as a resuming run reads it; whole runs are what the next test does."""
+    _, newest, previous = begun
+    whole, older = newest.read_bytes(), checkpoint.load(previous)
+    damages = [damage(whole) for damage in DAMAGES.values()]
+    for place in random.Random(0).sample(range(len(whole)), 20):
+        damages.append(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1:])
+    fallen = 0
+    for content in damages:
+        newest.write_bytes(content)
+        found = RunFolder(RUN).load()["state"]
+        now = same(found, older["state"])
+        newest.write_bytes(whole)
+        assert now or same(found, checkpoint.load(newest)["state"])
+        fallen += now
+    assert fallen >= len(DAMAGES)
+    injected(len(damages))
+
+
+@pytest.mark.case(9)
+def test_a_damaged_resume_file_costs_only_the_steps_since_the_one_before(begun, script):
+    command, newest, previous = begun
     newest.write_bytes(newest.read_bytes()[:-50])
     code, out = script(*command)
-    assert code == 0 and "warning: resume file" in out and "going on from step" in out
+    assert code == 0 and "warning: resume file" in out and "going on from step 1 " in out
+
+
+@pytest.mark.case(9)
+def test_two_damaged_resume_files_are_refused(begun, script):
+    command, newest, previous = begun
+    for file in (newest, previous):
+        file.write_bytes(b"")
+    code, out = script(*command)
+    assert code == 4 and "resume" in out.splitlines()[-1]
+
+
+@pytest.mark.case(1)
+@pytest.mark.parametrize("key", sorted(RESUME_KEYS))
+def test_a_resume_file_that_lacks_anything_is_refused(begun, script, key):
+    command, newest, _ = begun
+    content = checkpoint.load(newest)
+    del content[key]
+    checkpoint.save(newest, content)
+    code, out = script(*command)
+    assert code == 4 and f"lacks ['{key}']" in out.splitlines()[-1]
+
+
+@pytest.mark.case(11)
+def test_a_resume_file_of_another_network_is_refused(begun, script):
+    command, newest, _ = begun
+    content = checkpoint.load(newest)
+    content["state"]["weights"]["fc.weight"] = torch.zeros(2, 2)
+    checkpoint.save(newest, content)
+    code, out = script(*command)
+    assert code == 4 and "saved state of kdtiny" in out.splitlines()[-1] and "fc.weight" in out.splitlines()[-1]
+
+
+@pytest.mark.case(12)
+def test_a_teacher_that_was_replaced_under_a_run_is_refused(begun, script):
+    command, _, _ = begun
+    content = checkpoint.load(TEACHER / "model.pt")
+    content["state_dict"]["fc.bias"] += 1
+    checkpoint.save(TEACHER / "model.pt", content)
+    code, out = script(*command)
+    assert code == 4 and "restore that teacher" in out.splitlines()[-1]
+
+
+@pytest.mark.case(12)
+@pytest.mark.parametrize("kind", [TeacherSettings, DistillSettings])
+def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, injected, kind):
+    settings = kind()
+    folder = RunFolder(tmp_path)
+    folder.claim(settings)
+    folder.resume.touch()
+    folder.claim(settings)
+    keys = config.flat(settings, identity_only=True).keys() - {"data_dir"}
+    for key in keys:
+        old = config.flat(settings)[key]
+        new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25, str: lambda: "other",
+               type(None): lambda: 3}[type(old)]()
+        with pytest.raises(Problem) as caught:
+            folder.claim(config.replace(settings, **{key: new}))
+        assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)
+    assert len(keys) > 25
+    injected(len(keys))

@@ -73,6 +73,7 @@ def test_the_same_command_again_changes_nothing(script):
     assert before == {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in before}
 
 
+@pytest.mark.case(12)
 def test_other_settings_are_refused_and_a_tag_gives_them_a_folder(script):
     script("distill", [*PAIR, "--mode", "normal"])
     code, out = script("distill", [*PAIR, "--mode", "normal", "--temperature", "9"])
@@ -173,6 +174,7 @@ def test_a_teacher_that_saw_the_students_test_patients_is_refused(script):
     assert code == 4 and "patients" in out and "student's valid part" in out
 
 
+@pytest.mark.case(21)
 def test_a_teacher_of_other_classes_is_refused(script, picture_tree):
     root = picture_tree("two", {"a": 12, "b": 12})
     script("train_teacher", ["--model", "kdwide", *TINY, "--dataset", "folder", "--data-dir", root])
@@ -197,11 +199,13 @@ def test_mistakes_are_told_in_one_line(script, name, argv, message):
     assert code in (2, 3, 4) and message in out.splitlines()[-1] and "error: " in out.splitlines()[-1]
 
 
+@pytest.mark.case(24)
 def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(script):
     code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--out", "/dev/null/x"])
     assert code == 74 and "cannot be written" in out and not Path("cache").exists()
 
 
+@pytest.mark.case(13)
 def test_a_truncated_picture_stops_the_run_before_training(script, picture_tree):
     root = picture_tree("set", {"a": 12, "b": 12})
     whole = (root / "a/image3.png").read_bytes()

@@ -46,6 +46,7 @@ def test_a_changed_file_is_decoded_again_and_it_alone(picture_tree):
     assert changed.ensure(all_rows(changed)) == 1 and (changed.pictures[0] == 7).all()
 
 
+@pytest.mark.case(13)
 def test_all_bad_files_are_listed_at_once_and_good_ones_are_kept(picture_tree):
     root = picture_tree("set", {"a": 4, "b": 4})
     whole = (root / "a" / "image1.png").read_bytes()
@@ -65,6 +66,7 @@ def ramp16():
     return Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("name, picture, mean", [
     ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255),
     ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
@@ -79,6 +81,7 @@ def test_every_mode_of_picture_becomes_grey(picture_tree, name, picture, mean):
     assert store.channels == 1 and store.pictures[1].mean() == pytest.approx(mean, abs=1.0)
 
 
+@pytest.mark.case(13)
 def test_an_exif_turn_is_applied(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     picture = Image.fromarray(np.repeat([[0], [255]], 8, 0).repeat(16, 1).astype(np.uint8))
@@ -106,6 +109,7 @@ def test_padding_keeps_the_shape(picture_tree):
     assert (store.pictures[0, 0, 7:9] == 200).all() and (store.pictures[0, 0, :4] == 0).all()
 
 
+@pytest.mark.case(14)
 def test_a_huge_picture_is_refused_before_it_is_decoded(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     Image.new("1", (20_000, 20_000)).save(root / "a" / "image0.png")
@@ -122,6 +126,7 @@ def test_identical_files_have_the_same_hash(picture_tree):
     assert (store.hashes[1] == store.hashes[2]).all() and (store.hashes[0] != store.hashes[1]).any()
 
 
+@pytest.mark.case(15)
 def test_a_fifo_named_as_a_picture_does_not_hang(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     os.mkfifo(root / "b" / "pipe.png")

@@ -1,6 +1,7 @@
 """Any pictures: class folders, train/valid/test folders of class folders, or an images.csv; also without labels."""
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -25,15 +26,15 @@ def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
     if not root.is_dir():
         raise Problem(f"data_dir '{data_dir}' in --data-dir: no such folder; give the folder of the pictures")
     table = root / "images.csv"
-    rows, skipped = _from_csv(root, table) if table.is_file() else _from_tree(root)
+    rows, skipped = _from_csv(root, table, classes) if table.is_file() else _from_tree(root)
     if not rows:
         raise Problem(f"data_dir '{data_dir}' in --data-dir: holds no pictures ({', '.join(PICTURES)}); give another folder")
     found = sorted({row["label"] for row in rows if row["label"]})
     if classes is None:
         unlabeled = [row["path"] for row in rows if not row["label"]]
         if unlabeled:
-            raise Problem(f"pictures in {root}: {first_ten(unlabeled)} stand in no class folder; put each class into a "
-                          "folder, or list path,label in images.csv")
+            raise Problem(f"pictures in {root}: {first_ten(unlabeled)} have no label; put each class into a folder, or list "
+                          "path,label in images.csv")
         if len(found) < 2:
             raise Problem(f"classes in {root}: only {found}; a classifier needs at least two class folders")
     unknown = [name for name in found if classes is not None and name not in classes]
@@ -72,43 +73,57 @@ def _has_parts(root: Path, tops: set[str]) -> bool:
     return bool(parts) and parts == tops
 
 
-def _from_csv(root: Path, table: Path) -> tuple[list[dict], int]:
+def _from_csv(root: Path, table: Path, classes: tuple[str, ...] | None) -> tuple[list[dict], int]:
     try:
         text = table.read_bytes().decode("utf-8-sig")
-        reader = csv.DictReader(text.splitlines(), strict=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        records = [(reader.line_num, record) for record in reader]
+        if "\0" in text:
+            raise csv.Error(f"row {text[:text.index(chr(0))].count(chr(10)) + 1} holds a NUL byte")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        columns = [name.strip() for name in next(reader, ())]
+        records = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise Problem(f"'{table}': cannot be read as CSV ({error}); save it as UTF-8 text with commas") from None
-    if "path" not in columns or not set(columns) <= COLUMNS:
-        raise Problem(f"header '{','.join(columns)}' in {table}: must be path,label[,patient][,study][,split]; mend line 1")
-    rows, faults, seen = [], [], {}
-    for number, record in records:
-        row = {name: "" for name in COLUMNS} | {key.strip(): (value or "").strip() for key, value in record.items() if key}
-        fault = _fault(root, row, record, seen)
+    if "path" not in columns or not set(columns) <= COLUMNS or len(set(columns)) < len(columns):
+        raise Problem(f"header '{','.join(columns)[:200]}' in {table}: must be path,label[,patient][,study][,split], with "
+                      "commas; mend line 1")
+    if not records:
+        raise Problem(f"'{table}': has no rows below its header; list the pictures, or remove it to read the folders as they are")
+    rows, faults, seen, parts = [], [], {}, {}
+    for number, fields in records:
+        row = {name: "" for name in COLUMNS} | dict(zip(columns, map(str.strip, fields)))
+        row["path"] = row["path"] and os.path.normpath(row["path"])
+        fault = "not as many fields as the header" if len(fields) != len(columns) else _fault(root, row, classes, seen, parts)
         if fault:
             faults.append(f"row {number} '{row['path']}' ({fault})")
             continue
+        part = PART_NAMES[row["split"].lower()] if row["split"] else None
         seen[row["path"]] = number
-        rows.append(row | {"split": PART_NAMES[row["split"].lower()] if row["split"] else None})
+        if row["patient"] and part:
+            parts.setdefault(row["patient"], (part, number))
+        rows.append(row | {"split": part})
     if faults:
         raise Problem(f"rows of {table}: {first_ten(faults)}; mend them")
     return rows, 0
 
 
-def _fault(root: Path, row: dict, record: dict, seen: dict) -> str:
-    """Why a row cannot be used; empty where it can."""
-    path = row["path"]
-    if None in record or None in record.values():
-        return "not as many fields as the header"
-    if not path or "\0" in path:
+def _fault(root: Path, row: dict, classes: tuple[str, ...] | None, seen: dict, parts: dict) -> str:
+    """Why a row cannot be used; empty where it can. `seen`: path -> row; `parts`: patient -> (part, row)."""
+    path, split, patient = row["path"], row["split"], row["patient"]
+    if not path:
         return "no path"
     if path in seen:
         return f"stands in row {seen[path]} too"
-    if os.path.isabs(path) or not (root / path).resolve().is_relative_to(root.resolve()):
-        return "leads out of the folder"
-    if not (root / path).is_file():
-        return "no such file"
-    if row["split"] and row["split"].lower() not in PART_NAMES:
-        return f"unknown split '{row['split']}'"
+    try:
+        if os.path.isabs(path) or not (root / path).resolve().is_relative_to(root.resolve()):
+            return "leads out of the folder"
+        if not (root / path).is_file():
+            return "no such file"
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+        return f"no file ({getattr(error, 'strerror', error)})"
+    if classes is not None and row["label"] and row["label"] not in classes:
+        return f"unknown label '{row['label']}', the network knows {', '.join(classes)}"
+    if split and split.lower() not in PART_NAMES:
+        return f"unknown split '{split}'"
+    if split and parts.get(patient, (PART_NAMES[split.lower()],))[0] != PART_NAMES[split.lower()]:
+        return f"patient '{patient}' in {split}, but in {parts[patient][0]} in row {parts[patient][1]}"
     return ""

@@ -67,7 +67,7 @@ def _from_tree(root: Path) -> tuple[list[str], int]:
 
 def _from_csv(root: Path) -> tuple[list[str], int]:
     """The same from the official lists, whose paths begin with `MURA-v1.1/` whatever the folder is called."""
-    paths, skipped, missing = [], 0, []
+    paths, skipped, missing, strange = [], 0, [], []
     for folder in FOLDERS:
         file = root / f"{folder}_image_paths.csv"
         try:
@@ -81,13 +81,16 @@ def _from_csv(root: Path) -> tuple[list[str], int]:
             if not line.strip():
                 continue
             if _STUDY.fullmatch(path) is None:
-                raise Problem(f"row {number} '{line.strip()}' in {file}: not MURA-v1.1/PART/XR_.../imageN.png; mend the row")
+                strange.append(f"row {number} '{line.strip()[:200]}' in {file.name}")
+                continue
             if path.rpartition("/")[2].startswith("."):
                 skipped += 1
                 continue
-            if not (root / path).exists():
+            if not (root / path).is_file():
                 missing.append(f"row {number} {path}")
             paths.append(path)
+    if strange:
+        raise Problem(f"CSV files of {root}: {first_ten(strange)} are not MURA-v1.1/PART/XR_.../imageN.png; mend the rows")
     if missing:
         raise Problem(f"pictures listed in the CSV files of {root}: {first_ten(missing)} are missing; unpack MURA-v1.1.zip "
                       "again, or remove both lists to read the tree as it is")

@@ -16,7 +16,7 @@ from kd.errors import Problem, first_ten
 from kd.runtime import cannot_write, make_folder, watched
 
 HASH_BYTES = 16
-MAX_PIXELS = 100_000_000
+MAX_PIXELS, MAX_BYTES = 100_000_000, 1 << 30
 CHUNK = 256
 _RECIPE = "decoding 1"
 
@@ -139,6 +139,9 @@ def _hash(content: bytes) -> bytes:
 def _file_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise OSError("not a regular file")
+    size = path.stat().st_size
+    if not 0 < size <= MAX_BYTES:  # files of /proc say 0 and may never end
+        raise OSError("empty" if size == 0 else f"{size} bytes, more than {MAX_BYTES >> 30} GiB")
     return path.read_bytes()
 
 
@@ -147,6 +150,8 @@ def _open(content: bytes, size: int, channels: int) -> Image.Image:
     picture = Image.open(io.BytesIO(content))
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS // 10**6} million")
+    if picture.format == "PNG":
+        Image.open(io.BytesIO(content)).verify()  # decoding alone passes over the checksum of the pixels
     picture.draft("L" if channels == 1 else "RGB", (size, size))
     picture.load()
     return ImageOps.exif_transpose(picture)

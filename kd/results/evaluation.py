@@ -4,18 +4,18 @@ from pathlib import Path
 
 import numpy as np
 
-from kd import checkpoint, metrics, trained
+from kd import checkpoint, config, metrics, trained
 from kd.data import folder as folder_reader
 from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.errors import Problem
+from kd.errors import BAD_CHECKPOINT, Problem
 from kd.folder import RunFolder
 from kd.loop import predict
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
-from kd.settings import Data, Evaluation
+from kd.settings import Evaluation, TeacherSettings
 
 SCHEMA_VERSION = 1
 
@@ -30,12 +30,18 @@ def evaluate(run: Path, how: Evaluation) -> dict:
     report = reports.read(run)
     model = trained.load(folder.model)
     network = model.network.to(pick_device(how.device))
+    data, given, taken = report["data"], report["settings"], model.about["input"]
+    says = {"image_size": given.get("image_size"), "resize": given.get("resize"), "classes": data["classes"]}
+    holds = {"image_size": taken["image_size"], "resize": taken["resize"], "classes": list(network.classes)}
+    if says != holds or data["channels"] not in (1, 3):
+        raise Problem(f"'{folder.report}': says {says} and {data['channels']} channels, its model.pt {holds}; they do not belong "
+                      "together, restore both", BAD_CHECKPOINT)
     return _own_test_part(folder, report, network, how) if how.dataset is None else _other_pictures(folder, report, network, how)
 
 
 def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
-    settings = {key: value for key, value in report["settings"].items() if key in Data.__dataclass_fields__}
-    data = Data(**settings | {"cache_dir": how.cache_dir, "data_dir": how.data_dir or settings["data_dir"]})
+    settings = config.build(TeacherSettings, {key: (value, str(folder.report)) for key, value in report["settings"].items()})
+    data = config.replace(settings, cache_dir=how.cache_dir, data_dir=how.data_dir or settings.data.data_dir).data
     dataset = open_dataset(data, read_index(data))
     for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
         if report["data"][key] != now:
@@ -54,7 +60,7 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) ->
 def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
     data = report["data"]
     index = folder_reader.read(how.data_dir, tuple(data["classes"]))
-    store = Store(index, how.cache_dir, data["image_size"], report["settings"]["resize"], data["channels"])
+    store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"])
     rows = np.arange(len(index.samples))
     store.ensure(rows)
     logits = predict(network, Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device)))

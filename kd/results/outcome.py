@@ -3,6 +3,7 @@
 import datetime
 import platform
 import time
+from collections.abc import Callable
 
 import numpy as np
 import PIL
@@ -12,11 +13,12 @@ import torch
 from kd import checkpoint, config, metrics, models, trained
 from kd.data.dataset import Dataset
 from kd.data.views import Views
+from kd.errors import Problem
 from kd.folder import RunFolder, portable
 from kd.loop import predict
 from kd.results import report as reports
 from kd.results.events import Events
-from kd.runtime import Precision
+from kd.runtime import Precision, say
 from kd.settings import DistillSettings
 from kd.state import State
 
@@ -51,12 +53,15 @@ class Clock:
 
 
 def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid: Views, test: Views, teacher: dict | None,
-             clock: dict, events: Events) -> dict:
-    """Predict with the last and the best weights, write all files of the finished run (the report last), return the report."""
+             clock: dict, events: Events, leave: Callable[[], None]) -> dict:
+    """Predict with the last and the best weights, write all files of the finished run (the report last), return the report.
+
+    `leave` may end the predictions by an exception; the state is then as it was.
+    """
     network, progress, classes = state.network, state.progress, dataset.index.classes
-    last = _result(progress.history[-1], predict(network, test), test)
-    network.module.load_state_dict(state.best_weights, strict=True)
-    logits = {"valid": predict(network, valid), "test": predict(network, test)}
+    last = _result(progress.history[-1], predict(network, test, leave), test)
+    with state.best_in_network():
+        logits = {"valid": predict(network, valid, leave), "test": predict(network, test, leave)}
     labels = test.labels.numpy()
     report = reports.check({
         "schema_version": reports.SCHEMA_VERSION, "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
@@ -81,7 +86,10 @@ def _write(settings, folder: RunFolder, dataset: Dataset, state: State, logits: 
     checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
                                                report["results"]["best"]["epoch"], dataset))
     checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits))
-    reports.save_figure(folder.path / "confusion.png", figure)
+    try:
+        reports.save_figure(folder.path / "confusion.png", figure)
+    except Problem as problem:  # a picture that can be drawn again is no reason to lose a run
+        say(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
     events.finish(report, figure)
     checkpoint.write_json(folder.report, report)
 

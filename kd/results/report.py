@@ -8,7 +8,7 @@ import numpy as np
 
 from kd import checkpoint
 from kd.data.index import Index
-from kd.errors import Problem, printable
+from kd.errors import BAD_CHECKPOINT, Problem, printable
 
 SCHEMA_VERSION = 1
 _FIGURE = (float, type(None))
@@ -31,33 +31,24 @@ TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split"
            "test_accuracy": float, "gradient_ratio": _FIGURE, "differences": list}
 
 
-def check(report: dict) -> dict:
-    """The report itself, if it has exactly the schema's keys with their types. Raises Problem naming the first fault."""
-    fault = _fault(report, SCHEMA, "report")
+def check(report: dict, where: str = "report") -> dict:
+    """The report itself, if it has exactly the schema's keys with their types. Raises Problem (4) naming the first fault."""
+    version = report.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        fault = f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
+    else:
+        fault = checkpoint.fault(report, SCHEMA, "report")
     if not fault and report["teacher"] is not None:
-        fault = _fault(report["teacher"], TEACHER, "teacher")
-    if not fault and report["schema_version"] != SCHEMA_VERSION:
-        fault = f"schema_version is {report['schema_version']}, this program reads {SCHEMA_VERSION}"
+        fault = checkpoint.fault(report["teacher"], TEACHER, "teacher")
     if fault:
-        raise Problem(f"report: {fault}; run the command again in a new --out, or use the program that wrote it")
+        raise Problem(f"{where}: {fault}; run the command again in a new --out, or use the program that wrote it", BAD_CHECKPOINT)
     return report
 
 
-def _fault(value, schema, where: str) -> str:
-    if not isinstance(schema, dict):
-        types = schema if isinstance(schema, tuple) else (schema,)
-        return "" if type(value) in types else f"{where} is {type(value).__name__}, not {' or '.join(t.__name__ for t in types)}"
-    if not isinstance(value, dict):
-        return f"{where} is {type(value).__name__}, not an object"
-    if value.keys() != schema.keys():
-        return f"{where} lacks {sorted(schema.keys() - value.keys())} and has unknown {sorted(value.keys() - schema.keys())}"
-    faults = (_fault(value[key], schema[key], f"{where}.{key}") for key in schema)
-    return next((fault for fault in faults if fault), "")
-
-
 def read(folder: Path) -> dict:
-    """The checked report of a finished run. Raises Problem for a folder without one and for a damaged one."""
-    return check(checkpoint.read_json(folder / "report.json"))
+    """The checked report of a finished run. Raises Problem (4) for a folder without one and for a damaged one."""
+    file = folder / "report.json"
+    return check(checkpoint.read_json(file), f"report '{file}'")
 
 
 def predictions_csv(index: Index, rows_of: dict[str, np.ndarray], logits_of: dict[str, np.ndarray]) -> str:
@@ -67,7 +58,7 @@ def predictions_csv(index: Index, rows_of: dict[str, np.ndarray], logits_of: dic
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "path", "patient", "study", "label", *(f"logit_{name}" for name in index.classes)])
+    writer.writerow(["part", "path", "patient", "study", "label", *(f"logit_{printable(name)}" for name in index.classes)])
     for part, rows in rows_of.items():
         for row, logits in zip(rows, logits_of[part]):
             sample = index.samples[row]

@@ -1,0 +1,87 @@
+"""How a test makes the worst happen: a forked child that is killed, runs out of disk, or dies inside a chosen call."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from kd.errors import run_main
+
+CRASHED = 99
+NEVER = 10**9
+
+
+class Child:
+    """A forked copy of this process that calls `call` and exits with its code; importing torch is paid once, by the parent.
+
+    Its output goes to files, `out` and `err` hold it after `wait`. An alarm ends one that hangs.
+    """
+
+    def __init__(self, call, seconds: int = 60):
+        self.files = Path(f"child-{time.monotonic_ns()}.out"), Path(f"child-{time.monotonic_ns()}.err")
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = CRASHED
+            try:
+                signal.alarm(seconds)
+                sys.stdout, sys.stderr = (file.open("w", buffering=1) for file in self.files)
+                torch.set_num_threads(1)  # two hang after a fork
+                code = run_main(call)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def kill(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit code, or minus the signal that ended it."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.out, self.err = (file.read_text() if file.exists() else "" for file in self.files)
+        for file in self.files:
+            file.unlink(missing_ok=True)
+        return code
+
+
+def in_child(call, seconds: int = 60) -> Child:
+    """Run `call` in a child to its end; the child has `code`, `out` and `err`."""
+    child = Child(call, seconds)
+    child.code = child.wait()
+    return child
+
+
+def limit_files(size: int, deadly: bool = False) -> None:
+    """In a child: no file may grow beyond `size` bytes. A write that would is an error as on a full disk, or kills."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL if deadly else signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+class DieAt:
+    """In a child: SIGKILL itself just before or just after the k-th call of what makes files last; counts them."""
+
+    NAMES = ("open", "close", "fsync", "replace", "rename", "unlink", "fchmod", "ftruncate")
+
+    def __init__(self, k: int = NEVER, after: bool = False):
+        self.count = 0
+        for name in self.NAMES:
+            setattr(os, name, self.counted(getattr(os, name), k, after))
+
+    def counted(self, call, k, after):
+        def wrapper(*arguments, **options):
+            self.count += 1
+            number = self.count
+            if number == k and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = call(*arguments, **options)
+            if number == k:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return wrapper

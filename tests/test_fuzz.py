@@ -1,0 +1,243 @@
+"""Thousands of damaged inputs: each gives one clear Problem or the right result; never a traceback, a hang or a wrong success."""
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, ROOT, TINY, same
+from PIL import Image
+
+from kd import checkpoint, config, trained
+from kd.data import folder
+from kd.data.store import Store
+from kd.errors import Problem
+from kd.settings import DistillSettings
+
+SECONDS = 10
+WORDS = [b"NaN", b"-1", b"1e400", b"null", b"{}", b"[]", b"\0", b'"', b"9" * 30, b"true", b"\xff\xfe", b"\n", b",", b"..", b"/"]
+SIZES = [pytest.param(40), pytest.param(600, marks=pytest.mark.slow)]
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """One to three random damages: bits, cuts, copies, foreign words, numbers."""
+    data = bytearray(content)
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        a, b = sorted((chance.randrange(len(data) + 1), chance.randrange(len(data) + 1)))
+        b = min(b, a + chance.choice([1, 4, 30, 10**9]))
+        kind = chance.randrange(7)
+        if kind <= 1 and data:
+            data[min(a, len(data) - 1)] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            del data[a:b]
+        elif kind == 3:
+            data[a:a] = data[a:b][:5000]
+        elif kind == 4:
+            data[a:b] = chance.choice(WORDS)
+        elif kind == 5:
+            del data[a:]
+        else:
+            data[a:b] = chance.randbytes(b - a)
+    return bytes(data)
+
+
+def refused(call, *codes):
+    """(the Problem's text, None), or (None, what `call` returned); nothing else may come, nor may it take long."""
+    def too_long(*_):
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    try:
+        return None, call()
+    except Problem as problem:
+        assert problem.code in codes and str(problem).strip(), problem
+        return str(problem), None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def pictures():
+    """(name, bytes, whether a wrong pixel can be told) of small pictures in every format."""
+    values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    grey, colour = Image.fromarray(values[..., 0]), Image.fromarray(values)
+    deep = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    for name, picture, form, told in (
+            ("grey.png", grey, "PNG", True), ("colour.png", colour, "PNG", True), ("deep.png", deep, "PNG", True),
+            ("palette.png", colour.convert("P"), "PNG", True), ("photo.jpg", colour, "JPEG", False),
+            ("scan.tif", grey, "TIFF", False), ("deep.tif", deep, "TIFF", False), ("old.bmp", grey, "BMP", False),
+            ("film.gif", grey, "GIF", False), ("web.webp", colour, "WEBP", False)):
+        content = io.BytesIO()
+        picture.save(content, form)
+        yield name, content.getvalue(), told
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize("count", SIZES)
+def test_pictures(picture_tree, injected, count):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    chance, bad = random.Random(1), 0
+    for number in range(count):
+        name, content, told = chance.choice(list(pictures()))
+        file = root / "a" / name
+
+        def decoded():
+            store = Store(folder.read(str(root)), "cache", 16, "squash", 3)
+            store.ensure(np.arange(len(store.index.samples)))
+            row = [sample.path for sample in store.index.samples].index(f"a/{name}")
+            return store.gather(np.array([row]))
+
+        file.write_bytes(content)
+        whole = decoded()
+        file.write_bytes(mutated(content, chance))
+        os.utime(file, ns=(number, number))
+        text, array = refused(decoded, 2)
+        assert text is None or name in text
+        assert text is not None or array.shape == (1, 3, 16, 16)
+        assert text is not None or not told or torch.equal(array, whole), f"{name}, number {number}: other pixels"
+        bad += text is not None
+        file.unlink()
+    assert bad > count / 4
+    injected(count)
+
+
+@pytest.mark.case(17)
+@pytest.mark.parametrize("count", SIZES)
+def test_tables(picture_tree, injected, count):
+    root = picture_tree("set", {"a": 6, "b": 6})
+    lines = ["path,label,patient,study,split"] + [
+        f"{name}/image{k}.png,{name},p{k // 2}{name},s{k},{part}" for name in "ab" for k, part in enumerate(
+            ["train", "train", "valid", "valid", "test", "test"])]
+    chance, bad = random.Random(2), 0
+    for _ in range(count):
+        content = mutated("\n".join(lines).encode(), chance)
+        (root / "images.csv").write_bytes(content)
+        text, index = refused(lambda: folder.read(str(root)), 2)
+        bad += text is not None
+        if index is not None:
+            rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if any(map(str.strip, row))]
+            columns = [name.strip() for name in rows[0]]
+            label, path = columns.index("label"), columns.index("path")
+            assert sorted((os.path.normpath(row[path].strip()), row[label].strip()) for row in rows[1:]) == sorted(
+                (sample.path, index.classes[sample.label]) for sample in index.samples)
+            assert all((root / sample.path).is_file() for sample in index.samples)
+    assert bad > count / 4
+    injected(count)
+
+
+@pytest.mark.case(20)
+@pytest.mark.parametrize("count", SIZES)
+def test_configs(injected, count, capsys):
+    config.parse(DistillSettings, ["--dry-run"])
+    texts = [capsys.readouterr().out.encode(), *(file.read_bytes() for file in (ROOT / "configs").glob("*.toml"))]
+    chance, bad = random.Random(3), 0
+    for number in range(count):
+        as_json = number % 3 == 0
+        content = json.dumps(config.flat(DistillSettings())).encode() if as_json else chance.choice(texts)
+        file = Path("a.json" if as_json else "a.toml")
+        file.write_bytes(mutated(content, chance))
+        text, settings = refused(lambda: config.parse(DistillSettings, ["--config", str(file)]), 2)
+        bad += text is not None
+        assert text is None or file.name in text
+        if settings is not None:
+            found = json.loads(file.read_bytes()) if as_json else tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+            assert {key: config.flat(settings)[key] for key in found if key in config.flat(settings)} == {
+                key: value for key, value in found.items() if key in config.flat(settings)}
+    assert bad > count / 4
+    injected(count)
+
+
+@pytest.fixture
+def run(script):
+    """The folder of a finished run."""
+    script("train_teacher", ["--model", "kdtiny", *TINY])
+    return DATA / "teacher/kdtiny/seed0"
+
+
+@pytest.mark.case(9)
+@pytest.mark.parametrize("count", SIZES)
+def test_checkpoints(run, injected, count):
+    content, whole = (run / "model.pt").read_bytes(), checkpoint.load(run / "model.pt")
+    chance, bad = random.Random(4), 0
+    for _ in range(count):
+        Path("model.pt").write_bytes(mutated(content, chance))
+        text, found = refused(lambda: trained.load(Path("model.pt")), 4)
+        bad += text is not None
+        assert text is not None or same(found.network.module.state_dict(), whole["state_dict"])
+        if text is None:
+            about = {key: value for key, value in whole.items() if key != "state_dict"}
+            assert same(found.about, about)
+    assert bad > count / 2
+    injected(count)
+
+
+def places(value, path=()):
+    """Every place in nested dictionaries and lists."""
+    if isinstance(value, (dict, list)) and len(value) < 500:
+        for key in (value.keys() if isinstance(value, dict) else range(len(value))):
+            yield (*path, key)
+            yield from places(value[key], (*path, key))
+
+
+def altered(value, chance, odd):
+    """A copy with one place deleted or replaced by something odd."""
+    value = value.copy()
+    path = chance.choice(list(places(value)))
+    here = value
+    for key in path[:-1]:
+        here[key] = here[key].copy()
+        here = here[key]
+    if chance.random() < 0.25:
+        del here[path[-1]]
+    else:
+        here[path[-1]] = chance.choice(odd)
+    return value
+
+
+@pytest.mark.case(11)
+@pytest.mark.parametrize("count", SIZES)
+def test_checkpoints_that_hold_other_things(run, script, injected, count):
+    whole = checkpoint.load(run / "model.pt")
+    odd = [None, 3, -1, 1e30, float("nan"), "", "x", [], {}, torch.zeros(3), torch.zeros(2, 2), ["a"], True, {"a": 1}]
+    chance, bad = random.Random(5), 0
+    for _ in range(count):
+        torch.save(altered(whole, chance, odd), "model.pt")
+        text, _ = refused(lambda: trained.load(Path("model.pt")), 2, 4)
+        bad += text is not None
+    assert bad > count / 4
+    injected(count)
+
+
+@pytest.mark.case(25)
+@pytest.mark.parametrize("count", SIZES)
+def test_reports(run, script, injected, count):
+    content = (run / "report.json").read_bytes()
+    whole = json.loads(content)
+    odd = [None, 3, -1, 1e30, "", "x", [], {}, ["a"], True, {"a": 1}, 0.5, 10**30]
+    chance, bad = random.Random(6), 0
+    for number in range(count):
+        changed = json.dumps(altered(whole, chance, odd)).encode() if number % 2 else mutated(content, chance)
+        (run / "report.json").write_bytes(changed)
+        (run / "evaluation.json").unlink(missing_ok=True)
+        text, answer = refused(lambda: script("evaluate", [run]), 2, 4)
+        assert text is None  # the fixture turns a Problem into its code
+        code, out = answer
+        assert code in (0, 2, 4), out
+        bad += code != 0
+        if code == 0:
+            found = json.loads((run / "evaluation.json").read_text())
+            assert found["accuracy"] == whole["results"]["best"]["test_accuracy"]
+            assert found["equals_report"] == (json.loads(changed)["results"]["best"]["test_accuracy"] == found["accuracy"]
+                                              and json.loads(changed)["classification_report"] == whole["classification_report"])
+        else:
+            assert out.splitlines()[-1].startswith("error: ")
+    assert bad > count / 4
+    injected(count)

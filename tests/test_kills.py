@@ -1,0 +1,318 @@
+"""Nothing is lost when a run is killed, told to stop, out of time or out of disk: it ends as if nothing had been."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DATA, PAIR, RUN, TEACHER, TINY
+from faults import CRASHED, Child, DieAt, in_child, limit_files
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from kd import checkpoint, loop, losses, models, teachers
+from kd.data import store
+from kd.folder import RunFolder
+from kd.results import outcome
+from kd.results import report as reports
+from kd.results.events import Events
+from kd.runtime import Precision
+from kd.settings import Training
+from kd.state import State
+
+DISTIL = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
+ALONE = ["--model", "kdtiny", *TINY, "--save-every-minutes", "0"]
+STUDENT_ALONE = DATA / "teacher/kdtiny/seed0"
+
+
+def call(name, argv):
+    return lambda: __import__(name).main(list(argv))
+
+
+def chains(default, slow):
+    """(seed, most strikes): `default` short chains, and as slow tests `slow` chains that go on until a run gets through."""
+    return [(seed, 3) for seed in range(default)] + [pytest.param(default + seed, 1000, marks=pytest.mark.slow)
+                                                     for seed in range(slow)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with both commands' runs as nobody disturbed them, and the seconds that the first one took."""
+    folder = tmp_path_factory.mktemp("whole")
+    before, begun = os.getcwd(), time.monotonic()
+    os.chdir(folder)
+    assert in_child(call("distill", DISTIL)).code == 0
+    seconds = time.monotonic() - begun
+    assert in_child(call("train_teacher", ALONE)).code == 0
+    os.chdir(before)
+    return folder, seconds
+
+
+def result(folder):
+    """What a run is judged by: its report without the clock, weights, and TensorBoard's points."""
+    report = reports.read(folder)
+    del report["clock"]
+    for key in ("save_every_minutes", "max_minutes"):
+        del report["settings"][key]
+    model = torch.load(folder / "model.pt", weights_only=True)
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    points = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+              if not tag.startswith("clock/")}
+    return report, {key: value.tolist() for key, value in model["state_dict"].items()}, points
+
+
+def assert_as_if_nothing_had_been(whole, *folders):
+    for folder in folders:
+        expected, found = result(whole[0] / folder), result(folder)
+        assert found[0] == expected[0] and found[1] == expected[1] and found[2] == expected[2]
+        assert all(len({step for step, _ in points}) == len(points) for points in found[2].values())
+        assert not [file.name for file in folder.iterdir() if file.name.startswith("resume") or file.name.endswith(".tmp")]
+
+
+def disturbed(command, strike, chance, longest, most):
+    """Start `command`, let `strike(child)` disturb it at a random moment, again and again until it ends; -> strikes."""
+    for strikes in range(200):
+        child, allowed = Child(command), ()
+        if strikes < most:
+            time.sleep(chance.uniform(0.02, longest))
+            allowed = strike(child)
+        code = child.wait()
+        assert code in (0, *allowed) and "Traceback" not in child.err, (code, child.err)
+        assert not child.err.count("error:") > 1
+        if code == 0:
+            return strikes
+    raise AssertionError("no progress in 200 tries")
+
+
+@pytest.mark.case(2, 26)
+@pytest.mark.parametrize("seed, most", chains(5, 100))
+def test_a_chain_of_kills_at_random_moments_loses_nothing(whole, injected, seed, most):
+    def strike(child):
+        child.kill(signal.SIGKILL)
+        return (-signal.SIGKILL,)
+
+    injected(disturbed(call("distill", DISTIL), strike, random.Random(seed), 0.8 * whole[1], most))
+    assert_as_if_nothing_had_been(whole, RUN, TEACHER)
+
+
+@pytest.mark.case(6)
+@pytest.mark.parametrize("seed, most", chains(3, 50))
+def test_a_chain_of_stop_signals_at_random_moments_loses_nothing(whole, injected, seed, most):
+    chance = random.Random(1000 + seed)
+
+    def strike(child):
+        number = chance.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+        child.kill(number)
+        # Before and after the run itself a signal has nothing to save and does what it always does.
+        return (130,) if number == signal.SIGINT else (143, -number)
+
+    injected(disturbed(call("distill", DISTIL), strike, chance, 0.8 * whole[1], most))
+    assert_as_if_nothing_had_been(whole, RUN, TEACHER)
+
+
+@pytest.mark.case(7)
+@pytest.mark.parametrize("seed, most", chains(3, 50))
+def test_two_ctrl_c_at_once_end_the_run_and_lose_nothing(whole, injected, seed, most):
+    chance = random.Random(2000 + seed)
+
+    def strike(child):
+        child.kill(signal.SIGINT)
+        time.sleep(chance.choice([0, 0.001, 0.01]))
+        child.kill(signal.SIGINT)
+        return (130,)
+
+    injected(disturbed(call("train_teacher", ALONE), strike, chance, 0.5 * whole[1], most))
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.mark.case(6)
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("owner, name", [(store.Store, "_decode_row"), (losses, "cross_entropy"), (loop, "_row"),
+                                         (checkpoint, "_fsync"), (teachers, "first_ratio"), (outcome, "_result")])
+def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number, code):
+    """Decoding, a step, validation, saving, the teacher's introduction, the final predictions."""
+    command = call("distill", DISTIL) if owner is teachers else call("train_teacher", ALONE)
+
+    def signalled():
+        original, done = getattr(owner, name), []
+
+        def wrapper(*arguments):
+            if not done and (owner is not checkpoint or "resume" in str(arguments[0])):
+                done.append(os.kill(os.getpid(), number))
+            return original(*arguments)
+
+        setattr(owner, name, wrapper)
+        return command()
+
+    stopped = in_child(signalled)
+    assert stopped.code == code and "run the same command again to go on" in stopped.err and "Traceback" not in stopped.err
+    assert in_child(command).code == 0
+    assert_as_if_nothing_had_been(whole, *((RUN, TEACHER) if owner is teachers else (STUDENT_ALONE,)))
+
+
+@pytest.mark.case(8)
+def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, injected):
+    for step in (1, 2, 3):
+        child = in_child(call("train_teacher", [*ALONE, "--max-minutes", "0"]))
+        assert child.code == 143 and f"at step {step}, saved in" in child.err, child.err
+        assert "--max-minutes 0 are over" in child.err and "run the same command again" in child.err
+    assert in_child(call("train_teacher", [*ALONE, "--max-minutes", "5"])).code == 0
+    injected(3)
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.fixture
+def begun():
+    """A run after its first steps, saved twice: (the folder, hashes of its resume files)."""
+    for _ in range(2):
+        assert in_child(call("train_teacher", [*ALONE, "--max-minutes", "0"])).code == 143
+    folder = RunFolder(STUDENT_ALONE)
+    return folder, {file.name: file.read_bytes() for file in (folder.resume, folder.previous)}
+
+
+@pytest.mark.case(4)
+def test_a_full_disk_while_saving_keeps_the_last_good_file(whole, begun):
+    folder, before = begun
+    assert all(len(content) > 20_000 for content in before.values())
+
+    def on_a_full_disk():
+        limit_files(20_000)
+        return call("train_teacher", ALONE)()
+
+    full = in_child(on_a_full_disk)
+    assert full.code == 74 and "disk full" in full.err and "Traceback" not in full.err
+    assert {file.name: file.read_bytes() for file in (folder.resume, folder.previous)} == before
+    assert not list(folder.path.glob(".*.tmp"))
+    assert in_child(call("train_teacher", ALONE)).code == 0
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.mark.case(5)
+def test_a_full_disk_under_tensorboard_and_the_figure_is_a_warning_each(whole):
+    shutil.copytree(whole[0] / "cache", "cache")
+
+    def on_a_full_disk():
+        limit_files(60_000)
+        return call("train_teacher", ALONE)()
+
+    full = in_child(on_a_full_disk)
+    assert full.code == 0 and "Traceback" not in full.err and "Exception" not in full.err, full.err
+    warnings = [line for line in full.out.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 2 and all("disk full" in line for line in warnings)
+    assert "confusion.png" in warnings[0] and "TensorBoard" in warnings[1] and not (STUDENT_ALONE / "confusion.png").exists()
+    assert result(STUDENT_ALONE)[:2] == result(whole[0] / STUDENT_ALONE)[:2]
+
+
+@pytest.mark.case(5)
+def test_a_full_disk_under_tensorboard_in_the_middle_is_one_warning():
+    def on_a_full_disk():
+        state = State(models.build("kdtiny", tuple("abc")), Training(), Precision("cpu", "off"))
+        events = Events(Path("."), state)
+        limit_files(3_000)
+        for epoch in range(200):
+            events.epoch({"epoch": epoch, "steps": epoch, "valid_accuracy": 0.5})
+            events.flush()
+        events.close()
+
+    full = in_child(on_a_full_disk)
+    assert full.code == 0 and full.out.count("warning:") == 1 and "disk full" in full.out and not full.err
+
+
+@pytest.mark.case(5)
+@pytest.mark.parametrize("name", ["report.json", "predictions.csv", "settings.json"])
+def test_a_full_disk_under_a_result_loses_no_training(whole, name):
+    def on_a_full_disk():
+        write_text = Path.write_text
+
+        def full(path, text, *arguments):
+            return write_text(Path("/dev/full") if f".{name}." in path.name else path, text, *arguments)
+
+        Path.write_text = full
+        return call("train_teacher", ALONE)()
+
+    full = in_child(on_a_full_disk)
+    assert full.code == 74 and "disk full" in full.err and name in full.err and "Traceback" not in full.err
+    again = in_child(call("train_teacher", ALONE))
+    assert again.code == 0 and ("going on from step 12" in again.out) == (name != "settings.json")
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.mark.case(5)
+def test_a_log_that_cannot_be_written_ends_no_training(whole):
+    def to_a_full_disk():
+        sys.stdout = open("/dev/full", "w", buffering=1)
+        return call("train_teacher", ALONE)()
+
+    assert in_child(to_a_full_disk).code == 0
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+def contents(number):
+    torch.manual_seed(number)
+    return {"state": {"weights": {"w": torch.randn(60, 60)}}, "split_hash": number, "content_hash": "", "precision": "",
+            "teacher": None, "clock": {}}
+
+
+class Fixed:
+    """A state that is what it is."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def state_dict(self):
+        return contents(self.number)["state"]
+
+
+def save_resume(number):
+    more = contents(number)
+    del more["state"]
+    RunFolder(Path("run")).save(Fixed(number), **more)
+
+
+# name -> (write version n, read back: a version or Problem)
+WRITERS = {
+    "resume": (save_resume, lambda: RunFolder(Path("run")).load()["split_hash"]),
+    "model": (lambda number: checkpoint.save(Path("run/model.pt"), contents(number)),
+              lambda: checkpoint.load(Path("run/model.pt"))["split_hash"]),
+    "report": (lambda number: checkpoint.write_json(Path("run/report.json"), {"version": number, "long": "x" * 20_000}),
+               lambda: checkpoint.read_json(Path("run/report.json"))["version"])}
+
+
+@pytest.mark.case(3, 25)
+@pytest.mark.parametrize("step", [pytest.param(997), pytest.param(61, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_kill_at_every_call_and_in_every_write_leaves_the_old_file_or_the_new_one(injected, name, step):
+    write, read = WRITERS[name]
+    Path("run").mkdir()
+    for number in (1, 2):
+        write(number)
+
+    def attempt(fault):
+        """-> whether the child lived; whatever happened, version 2 or 3 must be there. Leaves 2 there."""
+        def child():
+            fault()
+            write(3)
+        code = in_child(child).code
+        assert code in (0, -signal.SIGKILL, -signal.SIGXFSZ) and code != CRASHED
+        assert read() in (2, 3) and (code != 0 or read() == 3)
+        for leftover in Path("run").glob(".*.tmp"):
+            leftover.unlink()
+        write(2)
+        return code == 0
+
+    count = 0
+    for after in (False, True):
+        k = 1
+        while not attempt(lambda: DieAt(k, after)):
+            k += 1
+        count += k - 1
+    size = max(file.stat().st_size for file in Path("run").iterdir())
+    for byte in range(0, size, step):
+        assert not attempt(lambda: limit_files(byte, deadly=True))
+        count += 1
+    assert count > 20 + size // step
+    injected(count)

@@ -1,0 +1,293 @@
+"""Bad input gets one clear line and its exit code, in every command, before hours are spent."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY
+from faults import in_child
+from PIL import Image
+
+from kd import checkpoint
+from kd.data import folder
+from kd.data.store import Store
+from kd.results import report as reports
+
+ALONE = ["--model", "kdtiny", *TINY]
+STUDENT_ALONE = DATA / "teacher/kdtiny/seed0"
+
+
+class Bomb:
+    """Unpickling it with a careless loader makes a file."""
+
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def plant(path, kind):
+    """A file that runs code when it is unpickled: a zip, torch's legacy format, or a bare pickle."""
+    if kind == "raw":
+        path.write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol=2))
+    else:
+        torch.save({"state_dict": Bomb(), "weight": torch.ones(2)}, path, _use_new_zipfile_serialization=kind == "zip")
+
+
+@pytest.mark.case(10)
+@pytest.mark.parametrize("kind", ["zip", "legacy", "raw"])
+def test_no_command_runs_code_from_a_file(script, injected, kind):
+    plant(Path("bomb.pt"), kind)
+    script("train_teacher", ["--model", "kdwide", *TINY])
+    script("train_teacher", ALONE)
+    script("distill", [*PAIR, "--mode", "normal", "--max-minutes", "0"])
+    plant(RUN / "resume.pt", kind)
+    plant(STUDENT_ALONE / "model.pt", kind)
+    commands = [("distill", [*PAIR, "--mode", "normal"]), ("evaluate", [STUDENT_ALONE]),
+                ("distill", [*PAIR, "--mode", "normal", "--tag", "a", "--teacher-checkpoint", "bomb.pt"]),
+                ("train_teacher", [*ALONE, "--tag", "b", "--weights", "bomb.pt"]),
+                ("distill", ["--teacher", "kdtiny", "--student", "kdwide", "--mode", "reverse", *TINY])]
+    for name, argv in commands:
+        code, out = script(name, argv)
+        assert code == 4 and "weights alone" in out.splitlines()[-1], out
+    assert not Path("exploded").exists()
+    injected(len(commands))
+
+
+@pytest.fixture
+def trained(script):
+    """A finished run's model.pt, and how to change what it holds."""
+    script("train_teacher", ["--model", "kdwide", *TINY])
+
+    def change(function):
+        content = checkpoint.load(TEACHER / "model.pt")
+        function(content)
+        torch.save(content, TEACHER / "model.pt")
+    return change
+
+
+def reversed_classes(content):
+    content["classes"] = content["classes"][::-1]
+
+
+@pytest.mark.case(11, 21)
+@pytest.mark.parametrize("change, words", [
+    (reversed_classes, ["'wrist', 'shoulder'", "'elbow', 'finger'"]),
+    (lambda content: content["classes"].pop(), ["fc.weight: file has (7, 192), network (6, 192)"]),
+    (lambda content: content.update(architecture="kdtiny"), ["kdtiny", "(12, 3, 3, 3)"]),
+    (lambda content: content["state_dict"].update({"conv.weight": torch.ones(12, 1, 3, 3)}), ["(12, 1, 3, 3)", "(12, 3, 3, 3)"]),
+    (lambda content: content.update(state_dict={f"module.{k}": v for k, v in content["state_dict"].items()}), ["module."]),
+    (lambda content: content.update(format=2), ["format 2", "up to 1"]),
+    (lambda content: content.pop("input"), ["lacks ['input']"]),
+    (lambda content: content["input"].pop("mean"), ["lacks ['mean']"]),
+    (lambda content: content.update(classes=5), ["classes is int"]),
+    (lambda content: content.update(classes=["a", 7]), ["classes"]),
+    (lambda content: content.update(name="nosuch", architecture="nosuch"), ["network 'nosuch'"]),
+    (lambda content: content.update(state_dict={"a": 3}), ["state_dict"]),
+    (lambda content: content["data"].update(patients=[]), ["patients is list"])])
+def test_a_model_that_does_not_fit_is_refused_with_both_sides_named(script, trained, change, words):
+    trained(change)
+    code, out = script("distill", [*PAIR, "--mode", "normal"])
+    assert code in (2, 4) and all(word in out.splitlines()[-1] for word in words), out
+
+
+@pytest.mark.case(19)
+def test_a_teacher_with_nan_weights_is_refused_before_the_first_step(script, trained):
+    trained(lambda content: content["state_dict"]["fc.bias"].fill_(float("nan")))
+    code, out = script("distill", [*PAIR, "--mode", "normal"])
+    assert code == 3 and "teacher kdwide" in out and "not finite for 28 of 28 images" in out and "step 0" in out
+    assert "learning rate 0.001" in out and not list(RUN.glob("resume*"))
+
+
+@pytest.mark.case(19)
+def test_a_run_that_diverges_leaves_a_finite_file_to_go_on_from(script):
+    argv = [*ALONE, "--save-every-minutes", "0"]
+    assert script("train_teacher", [*argv, "--max-minutes", "0"])[0] == 143
+    content = checkpoint.load(STUDENT_ALONE / "resume.pt")
+    content["state"]["optimizer"]["state"][0]["exp_avg"].fill_(float("inf"))
+    checkpoint.save(STUDENT_ALONE / "resume.pt", content)
+    code, out = script("train_teacher", argv)
+    assert code == 3 and "not finite (learning rate 0.001)" in out.splitlines()[-1]
+    weights = checkpoint.load(STUDENT_ALONE / "resume.pt")["state"]["weights"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.case(24)
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "file", "file/below"])
+def test_an_out_folder_that_cannot_be_is_refused_before_data_are_read(script, out):
+    Path("file").touch()
+    for name, argv in (("train_teacher", ALONE), ("distill", [*PAIR, "--mode", "normal"])):
+        code, text = script(name, [*argv, "--out", out])
+        assert code == 74 and "cannot be written" in text.splitlines()[-1] and not Path("cache").exists()
+    code, text = script("train_teacher", [*ALONE, "--cache-dir", out])
+    assert code == 74 and "cannot be written" in text.splitlines()[-1]
+
+
+def write_csv(root, text):
+    (root / "images.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+@pytest.mark.case(17)
+@pytest.mark.parametrize("text, words", [
+    ("image,label\na/image0.png,a\n", ["header 'image,label'", "line 1"]),
+    ("path;label\na/image0.png;a\n", ["header 'path;label'", "commas"]),
+    ("path,label,path\n", ["header 'path,label,path'"]),
+    ("", ["header ''"]), ("path,label\n", ["no rows below its header"]),
+    ("path,label\na/image0.png,a\na/image0.png,a\n", ["row 3 'a/image0.png' (stands in row 2 too)"]),
+    ("path,label\na/image0.png,a\n./a/image0.png,b\n", ["row 3 'a/image0.png' (stands in row 2 too)"]),
+    ("path,label,split\na/image0.png,a,train\na/image0.png,a,test\n", ["row 3 'a/image0.png' (stands in row 2 too)"]),
+    ("path,label,patient,split\na/image0.png,a,p7,train\nb/image0.png,b,p7,test\n",
+     ["row 3 'b/image0.png' (patient 'p7' in test, but in train in row 2)"]),
+    ("path,label\nnone.png,a\n", ["row 2 'none.png' (no such file)"]),
+    ("path,label\n../../etc/passwd,a\n", ["row 2 '../../etc/passwd' (leads out of the folder)"]),
+    ("path,label\n/etc/passwd,a\n", ["row 2 '/etc/passwd' (leads out of the folder)"]),
+    ("path,label\nout/passwd,a\n", ["row 2 'out/passwd' (leads out of the folder)"]),
+    ("path,label\na,a\n", ["row 2 'a' (no such file)"]),
+    ("path,label,split\na/image0.png,a,holdout\n", ["row 2", "unknown split 'holdout'"]),
+    ("path,label\na/image0.png\n", ["row 2", "not as many fields"]),
+    ("path,label\na/image0.png,a\0\n", ["row 2", "NUL"]), ("path,label\na\0b.png,a\n", ["NUL"]),
+    ('path,label\n"a/image0.png,a\n', ["cannot be read as CSV"]), (b"path,label\n\xff\xfe.png,a\n", ["cannot be read as CSV"]),
+    ("path,label\n" + "x" * 300_000 + ",a\n", ["cannot be read as CSV"]), ("path,label\n" + "y" * 5000 + ",a\n", ["row 2"]),
+    ("path,label\na/image0.png,\nb/image0.png,b\n", ["a/image0.png have no label"]),
+    ("path,label\n" + "".join(f"gone{k}.png,a\n" for k in range(25)), ["row 2", "row 11", "(25 in all)"])])
+def test_a_bad_table_is_refused_with_row_and_value(script, picture_tree, text, words):
+    root = picture_tree("set", {"a": 2, "b": 2})
+    (root / "out").symlink_to("/etc")
+    write_csv(root, text)
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    line = out.splitlines()[-1]
+    assert code == 2 and "images.csv" in line or "pictures in" in line, out
+    assert all(word in line for word in words) and not Path("cache").exists() and "\0" not in line, line
+
+
+@pytest.mark.case(17)
+def test_an_unknown_label_is_refused_where_the_classes_are_known(script, picture_tree):
+    script("train_teacher", ALONE)
+    root = picture_tree("set", {"a": 2})
+    write_csv(root, "path,label\na/image0.png,hand\na/image1.png,foot\n")
+    code, out = script("evaluate", [STUDENT_ALONE, "--dataset", "folder", "--data-dir", root])
+    assert code == 2 and "row 3 'a/image1.png' (unknown label 'foot', the network knows elbow" in out.splitlines()[-1]
+
+
+@pytest.mark.case(17)
+def test_byte_order_mark_line_ends_quotes_and_blank_lines_are_no_faults(picture_tree):
+    root = picture_tree("set", {"a": 3, "b": 2})
+    (root / "a/image0.png").rename(root / "a/one, two.png")
+    write_csv(root, '\ufeffpath,label\r\n\r\n"a/one, two.png","sick"\r\n,\r\na/image1.png,"a ""b"""\r\n\r\n')
+    index = folder.read(str(root))
+    assert [sample.path for sample in index.samples] == ["a/image1.png", "a/one, two.png"]
+    assert index.classes == ('a "b"', "sick")
+
+
+@pytest.mark.case(15)
+def test_strange_files_named_as_pictures_are_listed_and_none_hangs(script, picture_tree):
+    root = picture_tree("set", {"a": 12, "b": 12})
+    for name, target in (("memory", "/proc/self/mem"), ("zero", "/dev/zero"), ("kmsg", "/proc/kmsg"), ("gone", "nowhere")):
+        (root / f"a/{name}.png").symlink_to(target)
+    os.mkfifo(root / "b/pipe.png")
+    (root / "b/folder.png").mkdir()
+    with open(root / "b/huge.png", "wb") as file:
+        os.truncate(file.fileno(), 3 << 30)
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    assert code == 2 and "gone.png (No such file" in out.splitlines()[-1], out
+    (root / "a/gone.png").unlink()
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    line = out.splitlines()[-1]
+    assert code == 2 and all(word in line for word in (
+        "memory.png (empty)", "zero.png (not a regular file)", "kmsg.png (empty)", "pipe.png (not a regular file)",
+        "huge.png (3221225472 bytes, more than 1 GiB)")) and "folder.png" not in line, line
+
+
+@pytest.mark.case(14)
+def test_a_decompression_bomb_takes_no_memory(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    Image.new("1", (20_000, 20_000)).save(root / "a/image0.png")
+
+    def decode():
+        import resource
+        store = Store(folder.read(str(root)), "cache", 16, "squash", 1)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            store.ensure(np.arange(2))
+        finally:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, "KiB more")
+
+    child = in_child(decode)
+    assert child.code == 2 and "pixels" in child.err and int(child.out.split()[0]) < 50_000
+
+
+@pytest.mark.case(16)
+def test_names_that_are_not_utf8_train_and_are_escaped(script, picture_tree):
+    root = picture_tree("set", {"a": 16, "b": 16})
+    os.rename(os.fsencode(root / "b"), os.fsencode(root) + b"/b\xff")
+    os.rename(os.fsencode(root / "a/image0.png"), os.fsencode(root) + b"/a/\xfe\x80.png")
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    run = Path("runs/set-patient-32/teacher/kdtiny/seed0")
+    assert code == 0 and (run / "report.json").read_bytes().isascii()
+    assert reports.read(run)["data"]["classes"] == ["a", "b\udcff"]
+    assert r"\udcfe\udc80.png" in (run / "predictions.csv").read_text() + checkpoint.load(run / "model.pt").__repr__()
+    code, out = script("evaluate", [run])
+    assert code == 0 and "the same" in out and r"b\udcff" in out
+    (root / os.fsdecode(b"a/\xfe\x80.png")).write_bytes(b"")
+    child = in_child(lambda: __import__("evaluate").main([str(run)]))
+    assert child.code == 2 and r"a/\udcfe\udc80.png (empty)" in child.err
+
+
+@pytest.mark.case(16)
+def test_links_in_circles_count_each_real_file_once(script, picture_tree):
+    root = picture_tree("set", {"a": 16, "b": 16})
+    (root / "a/up").symlink_to(root)
+    (root / "b/self").symlink_to(root / "b")
+    (root / "loop").symlink_to(root / "loop")
+    assert len(folder.read(str(root)).samples) == 32
+
+
+@pytest.mark.case(18)
+@pytest.mark.parametrize("counts, words", [
+    ({"a": 1}, "only ['a']"), ({"a": 3, "b": 0}, "only ['a']"), ({"a": 1, "b": 1}, "gets no image of"),
+    ({"train/a": 4, "train/b": 0, "test/a": 1, "test/b": 2}, "train part of 'set' gets no image of b")])
+def test_sets_too_small_to_train_on_are_refused(script, picture_tree, counts, words):
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", picture_tree("set", counts)])
+    assert code == 2 and words in out.splitlines()[-1]
+
+
+@pytest.mark.case(18)
+def test_a_part_smaller_than_a_batch_and_a_class_that_the_test_part_lacks_give_defined_results(script, picture_tree):
+    root = picture_tree("set", {"train/a": 5, "train/b": 4, "valid/a": 1, "valid/b": 1, "test/a": 3})
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root, "--batch-size", "64"])
+    report = reports.read(Path("runs/set-patient-32/teacher/kdtiny/seed0"))
+    assert code == 0 and report["history"]["steps"] == 2 and report["classification_report"]["b"]["recall"] is None
+    assert script("evaluate", ["runs/set-patient-32/teacher/kdtiny/seed0"])[0] == 0
+
+
+@pytest.mark.case(18)
+def test_a_last_batch_of_one_trains_with_batch_normalisation(script, picture_tree):
+    root = picture_tree("set", {"train/a": 5, "train/b": 4, "valid/a": 1, "test/b": 1})
+    code, out = script("train_teacher", ["--model", "resnet18", *TINY, "--dataset", "folder", "--data-dir", root,
+                                         "--batch-size", "4", "--epochs", "1"])
+    assert code == 0 and reports.read(Path("runs/set-patient-32/teacher/resnet18/seed0"))["history"]["steps"] == 2
+
+
+@pytest.mark.case(13)
+def test_pictures_of_every_kind_are_read_and_hidden_ones_counted(picture_tree, script):
+    root = picture_tree("set", {"a": 12, "b": 12})
+    picture = Image.open(root / "a/image0.png")
+    picture.save(root / "a/image1.png", "JPEG")  # a wrong extension
+    picture.save(root / "a/frames.gif", save_all=True, append_images=[picture.rotate(90)])
+    (root / "a/._image0.png").write_bytes(b"\0\5\x16\7")
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    assert code == 0 and "1 hidden files passed over" in out
+
+
+@pytest.mark.case(29)
+def test_a_plain_command_without_network_ends_within_seconds(script, monkeypatch):
+    from kd import weights
+    weights.require.cache_clear()
+    monkeypatch.setattr(weights, "_answers", lambda address: False)
+    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
+    argv = [word for word in TINY if word != "--no-pretrained"]
+    code, out = script("distill", ["--teacher", "seresnet50", "--student", "resnet18", "--mode", "normal", *argv])
+    assert code == 2 and "--weights FILE or --no-pretrained" in out.splitlines()[-1] and not Path("cache").exists()
+    assert ROOT != Path.cwd()
