@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from kd import losses, metrics, models, teachers, trained
 from kd.data.dataset import Dataset
+from kd.data.views import Views
 from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem, Stopped
 from kd.folder import RunFolder, student_of
 from kd.loop import fit, predict, stop_at_accuracy
@@ -33,6 +34,7 @@ class Lesson:
     teacher: TeacherFunction
     objective: Objective
     account: dict | None  # the report's `teacher`
+    judge: Callable[[Views], np.ndarray] | None = None  # views -> the teacher's logits
 
 
 class Experiment:
@@ -78,8 +80,8 @@ class Experiment:
             self.fit(state, lesson)
             self.judge_defective(state)
             report = outcome.conclude(self.settings, self.folder, self.dataset, state, self.valid, self.test,
-                                      lesson.account, self.clock.account(self.device, self.precision, state), self.events,
-                                      self.signals.leave)
+                                      lesson.account, lesson.judge, self.clock.account(self.device, self.precision, state),
+                                      self.events, self.signals.leave)
         except Stopped:
             self.save(state, lesson)
             raise self.signals.stopped(f" at step {state.progress.total}, saved in '{self.folder.path}'") from None
@@ -102,7 +104,8 @@ class Experiment:
         elif account["hash"] != chosen.hash:
             raise Problem(f"teacher of '{self.folder.path}': weights {chosen.hash} ({source}), the run began with "
                           f"{account['hash']}; restore that teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
-        return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account)
+        return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account,
+                      lambda views: predict(chosen.network, views, self.signals.leave))
 
     def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, source: str, remarks: list[str]) -> dict:
         """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""

@@ -106,6 +106,7 @@ def find_teacher(settings: DistillSettings, dataset: Dataset, signals: StopSigna
     for folder in teacher_folders(settings):
         if not folder.finished:
             continue
+        folder.forget()  # what a kill between the report and this left
         found = trained.load(folder.model)
         unlike = trained.differences(found, dataset)
         if not unlike:

@@ -8,7 +8,8 @@ from conftest import ROOT
 ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data",
          "data.index", "data.mura", "data.folder",
          "data.synthetic", "data.splits", "data.store", "data.views", "data.dataset", "weights", "models", "trained", "losses",
-         "teachers", "state", "loop", "folder", "results", "results.report", "results.events", "results.outcome",
+         "teachers", "state", "loop", "folder", "results", "results.report", "results.evidence", "results.figures",
+         "results.events", "results.outcome",
          "results.evaluation", "experiment", "run"]
 
 

@@ -8,6 +8,7 @@ from conftest import ROOT, TINY
 
 from kd import settings, strategies
 from kd.errors import Problem
+from kd.results import figures
 from kd.results import report as reports
 
 
@@ -30,7 +31,7 @@ def test_a_report_that_breaks_the_schema_is_refused(report, change, message):
 
 
 def test_the_confusion_picture_shows_counts_and_shares():
-    figure = reports.confusion_figure([[3, 1], [0, 0]], ("left", "right"), "title")
+    figure = figures.confusion([[3, 1], [0, 0]], ("left", "right"), "title")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["3\n75%", "1\n25%", "0\n0%", "0\n0%"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["left", "right"]

@@ -20,7 +20,7 @@ def test_distil_trains_a_missing_teacher_first_and_leaves_all_files(script):
     assert code == 0 and "no teacher in" in out and "gradient of the KD term" in out
     for folder in (RUN, TEACHER):
         names = {file.name for file in folder.iterdir() if not file.name.startswith((".", "events"))}
-        assert names == {"settings.json", "model.pt", "report.json", "predictions.csv", "confusion.png"}
+        assert names == {"settings.json", "model.pt", "report.json", "predictions.csv", "confusion.png", "reliability.png"}
         assert reports.read(folder)["kind"] == ("student" if folder == RUN else "teacher")
     report = reports.read(RUN)
     assert report["teacher"]["hash"] == reports.read(TEACHER)["student"]["weights_hash"]

@@ -13,6 +13,7 @@ from kd.data.views import Views
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.folder import RunFolder
 from kd.loop import predict
+from kd.results import figures
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
 from kd.settings import Evaluation, TeacherSettings
@@ -93,7 +94,7 @@ def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
     checkpoint.write_json(target / "evaluation.json", result)
     if result["confusion_matrix"] is not None:
         title = f"{folder.path.parent.name} on {index.name} (n = {sum(map(sum, result['confusion_matrix']))})"
-        reports.save_figure(target / "confusion.png", reports.confusion_figure(result["confusion_matrix"], index.classes, title))
+        figures.save(target / "confusion.png", figures.confusion(result["confusion_matrix"], index.classes, title))
         say(metrics.report_text(result["classification_report"], index.classes))
     say(f"written: {target}/evaluation.json")
     return result

@@ -86,10 +86,11 @@ class Events:
         self.writer.add_images("views", images[:16].float().cpu(), 0)
 
     @_or_go_without
-    def finish(self, report: dict, figure) -> None:
-        """The confusion matrix, and the settings with the final accuracies as hparams in this same run."""
+    def finish(self, report: dict, drawn: dict) -> None:
+        """The figures (name -> figure), and the settings with the final accuracies as hparams in this same run."""
         total = report["history"]["steps"]
-        self.writer.add_figure("confusion", figure, total)
+        for name, figure in drawn.items():
+            self.writer.add_figure(name, figure, total)
         settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
                     for key, value in report["settings"].items()}
         results = {f"hparam/{key}": value for key, value in report["results"]["best"].items() if key != "epoch"}

@@ -9,13 +9,15 @@ import numpy as np
 import PIL
 import timm
 import torch
+from matplotlib.figure import Figure
 
 from kd import checkpoint, config, metrics, models, trained
 from kd.data.dataset import Dataset
 from kd.data.views import Views
-from kd.errors import Problem
+from kd.errors import Problem, printable
 from kd.folder import RunFolder, portable
 from kd.loop import predict
+from kd.results import evidence, figures
 from kd.results import report as reports
 from kd.results.events import Events
 from kd.runtime import Precision, say
@@ -53,16 +55,19 @@ class Clock:
 
 
 def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid: Views, test: Views, teacher: dict | None,
-             clock: dict, events: Events, leave: Callable[[], None]) -> dict:
+             judge: Callable[[Views], np.ndarray] | None, clock: dict, events: Events, leave: Callable[[], None]) -> dict:
     """Predict with the last and the best weights, write all files of the finished run (the report last), return the report.
 
-    `leave` may end the predictions by an exception; the state is then as it was.
+    teacher  the report's account of the teacher; `judge` gives the logits of some views that student and teacher are compared on
+    leave    may end the predictions by an exception; the state is then as it was
     """
     network, progress, classes = state.network, state.progress, dataset.index.classes
     last = _result(progress.history[-1], predict(network, test, leave), test)
     with state.best_in_network():
         logits = {"valid": predict(network, valid, leave), "test": predict(network, test, leave)}
-    labels = test.labels.numpy()
+        taught = {"test": judge(test).argmax(1)} if judge else {}
+    labels, rows = test.labels.numpy(), dataset.parts.test
+    samples = [dataset.index.samples[row] for row in rows]
     report = reports.check({
         "schema_version": reports.SCHEMA_VERSION, "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
         "command": "distill.py" if isinstance(settings, DistillSettings) else "train_teacher.py",
@@ -74,24 +79,39 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
         "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended},
         "results": {"best": _result(progress.best, logits["test"], test), "last": last},
         "classification_report": metrics.classification_report(logits["test"], labels, classes),
-        "confusion_matrix": metrics.confusion_matrix(logits["test"], labels), "clock": clock})
-    _write(settings, folder, dataset, state, logits, report, events)
+        "confusion_matrix": metrics.confusion_matrix(logits["test"], labels),
+        "evidence": evidence.summarise(logits, {"valid": valid.labels.numpy(), "test": labels}, [s.study for s in samples]),
+        "agreement": evidence.agreement(logits["test"].argmax(1), taught["test"], labels, [printable(s.path) for s in samples])
+        if judge else None, "clock": clock})
+    _write(folder, dataset, state, logits, taught, report, events)
     return report
 
 
-def _write(settings, folder: RunFolder, dataset: Dataset, state: State, logits: dict, report: dict, events: Events) -> None:
+def _write(folder: RunFolder, dataset: Dataset, state: State, logits: dict, taught: dict, report: dict, events: Events) -> None:
     rows = {"valid": dataset.parts.valid, "test": dataset.parts.test}
-    figure = reports.confusion_figure(report["confusion_matrix"], dataset.index.classes,
-                                      f"{folder.path.parent.name}, test part (n = {len(rows['test'])})")
+    title = f"{folder.path.parent.name}, test part (n = {len(rows['test'])})"
+    drawn = {"confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
+             "reliability": reliability(report["evidence"]["calibration"], logits["test"],
+                                        dataset.index.labels[rows["test"]], title)}
     checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
                                                report["results"]["best"]["epoch"], dataset))
-    checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits))
-    try:
-        reports.save_figure(folder.path / "confusion.png", figure)
-    except Problem as problem:  # a picture that can be drawn again is no reason to lose a run
-        say(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
-    events.finish(report, figure)
+    checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits, taught))
+    for name, figure in drawn.items():
+        try:
+            figures.save(folder.path / f"{name}.png", figure)
+        except Problem as problem:  # a picture that can be drawn again is no reason to lose a run
+            say(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
+    events.finish(report, drawn)
     checkpoint.write_json(folder.report, report)
+
+
+def reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """The reliability diagram of logits [N, K] before and after the temperature scaling that `calibration` tells of."""
+    panels = {}
+    for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
+        caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
+        panels[caption] = evidence.probabilities(logits, temperature), labels
+    return figures.reliability(panels, title)
 
 
 def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:

@@ -1,7 +1,8 @@
-"""The report of a run: its keys and types, and the files that carry it (JSON, CSV, picture, TensorBoard)."""
+"""The report of a run: its keys and types; its predictions as CSV, written and read."""
 
 import csv
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from kd import checkpoint
 from kd.data.index import Index
 from kd.errors import BAD_CHECKPOINT, Problem, printable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
 _FIGURE = (float, type(None))
+_SCORES = {"ece": float, "nll": float, "brier": float}
 _RESULT = {"epoch": int, "train_accuracy": float, "valid_accuracy": float, "test_accuracy": float}
 # Key -> type, tuple of types, or the keys inside. What depends on the clock or the machine stands in `clock` alone.
 SCHEMA = {
@@ -24,11 +27,15 @@ SCHEMA = {
     "history": {"epochs": list, "looks": list, "steps": int, "ended": str},
     "results": {"best": _RESULT, "last": _RESULT},
     "classification_report": dict, "confusion_matrix": list,
+    "evidence": {"macro_f1": float, "balanced_accuracy": float, "study": {"studies": int, "accuracy": float},
+                 "calibration": {"temperature": float, "before": _SCORES, "after": _SCORES}},
+    "agreement": (dict, type(None)),
     "clock": {"seconds": float, "images_per_second": _FIGURE, "device": str, "precision": str, "threads": int,
               "versions": dict, "started": str, "finished": str},
 }
 TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "valid_accuracy": float,
            "test_accuracy": float, "gradient_ratio": _FIGURE, "differences": list}
+AGREEMENT = {"same_prediction": float, "newly_wrong": int, "newly_right": int, "first_newly_wrong": list}
 
 
 def check(report: dict, where: str = "report") -> dict:
@@ -38,8 +45,9 @@ def check(report: dict, where: str = "report") -> dict:
         fault = f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
     else:
         fault = checkpoint.fault(report, SCHEMA, "report")
-    if not fault and report["teacher"] is not None:
-        fault = checkpoint.fault(report["teacher"], TEACHER, "teacher")
+    for key, schema in (("teacher", TEACHER), ("agreement", AGREEMENT)):
+        if not fault and report[key] is not None:
+            fault = checkpoint.fault(report[key], schema, key)
     if fault:
         raise Problem(f"{where}: {fault}; run the command again in a new --out, or use the program that wrote it", BAD_CHECKPOINT)
     return report
@@ -51,44 +59,63 @@ def read(folder: Path) -> dict:
     return check(checkpoint.read_json(file), f"report '{file}'")
 
 
-def predictions_csv(index: Index, rows_of: dict[str, np.ndarray], logits_of: dict[str, np.ndarray]) -> str:
-    """CSV text: part, path, patient, study, label, one logit a class; every slot of every part once.
+def predictions_csv(index: Index, rows_of: dict[str, np.ndarray], logits_of: dict[str, np.ndarray],
+                    teacher_of: dict[str, np.ndarray] | None = None) -> str:
+    """CSV text: every slot of every part once, with what is known of it, the predicted class and one logit a class.
 
-    rows_of: part -> rows of the index [n]; logits_of: part -> [n, K]. An unlabelled picture has an empty label.
+    rows_of: part -> rows of the index [n]; logits_of: part -> [n, K]; teacher_of: part -> the class that the teacher predicts
+    [n], where one was asked. What is unknown is empty; `newly_wrong` is 1 where the teacher is right and the network is not.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "path", "patient", "study", "label", *(f"logit_{printable(name)}" for name in index.classes)])
+    names = [printable(name) for name in index.classes]
+    writer.writerow([*COLUMNS, *(f"logit_{name}" for name in names)])
     for part, rows in rows_of.items():
-        for row, logits in zip(rows, logits_of[part]):
+        predicted = logits_of[part].argmax(1)
+        for place, (row, logits) in enumerate(zip(rows, logits_of[part])):
             sample = index.samples[row]
-            label = index.classes[sample.label] if sample.label >= 0 else ""
-            writer.writerow([part, *map(printable, (sample.path, sample.patient, sample.study, label)),
+            teacher = (teacher_of or {}).get(part)
+            said, wrong = "", ""
+            if teacher is not None:
+                said, wrong = names[teacher[place]], int(teacher[place] == sample.label != predicted[place])
+            writer.writerow([part, *map(printable, (sample.path, sample.patient, sample.study)),
+                             names[sample.label] if sample.label >= 0 else "", names[predicted[place]], said, wrong,
                              *(f"{value:.9g}" for value in logits)])
     return text.getvalue()
 
 
-def confusion_figure(matrix: list[list[int]], classes: tuple[str, ...], title: str):
-    """A matplotlib figure: counts and shares of the true class; rows are true, columns predicted."""
-    from matplotlib.figure import Figure  # half a second that only the end of a run pays
-    counts = np.array(matrix)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(4.5, 0.85 * len(classes) + 1.8)
-    figure = Figure(figsize=(side, side), layout="constrained", dpi=110)
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        axes.text(column, row, f"{count}\n{shares[row, column]:.0%}", ha="center", va="center", fontsize=8,
-                  color="white" if shares[row, column] > 0.55 else "black")
-    names = [printable(name) for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(title, fontsize=10)
-    return figure
+@dataclass(frozen=True)
+class Predictions:
+    """One part of a predictions.csv. labels and teacher (the class it predicts): [N], -1 where unknown; logits [N, K]."""
+
+    paths: np.ndarray
+    patients: np.ndarray
+    studies: np.ndarray
+    labels: np.ndarray
+    teacher: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each image is classified as labelled: bool [N]."""
+        return self.logits.argmax(1) == self.labels
 
 
-def save_figure(path: Path, figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with checkpoint.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+def read_predictions(folder: Path, part: str = "test") -> Predictions:
+    """A part of a run's predictions.csv. Raises Problem (4) for a missing or damaged file."""
+    file = folder / "predictions.csv"
+    try:
+        header, *rows = csv.reader(io.StringIO(file.read_bytes().decode("utf-8"), newline=""), strict=True)
+        names = [name.removeprefix("logit_") for name in header[len(COLUMNS):]]
+        number = {name: place for place, name in enumerate(names)} | {"": -1}
+        rows = [row for row in rows if row[0] == part]
+        if tuple(header[:len(COLUMNS)]) != COLUMNS or not rows or any(len(row) != len(header) for row in rows):
+            raise ValueError(f"no rows of {part}, or other columns")
+        _, paths, patients, studies, labels, _, teacher, _, *logits = zip(*rows)
+        return Predictions(np.array(paths), np.array(patients), np.array(studies), np.array([number[name] for name in labels]),
+                           np.array([number[name] for name in teacher]), np.array(logits, dtype=np.float32).T)
+    except OSError as error:
+        raise Problem(f"predictions '{file}': cannot be read ({error.strerror}); is it the folder of a run?",
+                      BAD_CHECKPOINT) from None
+    except (ValueError, KeyError, csv.Error) as error:
+        raise Problem(f"predictions '{file}': damaged ({error}); run the command again in a new --out", BAD_CHECKPOINT) from None
