@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
-from kd.runtime import cannot_write, why_not
+from kd.runtime import StopSignals, cannot_write, why_not
 
 FORMAT = 1
 
@@ -117,6 +117,8 @@ def save(path: Path, content: dict, previous: Path | None = None) -> None:
             with open(temporary, "wb") as file:
                 torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:
+            if StopSignals.abandoned:  # torch's writer turns a KeyboardInterrupt into an error of its own
+                raise KeyboardInterrupt from None
             # torch hides a full disk behind "unexpected pos"; asking the disk is the only way to know.
             raise _why_not_saved(path, temporary, error) from None
         if _broken_member(temporary):
@@ -150,8 +152,8 @@ def load(path: Path, what: str = "checkpoint") -> dict:
     Never runs code from the file. Raises Problem (4) for a missing, damaged, malicious or newer file.
     """
     cure = "give another file, or train again in a new folder (--tag NAME)"
-    if not path.is_file():
-        why = "is a folder" if path.is_dir() else "no such file"
+    if not os.path.isfile(path):  # unlike Path.is_file, it raises for no path at all
+        why = "is a folder" if os.path.isdir(path) else "no such file, or not within reach"
         raise Problem(f"{what} '{path}': {why}; {cure}", BAD_CHECKPOINT)
     zipped = zipfile.is_zipfile(path)
     if zipped and _broken_member(path):
@@ -162,9 +164,20 @@ def load(path: Path, what: str = "checkpoint") -> dict:
         # Five unrelated exception types come out of torch.load for bad files; what they share is a first line.
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise Problem(f"{what} '{path}': not a file of weights alone, or damaged ({why}); {cure}", BAD_CHECKPOINT) from None
+    if not _plain(content):
+        raise Problem(f"{what} '{path}': holds sparse, quantised or empty (meta) tensors; save dense ones", BAD_CHECKPOINT)
     if not isinstance(content, dict):
         raise Problem(f"{what} '{path}': holds a {type(content).__name__}, not a dictionary; {cure}", BAD_CHECKPOINT)
     if isinstance(content.get("format", 0), int) and content.get("format", 0) > FORMAT:
         raise Problem(f"{what} '{path}': format {content['format']}, this program reads up to {FORMAT}; use a newer one",
                       BAD_CHECKPOINT)
     return content
+
+
+def _plain(value) -> bool:
+    """Whether all tensors in a nested value hold their numbers densely, on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if isinstance(value, dict):
+        return all(map(_plain, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_plain, value))

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import tomllib
 import types
 import typing
@@ -132,12 +133,14 @@ def _checked(entry, section, value, where):
 def _converted(value, kind, name, where):
     if kind is list:
         return [str(item) for item in value]
-    if type(value) is kind or (kind is float and type(value) is int):
-        return kind(value)
     try:
+        if kind is str and isinstance(value, str) and "\0" not in os.fsdecode(os.fsencode(value)):
+            return value
+        if type(value) is kind is not str or (kind is float and type(value) is int):
+            return kind(value)
         if isinstance(value, str) and kind in (int, float):
             return kind(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
     raise Problem(f"{name} '{value}' in {where}: not {word}; give {word}")

@@ -25,11 +25,20 @@ class Stopped(Problem):
 
 def run_main(main) -> int:
     """Call a script's `main()` and turn its problems into one line and an exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         try:
             code = main() or 0
         except Problem as problem:
             code = _complain(problem, problem.code)
+        except OSError as error:  # a place that no other check has looked at
+            code = _complain(f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk", USAGE)
+        except MemoryError:
+            code = _complain("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
         except KeyboardInterrupt:
             code = _complain("interrupted; run the same command again to go on", INTERRUPTED)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out there is nothing to stop any more

@@ -1,5 +1,6 @@
 """A run in its locked folder: build, learn from a teacher or from labels alone, save on the way, conclude."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from kd import losses, metrics, models, teachers, trained
 from kd.data.dataset import Dataset
 from kd.data.views import Views
-from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem, Stopped
+from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, DIVERGED, Problem, Stopped
 from kd.folder import RunFolder, student_of
 from kd.loop import fit, predict, stop_at_accuracy
 from kd.losses import Objective
@@ -85,6 +86,11 @@ class Experiment:
         except Stopped:
             self.save(state, lesson)
             raise self.signals.stopped(f" at step {state.progress.total}, saved in '{self.folder.path}'") from None
+        except Problem as problem:
+            if problem.code == CANNOT_WRITE:  # what does not fit now may be a result that is larger than this
+                with contextlib.suppress(Problem):
+                    self.save(state, lesson)
+            raise
         finally:
             self.events.close()
         self.folder.forget()

@@ -9,10 +9,12 @@ from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.runtime import say
 from kd.settings import DistillSettings, Teacher, TeacherSettings
-from kd.state import State
+from kd.state import SCHEMA, State
 from kd.strategies import STRATEGIES
 
-RESUME_KEYS = {"state", "split_hash", "content_hash", "precision", "teacher", "clock"}
+# What a resume file holds, as `checkpoint.fault` reads it.
+RESUME = {"state": SCHEMA, "split_hash": str, "content_hash": str, "precision": str, "teacher": (dict, type(None)),
+          "clock": {"seconds": float, "started": str}}
 
 
 class RunFolder:
@@ -55,7 +57,8 @@ class RunFolder:
 
         Weights, Adam's two moments and the best epoch's weights, in two generations and one being written.
         """
-        need, free = 4 * parameters * 4 * 3, shutil.disk_usage(self.path).free
+        there = sum(file.stat().st_size for file in (self.resume, self.previous) if file.is_file())
+        need, free = 4 * parameters * 4 * 3 - there, shutil.disk_usage(self.path).free
         if free < need:
             raise Problem(f"run folder '{self.path}': {free / 1e9:.1f} GB are free, {need / 1e9:.1f} GB may be needed; free "
                           "space or choose another --out", CANNOT_WRITE)
@@ -79,14 +82,16 @@ class RunFolder:
                     raise
                 say(f"warning: {problem}; going on from the one before it")
                 continue
-            lacking = sorted(RESUME_KEYS - content.keys())
-            if lacking:
-                raise Problem(f"resume file '{file}': lacks {lacking}, written by another version; use that one, or give --tag "
-                              "NAME to begin anew", BAD_CHECKPOINT)
+            fault = checkpoint.fault({key: value for key, value in content.items() if key != "format"}, RESUME, "it")
+            if fault:
+                raise Problem(f"resume file '{file}': {fault}; written by another version? use that one, or give --tag NAME to "
+                              "begin anew", BAD_CHECKPOINT)
             for key, value in expected.items():
                 if content.get(key) != value:
                     raise Problem(f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; go back to "
                                   "those data (or that --amp and --device), or give --tag NAME to begin anew", BAD_CHECKPOINT)
+            if file == self.previous:
+                self.resume.unlink(missing_ok=True)  # damaged: it must not take the good one's place at the next save
             return content
         return None
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from tqdm import tqdm
 
 from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, Stopped, printable
 
+# tqdm's own lock has a semaphore that all forked children share: one that is killed while it prints would stop the others.
+tqdm.set_lock(threading.RLock())
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 # No space, quota used up, larger than the file system or the shell's limit allows.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,6 +30,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise NotImplementedError(f"not one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
@@ -84,15 +90,18 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
 class StopSignals:
     """Asks a run to stop where nothing is half done: on SIGTERM, SIGHUP or Ctrl-C, or once a time budget is used up.
 
-    A second Ctrl-C stops at once. The budget runs from here on and is looked at by `look_at_clock` alone, after a step: a
-    run that is started again and again always gets further.
+    A second Ctrl-C stops at once, and `abandoned` says so where a library hides the KeyboardInterrupt. The budget runs from here
+    on and is looked at by `look_at_clock` alone, after a step: a run that is started again and again always gets further.
     """
+
+    abandoned = False
 
     def __init__(self, minutes: float | None = None):
         self.code, self._why = None, "stopped"
         self._minutes, self._begun = minutes, time.monotonic()
 
     def __enter__(self):
+        StopSignals.abandoned = False
         numbers = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
             numbers.append(signal.SIGHUP)
@@ -119,6 +128,7 @@ class StopSignals:
 
     def _ask(self, number, _frame):
         if number == signal.SIGINT and self.code == INTERRUPTED:
+            StopSignals.abandoned = True
             raise KeyboardInterrupt
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         with contextlib.suppress(OSError, RuntimeError):  # the terminal may be gone, or printing just now
@@ -145,8 +155,9 @@ def lock(folder: Path):
             owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
             raise Problem(f"run folder '{folder}' in --out: {owner} is working in it; wait for it",
                           BUSY) from None
-        os.ftruncate(holder, 0)
-        os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the name is a courtesy, the lock holds without it
+            os.ftruncate(holder, 0)
+            os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         yield
     finally:
         os.close(holder)

@@ -36,7 +36,7 @@ class Distillation:
     teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found", metavar="NAME")
     student: str = option("resnet18", "network that learns", metavar="NAME")
     mode: str = option("normal", "which teacher meets which student", choices=tuple(STRATEGIES))
-    temperature: float = option(4.0, "T: softens both networks' logits", above=0)
+    temperature: float = option(4.0, "T: softens both networks' logits", above=0, most=1000)
     alpha: float = option(0.5, "weight of the KD term; the label's is 1 - alpha", least=0, most=1)
     teacher_checkpoint: str | None = option(
         None, "weights of --teacher that you have: a model.pt of ours or a timm state_dict (.pt, .safetensors)", metavar="FILE")
@@ -52,11 +52,12 @@ class Data:
     split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
                         choices=("patient", "thesis", "given"))
     split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
-    train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1)
-    valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1)
+    train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1,
+                                         most=10**6)
+    valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1, most=10**6)
     test_per_class: int | None = option(None, "test images a class (MURA: 245; else 15 %% or what is given; not with "
-                                        "--split thesis)", least=1)
-    synthetic_images: int = option(2100, "pictures of the synthetic set", least=1)
+                                        "--split thesis)", least=1, most=10**6)
+    synthetic_images: int = option(2100, "pictures of the synthetic set", least=1, most=10**7)
     synthetic_seed: int = option(0, "seed of the synthetic set", least=0, most=2**62)
     image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
     resize: str = option("squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad"))
@@ -78,8 +79,8 @@ class Network:
 class Training:
     """training"""
 
-    epochs: int = option(20, "passes over the train part", least=1)
-    batch_size: int = option(16, "images a step", least=1)
+    epochs: int = option(20, "passes over the train part", least=1, most=10**6)
+    batch_size: int = option(16, "images a step", least=1, most=10**6)
     lr: float = option(1e-4, "Adam's learning rate", above=0)
     schedule: str = option("constant", "learning rate over the run", choices=("constant", "cosine"))
     weight_decay: float = option(0.0, "Adam's L2 penalty", least=0)
@@ -131,7 +132,7 @@ class Evaluation:
     dataset: str | None = option(None, "other pictures than the run's own test part", choices=("folder",))
     data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without "
                                   "--dataset: where the run's own data lie now", metavar="DIR")
-    batch_size: int = option(64, "images at a time", least=1)
+    batch_size: int = option(64, "images at a time", least=1, most=10**6)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
     cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")
 

@@ -38,6 +38,12 @@ class Progress:
     ended: str = ""
 
 
+# What `State.state_dict` holds, as `checkpoint.fault` reads it.
+SCHEMA = {"weights": dict, "optimizer": dict, "scaler": dict, "best_weights": (dict, type(None)),
+          "progress": {"epoch": int, "step": int, "total": int, "images": int, "sums": dict, "history": list, "looks": list,
+                       "best": (dict, type(None)), "stopped": bool, "ended": str}}
+
+
 class State:
     """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it."""
 
@@ -56,7 +62,7 @@ class State:
         self.divergence.check()
         self.divergence.check_weights(self.network.module, self.progress.total)
         self._collect()
-        return {"weights": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict(),
+        return {"weights": dict(self.network.module.state_dict()), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict) -> None:
@@ -66,6 +72,8 @@ class State:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
+            if (self.progress.best is None) != (self.best_weights is None):
+                raise ValueError("a best epoch and its weights go together")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             why = " ".join(str(error).split())[:160]
             raise Problem(f"saved state of {self.network.name}: does not fit this run ({type(error).__name__}: {why}); give "

@@ -109,8 +109,14 @@ def _odd(content: dict) -> str:
         values = content["input"][key]
         if len(values) != 3 or not all(type(value) is float and math.isfinite(value) for value in values):
             return f"its input.{key} is {str(values)[:100]}, not three numbers"
+    if min(content["input"]["std"]) <= 0:
+        return f"its input.std is {content['input']['std']}, not above 0"
     if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
         return "its state_dict holds other things than tensors"
+    for part in ("train", "valid"):
+        files, patients = content["data"]["files"][part], content["data"]["patients"][part]
+        if files.ndim != 2 or files.dtype != torch.uint8 or not all(isinstance(name, str) for name in patients):
+            return f"its data.files.{part} or data.patients.{part} are no hashes, or no names"
     return ""
 
 

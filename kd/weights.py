@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -95,7 +96,7 @@ def _answers(address: str) -> bool:
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a model.pt of ours, a timm state_dict (.pt, .pth) or a .safetensors file. Raises Problem (4)."""
     if path.suffix == ".safetensors":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise Problem(f"weights '{path}': no such file; give another", BAD_CHECKPOINT)
         try:
             return safetensors.torch.load_file(path)

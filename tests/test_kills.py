@@ -1,5 +1,6 @@
 """Nothing is lost when a run is killed, told to stop, out of time or out of disk: it ends as if nothing had been."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -20,9 +21,9 @@ from kd.folder import RunFolder
 from kd.results import outcome
 from kd.results import report as reports
 from kd.results.events import Events
-from kd.runtime import Precision
+from kd.runtime import Precision, StopSignals
 from kd.settings import Training
-from kd.state import State
+from kd.state import Progress, State
 
 DISTIL = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
 ALONE = ["--model", "kdtiny", *TINY, "--save-every-minutes", "0"]
@@ -78,12 +79,13 @@ def disturbed(command, strike, chance, longest, most):
     for strikes in range(200):
         child, allowed = Child(command), ()
         if strikes < most:
-            time.sleep(chance.uniform(0.02, longest))
+            time.sleep(chance.uniform(0.02, longest if strikes else longest / 4))  # the first one always finds it alive
             allowed = strike(child)
         code = child.wait()
         assert code in (0, *allowed) and "Traceback" not in child.err, (code, child.err)
         assert not child.err.count("error:") > 1
         if code == 0:
+            assert strikes > 0
             return strikes
     raise AssertionError("no progress in 200 tries")
 
@@ -225,6 +227,8 @@ def test_a_full_disk_under_tensorboard_in_the_middle_is_one_warning():
 @pytest.mark.case(5)
 @pytest.mark.parametrize("name", ["report.json", "predictions.csv", "settings.json"])
 def test_a_full_disk_under_a_result_loses_no_training(whole, name):
+    argv = [*ALONE, "--save-every-minutes", "5"]
+
     def on_a_full_disk():
         write_text = Path.write_text
 
@@ -232,13 +236,49 @@ def test_a_full_disk_under_a_result_loses_no_training(whole, name):
             return write_text(Path("/dev/full") if f".{name}." in path.name else path, text, *arguments)
 
         Path.write_text = full
-        return call("train_teacher", ALONE)()
+        return call("train_teacher", argv)()
 
     full = in_child(on_a_full_disk)
     assert full.code == 74 and "disk full" in full.err and name in full.err and "Traceback" not in full.err
-    again = in_child(call("train_teacher", ALONE))
+    again = in_child(call("train_teacher", argv))
     assert again.code == 0 and ("going on from step 12" in again.out) == (name != "settings.json")
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.mark.case(4)
+def test_a_disk_that_is_full_from_the_start_is_told(whole):
+    def on_a_full_disk():
+        limit_files(0)
+        return call("train_teacher", ALONE)()
+
+    full = in_child(on_a_full_disk)  # its own log cannot be written either
+    assert full.code == 74
+    assert in_child(call("train_teacher", ALONE)).code == 0
+    assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
+
+
+@pytest.mark.case(7)
+def test_a_second_ctrl_c_inside_a_large_save_ends_at_once_and_keeps_the_old_file():
+    Path("run").mkdir()
+    checkpoint.save(Path("run/file.pt"), {"large": torch.zeros(30_000_000)})
+
+    def save_for_seconds():
+        with StopSignals():
+            Path("begun").touch()
+            for _ in range(100):
+                checkpoint.save(Path("run/file.pt"), {"large": torch.zeros(30_000_000)})
+
+    for number in range(4):
+        Path("begun").unlink(missing_ok=True)
+        child = Child(save_for_seconds)
+        while not Path("begun").exists():
+            time.sleep(0.005)
+        time.sleep(0.15 + 0.05 * number)
+        for _ in range(4):  # two that come while C code runs are one to Python
+            child.kill(signal.SIGINT)
+            time.sleep(0.1)
+        assert child.wait() == 130 and "interrupted" in child.err and "Traceback" not in child.err, child.err
+        assert len(checkpoint.load(Path("run/file.pt"))["large"]) == 30_000_000 and not list(Path("run").glob(".*.tmp"))
 
 
 @pytest.mark.case(5)
@@ -253,8 +293,10 @@ def test_a_log_that_cannot_be_written_ends_no_training(whole):
 
 def contents(number):
     torch.manual_seed(number)
-    return {"state": {"weights": {"w": torch.randn(60, 60)}}, "split_hash": number, "content_hash": "", "precision": "",
-            "teacher": None, "clock": {}}
+    state = {"weights": {"w": torch.randn(60, 60)}, "optimizer": {}, "scaler": {}, "best_weights": None,
+             "progress": dataclasses.asdict(Progress())}
+    return {"state": state, "split_hash": str(number), "content_hash": "", "precision": "", "teacher": None,
+            "clock": {"seconds": 0.0, "started": ""}}
 
 
 class Fixed:
@@ -273,11 +315,24 @@ def save_resume(number):
     RunFolder(Path("run")).save(Fixed(number), **more)
 
 
+def save_after_damage(number):
+    """As a run does that falls back to the file before: version 2 stands there alone, beside a damaged one."""
+    folder = RunFolder(Path("run"))
+    if number == 2:
+        save_resume(2)
+        folder.resume.replace(folder.previous)
+        folder.resume.write_bytes(b"damaged")
+    elif number == 3:
+        assert folder.load()["split_hash"] == "2"
+        save_resume(3)
+
+
 # name -> (write version n, read back: a version or Problem)
 WRITERS = {
-    "resume": (save_resume, lambda: RunFolder(Path("run")).load()["split_hash"]),
+    "resume": (save_resume, lambda: int(RunFolder(Path("run")).load()["split_hash"])),
+    "resume after damage": (save_after_damage, lambda: int(RunFolder(Path("run")).load()["split_hash"])),
     "model": (lambda number: checkpoint.save(Path("run/model.pt"), contents(number)),
-              lambda: checkpoint.load(Path("run/model.pt"))["split_hash"]),
+              lambda: int(checkpoint.load(Path("run/model.pt"))["split_hash"])),
     "report": (lambda number: checkpoint.write_json(Path("run/report.json"), {"version": number, "long": "x" * 20_000}),
                lambda: checkpoint.read_json(Path("run/report.json"))["version"])}
 

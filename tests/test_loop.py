@@ -128,7 +128,10 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
     if not stops:
         moment["progress"]["best"]["valid_accuracy"] = 1.1  # no later epoch can be better
     assert same(go_on(moment)[0], go_on(moment)[0])
-    assert not same(go_on(without(moment, item, start))[0], go_on(moment)[0])
+    try:
+        assert not same(go_on(without(moment, item, start))[0], go_on(moment)[0])
+    except Problem as problem:  # noticed when it was loaded
+        assert "go together" in str(problem)
 
 
 @pytest.mark.case(22)

@@ -2,18 +2,21 @@
 
 import os
 import pickle
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY
+from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from faults import in_child
 from PIL import Image
 
 from kd import checkpoint
 from kd.data import folder
 from kd.data.store import Store
+from kd.errors import run_main
 from kd.results import report as reports
 
 ALONE = ["--model", "kdtiny", *TINY]
@@ -85,7 +88,10 @@ def reversed_classes(content):
     (lambda content: content.update(classes=["a", 7]), ["classes"]),
     (lambda content: content.update(name="nosuch", architecture="nosuch"), ["network 'nosuch'"]),
     (lambda content: content.update(state_dict={"a": 3}), ["state_dict"]),
-    (lambda content: content["data"].update(patients=[]), ["patients is list"])])
+    (lambda content: content["data"].update(patients=[]), ["patients is list"]),
+    (lambda content: content["data"]["patients"].update(train=[[1]]), ["patients.train"]),
+    (lambda content: content["input"].update(std=[0.0, 1.0, 1.0]), ["std"]),
+    (lambda content: content["state_dict"].update({"fc.bias": torch.zeros(7).to_sparse()}), ["sparse"])])
 def test_a_model_that_does_not_fit_is_refused_with_both_sides_named(script, trained, change, words):
     trained(change)
     code, out = script("distill", [*PAIR, "--mode", "normal"])
@@ -98,6 +104,52 @@ def test_a_teacher_with_nan_weights_is_refused_before_the_first_step(script, tra
     code, out = script("distill", [*PAIR, "--mode", "normal"])
     assert code == 3 and "teacher kdwide" in out and "not finite for 28 of 28 images" in out and "step 0" in out
     assert "learning rate 0.001" in out and not list(RUN.glob("resume*"))
+
+
+@pytest.mark.case(19)
+def test_a_model_with_nan_weights_is_not_evaluated(script, trained):
+    trained(lambda content: content["state_dict"]["fc.bias"].fill_(float("nan")))
+    code, out = script("evaluate", [TEACHER])
+    assert code == 4 and "logits are not finite" in out.splitlines()[-1]
+
+
+@pytest.mark.case(15)
+def test_a_folder_that_cannot_be_read_is_told(script, picture_tree, monkeypatch):
+    root = picture_tree("set", {"a": 12, "b": 12, "c": 12})
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
+    assert code == 2 and "c (Permission denied) cannot be read" in out.splitlines()[-1]
+
+
+@pytest.mark.case(20)
+@pytest.mark.parametrize("name, argv", [
+    ("train_teacher", ["--weights", "x" * 300]), ("train_teacher", ["--dataset", "mura", "--data-dir", "x" * 300]),
+    ("train_teacher", ["--dataset", "folder", "--data-dir", "x" * 300]), ("train_teacher", ["--out", "x" * 300]),
+    ("train_teacher", ["--device", "meta"]), ("train_teacher", ["--train-per-class", "1000000000000000"]),
+    ("train_teacher", ["--config", "bad.toml"]), ("train_teacher", ["--config", "null.toml"]),
+    ("train_teacher", ["--tag", "a\ud800"]),
+    ("train_teacher", ["--config", "x" * 300]), ("evaluate", ["x" * 300]), ("evaluate", ["a\0b"])])
+def test_arguments_that_no_machine_can_take_are_one_line(name, argv):
+    Path("bad.toml").write_text("weight_decay = 1" + "0" * 400)
+    Path("null.toml").write_text('data_dir = "a\\u0000b"')
+    more = ["--model", "kdtiny", *TINY] if name == "train_teacher" else []
+    child = in_child(lambda: __import__(name).main([*more, *argv]))
+    assert child.code in (2, 4, 74) and child.err.startswith("error: ") and child.err.count("\n") == 1, child.err
+
+
+def test_a_closed_stdout_ends_no_training():
+    def closed():
+        sys.stdout = None
+        return run_main(lambda: __import__("train_teacher").main(ALONE))
+
+    assert in_child(closed).code == 0
 
 
 @pytest.mark.case(19)
@@ -157,7 +209,7 @@ def test_a_bad_table_is_refused_with_row_and_value(script, picture_tree, text, w
     write_csv(root, text)
     code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
     line = out.splitlines()[-1]
-    assert code == 2 and "images.csv" in line or "pictures in" in line, out
+    assert code == 2 and ("images.csv" in line or "pictures in" in line), out
     assert all(word in line for word in words) and not Path("cache").exists() and "\0" not in line, line
 
 
@@ -284,10 +336,12 @@ def test_pictures_of_every_kind_are_read_and_hidden_ones_counted(picture_tree, s
 def test_a_plain_command_without_network_ends_within_seconds(script, monkeypatch):
     from kd import weights
     weights.require.cache_clear()
-    monkeypatch.setattr(weights, "_answers", lambda address: False)
+    monkeypatch.setattr(weights, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
+    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
     argv = [word for word in TINY if word != "--no-pretrained"]
+    begun = time.monotonic()
     code, out = script("distill", ["--teacher", "seresnet50", "--student", "resnet18", "--mode", "normal", *argv])
+    assert time.monotonic() - begun < 30  # the look at the network would have taken 60
     assert code == 2 and "--weights FILE or --no-pretrained" in out.splitlines()[-1] and not Path("cache").exists()
-    assert ROOT != Path.cwd()

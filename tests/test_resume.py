@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kd import checkpoint, config
 from kd.errors import Problem
-from kd.folder import RESUME_KEYS, RunFolder
+from kd.folder import RESUME, RunFolder
 from kd.results import report as reports
 from kd.runtime import lock
 from kd.settings import DistillSettings, TeacherSettings
@@ -168,6 +168,7 @@ def test_every_damage_of_the_resume_file_falls_back_to_the_one_before(begun, inj
         newest.write_bytes(content)
         found = RunFolder(RUN).load()["state"]
         now = same(found, older["state"])
+        assert now != newest.exists()  # a damaged file must not take the good one's place at the next save
         newest.write_bytes(whole)
         assert now or same(found, checkpoint.load(newest)["state"])
         fallen += now
@@ -193,7 +194,7 @@ def test_two_damaged_resume_files_are_refused(begun, script):
 
 
 @pytest.mark.case(1)
-@pytest.mark.parametrize("key", sorted(RESUME_KEYS))
+@pytest.mark.parametrize("key", sorted(RESUME))
 def test_a_resume_file_that_lacks_anything_is_refused(begun, script, key):
     command, newest, _ = begun
     content = checkpoint.load(newest)
@@ -202,6 +203,30 @@ def test_a_resume_file_that_lacks_anything_is_refused(begun, script, key):
     code, out = script(*command)
     assert code == 4 and f"lacks ['{key}']" in out.splitlines()[-1]
 
+
+@pytest.mark.case(1)
+@pytest.mark.parametrize("change", [
+    lambda content: content.update(clock={}), lambda content: content["state"]["progress"].update(step="x"),
+    lambda content: content["state"]["progress"].update(history=None), lambda content: content["state"].pop("optimizer"),
+    lambda content: content["state"]["progress"].update(best={"valid_accuracy": 1.0}),
+    lambda content: content["state"]["weights"].update({"fc.bias": torch.zeros(7).to_sparse()})])
+def test_a_resume_file_that_holds_other_things_is_refused(begun, script, change):
+    command, newest, _ = begun
+    content = checkpoint.load(newest)
+    change(content)
+    torch.save(content, newest)
+    RUN.joinpath("resume.previous.pt").unlink()
+    code, out = script(*command)
+    assert code == 4 and out.splitlines()[-1].startswith("error: ")
+
+
+def test_the_space_that_resume_files_take_already_is_not_asked_for_twice(begun, monkeypatch):
+    folder = RunFolder(RUN)
+    there = sum(file.stat().st_size for file in begun[1:])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 100_000})())
+    folder.check_space((there + 100_000) // 48)
+    with pytest.raises(Problem, match="are free"):
+        folder.check_space((there + 100_100) // 48 + 1)
 
 @pytest.mark.case(11)
 def test_a_resume_file_of_another_network_is_refused(begun, script):

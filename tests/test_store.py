@@ -118,6 +118,20 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(picture_tree):
         store.ensure(all_rows(store))
 
 
+def test_a_write_that_takes_only_a_part_is_gone_on_with(picture_tree, monkeypatch):
+    root = picture_tree("set", {"a": 2, "b": 2})
+    whole = opened(root)
+    whole.ensure(all_rows(whole))
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, start: pwrite(file, data[:100], start))
+    partly = opened(root, resize="pad")
+    partly.ensure(all_rows(partly))
+    monkeypatch.undo()
+    again = Store(partly.index, "other", 16, "pad", 0)
+    again.ensure(all_rows(again))
+    assert (partly.pictures[:] == again.pictures[:]).all() and partly.pictures[:].any()
+
+
 def test_identical_files_have_the_same_hash(picture_tree):
     root = picture_tree("set", {"a": 2, "b": 1})
     (root / "b" / "image0.png").write_bytes((root / "a" / "image1.png").read_bytes())

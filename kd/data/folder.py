@@ -23,7 +23,7 @@ def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
     if data_dir is None:
         raise Problem("data_dir in --data-dir: not given; --dataset folder needs --data-dir DIR")
     root = Path(data_dir)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise Problem(f"data_dir '{data_dir}' in --data-dir: no such folder; give the folder of the pictures")
     table = root / "images.csv"
     rows, skipped = _from_csv(root, table, classes) if table.is_file() else _from_tree(root)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.errors import Problem, first_ten
+
 UNLABELED = -1
 
 
@@ -69,10 +71,11 @@ class Index:
 def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """(folders from root down, sorted file names) of every folder; links are followed, each real folder is entered once.
 
-    Hidden folders and the `__MACOSX` that archives carry are passed over.
+    Hidden folders and the `__MACOSX` that archives carry are passed over. Raises Problem, at the end, for folders that cannot be
+    read: training on what is left would be training on other data.
     """
-    entered = set()
-    for here, folders, files in os.walk(root, followlinks=True):
+    entered, closed = set(), []
+    for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
@@ -80,6 +83,9 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         yield Path(here).relative_to(root).parts, sorted(files)
+    if closed:
+        listed = first_ten([f"{os.path.relpath(error.filename, root)} ({error.strerror})" for error in closed])
+        raise Problem(f"folders in {root}: {listed} cannot be read; allow it, or move them out")
 
 
 def digest(lines) -> str:

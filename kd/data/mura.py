@@ -1,5 +1,6 @@
 """MURA v1.1 as it is downloaded: a tree of studies, with or without its CSV files."""
 
+import os
 import re
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def find_root(data_dir: str | None) -> Path:
                       f"data: {DEMO}")
     start = Path(data_dir)
     for root in (start, start / "MURA-v1.1", start / "MURA-v1.1" / "MURA-v1.1"):
-        if any((root / "train").glob("XR_*")):
+        if os.path.isdir(root / "train") and any((root / "train").glob("XR_*")):
             return root
-    why = "holds no train/XR_* folders" if start.is_dir() else "no such folder"
+    why = "holds no train/XR_* folders" if os.path.isdir(start) else "no such folder, or not within reach"
     raise Problem(f"data_dir '{data_dir}' in --data-dir: {why}; give the folder of MURA-v1.1, or try everything without "
                   f"data: {DEMO}")
 

@@ -25,7 +25,7 @@ class Store:
     """Decoded pictures of an index; rows that were asked for once stay, others cost no disk (the files are sparse).
 
     pictures  uint8 [N, C, S, S], read-only memory map; a row is defined once `ensure` was called with it
-    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes
+    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined as `pictures` is
     """
 
     def __init__(self, index: Index, cache_dir: str, size: int, resize: str, channels: int):
@@ -45,8 +45,9 @@ class Store:
         except OSError as error:
             raise cannot_write(self.folder, error) from None
         self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
-        self.hashes = np.memmap(self.folder / "hashes", np.uint8, "r", shape=(shape[0], HASH_BYTES))
-        self._decoded = np.memmap(self.folder / "stamps", np.uint8, "r", shape=(shape[0], HASH_BYTES))
+        # Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS.
+        self.hashes, self._decoded = (np.fromfile(self.folder / name, np.uint8).reshape(shape[0], HASH_BYTES)
+                                      for name in ("hashes", "stamps"))
 
     def __del__(self):
         for file in getattr(self, "_files", {}).values():
@@ -72,6 +73,7 @@ class Store:
                 for row, fault in zip(chunk, faults):
                     if not fault:
                         self._write("stamps", self._stamps[row].tobytes(), int(row))
+                        self._decoded[row] = self._stamps[row]
                 bar.update(len(chunk))
                 leave()
         if bad:
@@ -98,12 +100,15 @@ class Store:
             return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
         self._write("pictures", array.tobytes(), row)
         self._write("hashes", _hash(content), row)
+        self.hashes[row] = np.frombuffer(_hash(content), np.uint8)
         return ""
 
     def _write(self, name: str, data: bytes, row: int) -> None:
-        # pwrite, not the memory map: a full disk is an error here and would be a SIGBUS there.
+        # pwrite, not the memory map: a full disk is an error here and would be a SIGBUS there. It may write a part only.
+        start, done = row * len(data), 0
         try:
-            os.pwrite(self._files[name], data, row * len(data))
+            while done < len(data):
+                done += os.pwrite(self._files[name], data[done:], start + done)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 

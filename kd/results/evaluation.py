@@ -49,7 +49,7 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) ->
             raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on ({key} "
                           f"{now}, then {report['data'][key]}); restore the data")
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
-    result = _judge(dataset.index, dataset.parts.test, predict(network, views))
+    result = _judge(dataset.index, dataset.parts.test, _finite(predict(network, views), folder))
     reported = report["results"]["best"]["test_accuracy"]
     result |= {"data": {"name": dataset.index.name, "part": "test", "images": len(views)}, "reported_test_accuracy": reported,
                "equals_report": result["accuracy"] == reported
@@ -64,7 +64,8 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -
     store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"])
     rows = np.arange(len(index.samples))
     store.ensure(rows)
-    logits = predict(network, Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device)))
+    views = Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device))
+    logits = _finite(predict(network, views), folder)
     name = f"evaluation-{index.name}-{digest(map(index.identity, rows))[:6]}"  # two clinics may both send "images"
     target = make_folder(folder.path / name)
     checkpoint.write_text(target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits}))
@@ -76,6 +77,13 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -
                         "images": len(rows), "unlabelled": len(rows) - len(labelled), "notes": list(index.notes)},
                "predicted": dict(zip(index.classes, predicted.tolist()))}
     return _write(target, folder, result, index)
+
+
+def _finite(logits: np.ndarray, folder: RunFolder) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise Problem(f"model '{folder.model}': its logits are not finite, so its weights are damaged; restore it",
+                      BAD_CHECKPOINT)
+    return logits
 
 
 def _judge(index: Index, rows: np.ndarray, logits: np.ndarray) -> dict:
