@@ -1,10 +1,10 @@
-"""Evaluate finished runs on their test part, or on other pictures.
+"""Evaluate finished runs, compare them in tables, look at their data.
 
     python evaluate.py runs/synthetic-patient-48/normal/seresnet50-vgg11/seed0
+    python evaluate.py --tables runs
 """
 
 import sys
-from pathlib import Path
 
 from kd import config
 from kd.errors import run_main
@@ -12,14 +12,11 @@ from kd.settings import EvaluateSettings
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, evaluate, print; returns the exit code. Raises Problem."""
+    """Parse, do what is asked for, print; returns the exit code. Raises Problem."""
     settings = config.parse(EvaluateSettings, argv, from_file=False)
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
-    from kd.results.evaluation import evaluate
-    from kd.runtime import say
-    for run in settings.evaluation.runs:
-        say(run)
-        evaluate(Path(run), settings.evaluation)
+    from kd.results.commands import carry_out
+    carry_out(settings)
     return 0
 
 

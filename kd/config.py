@@ -91,7 +91,7 @@ def _add_flag(group, entry, section):
     default = entry.default if entry.default is not dataclasses.MISSING else None
     help = entry.metadata["help"] + ("" if default in (None, "") else f" (default {default})")
     if kind is list:
-        group.add_argument(entry.name, help=help, **argument)
+        group.add_argument(entry.name if entry.metadata["positional"] else "--" + entry.name, help=help, **argument)
     elif kind is bool:
         group.add_argument("--" + entry.name.replace("_", "-"), action=argparse.BooleanOptionalAction, help=help)
     else:

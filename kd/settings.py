@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from kd.strategies import STRATEGIES
 
 
-def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, **argument):
+def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, positional=False, **argument):
     """A field with its flag's help and the values it allows.
 
     `identity=False`: the value may be another one when a run goes on: where things lie, how often they are saved.
     `argument` goes to `argparse` as it is (metavar, nargs).
     """
     limits = {"choices": choices, "above": above, "least": least, "most": most}
-    metadata = {"help": help, "limits": limits, "identity": identity, "argument": argument}
+    metadata = {"help": help, "limits": limits, "identity": identity, "positional": positional, "argument": argument}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -126,22 +126,41 @@ class DistillSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """what to evaluate"""
+    """what to do (exactly one)"""
 
-    runs: list[str] = option([], "folders of finished runs", metavar="RUN", nargs="+")
-    dataset: str | None = option(None, "other pictures than the run's own test part", choices=("folder",))
+    runs: list[str] = option([], "evaluate finished runs: each on its own test part, or on --dataset", metavar="RUN",
+                             nargs="*", positional=True)
+    tables: str | None = option(None, "all runs below DIR as the thesis's tables, with published figures, intervals and the "
+                                "commands that fill empty cells; written to DIR", metavar="DIR")
+    card: str | None = option(None, "student and teacher of a run side by side: size, arithmetic, latency, accuracy",
+                              metavar="RUN")
+    curves: list[str] = option([], "learning curves of runs in one picture, curves.png beside the runs", metavar="RUN", nargs="+")
+    check_data: bool = option(False, "what is wrong with a data set; exit 2 if anything is")
+
+
+@dataclass(frozen=True)
+class Judging:
+    """how"""
+
+    dataset: str | None = option(None, "other pictures than the run's own test part (folder), or what --check-data looks at",
+                                 choices=("mura", "folder", "synthetic"))
     data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without "
                                   "--dataset: where the run's own data lie now", metavar="DIR")
+    label: str = option("part", "MURA's label, for --check-data", choices=("part", "abnormal"))
+    margin: float = option(0.01, "a student is as good as its teacher where the interval of the difference ends above minus this",
+                           least=0, most=1)
     batch_size: int = option(64, "images at a time", least=1, most=10**6)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
     cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")
+    out: str = option("runs", "where --check-data writes check-NAME.json", metavar="DIR")
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluate finished runs: every test image once, in float32."""
+    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --card, --curves, --check-data."""
 
     evaluation: Evaluation = field(default_factory=Evaluation)
+    judging: Judging = field(default_factory=Judging)
 
 
 KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)

@@ -41,7 +41,8 @@ def test_no_two_sections_share_a_key():
 @pytest.mark.case(20)
 @pytest.mark.parametrize("argv, message", [
     (["--temperature", "0"], "temperature '0' in --temperature: must be above 0"),
-    (["--temperature", "nan"], "temperature 'nan'"), (["--temperature", "inf"], "must be at most 1000"), (["--lr", "inf"], "must be finite"),
+    (["--temperature", "nan"], "temperature 'nan'"), (["--temperature", "inf"], "must be at most 1000"),
+    (["--lr", "inf"], "must be finite"),
     (["--alpha", "2"], "alpha '2' in --alpha: must be at most 1"), (["--alpha", "-0.1"], "at least 0"),
     (["--lr", "0"], "must be above 0"), (["--epochs", "0"], "at least 1"), (["--batch-size", "1.5"], "not a whole number"),
     (["--mode", "normel"], "did you mean 'normal'"), (["--temprature", "4"], "did you mean '--temperature'"),

@@ -150,13 +150,27 @@ def _file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _open(content: bytes, size: int, channels: int) -> Image.Image:
-    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size` (several times faster)."""
+def decode(path: Path) -> tuple[bytes, Image.Image]:
+    """(a file's bytes, its picture as it is stored). Raises whatever Pillow does for a bad one."""
+    content = _file_bytes(path)
+    picture = _opened(content)
+    picture.load()
+    return content, picture
+
+
+def _opened(content: bytes) -> Image.Image:
+    """A picture whose size and checksum are in order, its pixels not decoded yet."""
     picture = Image.open(io.BytesIO(content))
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS // 10**6} million")
     if picture.format == "PNG":
         Image.open(io.BytesIO(content)).verify()  # decoding alone passes over the checksum of the pixels
+    return picture
+
+
+def _open(content: bytes, size: int, channels: int) -> Image.Image:
+    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size` (several times faster)."""
+    picture = _opened(content)
     picture.draft("L" if channels == 1 else "RGB", (size, size))
     picture.load()
     return ImageOps.exif_transpose(picture)

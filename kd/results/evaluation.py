@@ -16,12 +16,12 @@ from kd.loop import predict
 from kd.results import figures
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
-from kd.settings import Evaluation, TeacherSettings
+from kd.settings import Judging, TeacherSettings
 
 SCHEMA_VERSION = 1
 
 
-def evaluate(run: Path, how: Evaluation) -> dict:
+def evaluate(run: Path, how: Judging) -> dict:
     """Evaluate one run as `how` says; prints and returns what it writes to evaluation.json.
 
     Every image counts once, in float32. Raises Problem for a folder that is no finished run and for pictures that do not
@@ -40,7 +40,7 @@ def evaluate(run: Path, how: Evaluation) -> dict:
     return _own_test_part(folder, report, network, how) if how.dataset is None else _other_pictures(folder, report, network, how)
 
 
-def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
+def _own_test_part(folder: RunFolder, report: dict, network, how: Judging) -> dict:
     settings = config.build(TeacherSettings, {key: (value, str(folder.report)) for key, value in report["settings"].items()})
     data = config.replace(settings, cache_dir=how.cache_dir, data_dir=how.data_dir or settings.data.data_dir).data
     dataset = open_dataset(data, read_index(data))
@@ -58,7 +58,7 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Evaluation) ->
     return _write(folder.path, folder, result, dataset.index)
 
 
-def _other_pictures(folder: RunFolder, report: dict, network, how: Evaluation) -> dict:
+def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> dict:
     data = report["data"]
     index = folder_reader.read(how.data_dir, tuple(data["classes"]))
     store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"])

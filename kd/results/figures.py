@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kd import checkpoint
 from kd.errors import printable
@@ -38,7 +39,7 @@ def reliability(panels: dict[str, tuple[np.ndarray, np.ndarray]], title: str) ->
         bins = confidence_bins(p, labels)
         width = 1 / len(bins)
         axes = figure.add_subplot(1, len(panels), number + 1)
-        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated", zorder=3)
         centres = (np.arange(len(bins)) + 0.5) * width
         axes.bar(centres, [row["accuracy"] or 0 for row in bins], width * 0.94, color=BLUE, label="accuracy")
         axes.bar(centres, [row["count"] / len(labels) for row in bins], width * 0.4, color=ORANGE, label="share of images")
@@ -52,3 +53,43 @@ def save(path: Path, figure) -> None:
     """Write a figure as PNG, whole or not at all."""
     with checkpoint.replacing(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def heat_map(table: dict, title: str) -> Figure:
+    """Students by teachers; colour and number are the difference in test accuracy to the student alone, in points."""
+    students = list(dict.fromkeys(cell["student"] for cell in table["cells"]))
+    teachers = [row["teacher"] for row in table["teachers"]]
+    gaps = {(cell["student"], cell["teacher"]): cell["minus_alone"] for cell in table["cells"]}
+    points = np.array([[100 * gaps[s, t]["mean"] if gaps[s, t] else np.nan for t in teachers] for s in students])
+    figure = Figure(figsize=(max(5.0, 1.7 * len(teachers) + 3), 0.7 * len(students) + 2.4), layout="constrained", dpi=110)
+    axes = figure.add_subplot()
+    limit = max(1.0, float(np.nanmax(np.abs(points)))) if np.isfinite(points).any() else 1.0
+    shown = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for (row, column), value in np.ndenumerate(points):
+        gap = gaps[students[row], teachers[column]]
+        text = f"{value:+.1f}\n[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" if gap else "not run"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.6 * limit else "black")
+    axes.set_xticks(range(len(teachers)), [f"<- {printable(name)}" for name in teachers])
+    axes.set_yticks(range(len(students)), [printable(name) for name in students])
+    figure.colorbar(shown, ax=axes, label="points of test accuracy above alone")
+    axes.set_title(f"{printable(table['title'])}: student minus the same network alone", fontsize=10)
+    figure.supxlabel(printable(title), fontsize=7)
+    return figure
+
+
+def curves(histories: dict[str, list[dict]]) -> Figure:
+    """Learning curves of runs: name -> rows of the report's history. Loss, train and validation accuracy by epoch."""
+    figure = Figure(figsize=(13.5, 4.2 + 0.16 * len(histories)), layout="constrained", dpi=110)
+    panels = figure.subplots(1, 3)
+    shown = {"train_loss": "train loss (with the KD term, where there is one)",
+             "train_accuracy": "train accuracy (augmented views)", "valid_accuracy": "validation accuracy"}
+    for (key, label), axes in zip(shown.items(), panels):
+        for number, (name, rows) in enumerate(histories.items()):
+            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=printable(name),
+                      color=f"C{number % 10}", linestyle=("-", "--", ":", "-.")[number // 10 % 4])
+        axes.set(xlabel="epoch", title=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,113 @@
+"""Teacher and student on one card: size, arithmetic, latency, accuracy, calibration, and what each is of the other."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kd import checkpoint, models
+from kd.errors import Problem
+from kd.models import Classifier
+from kd.results import report as reports
+from kd.runtime import pick_device, say
+
+SCHEMA_VERSION = 1
+REPEATS = 15
+BATCHES = (1, 32)
+# key, caption, unit's factor, format
+ROWS = (("parameters", "parameters (M)", 1e-6, ".2f"), ("gmac", "GMAC an image", 1, ".3f"),
+        ("file_bytes", "file (MB)", 1e-6, ".1f"), ("latency_1", "latency, 1 image (ms)", 1e3, ".2f"),
+        ("latency_32", "latency, 32 images (ms)", 1e3, ".1f"),
+        ("test_accuracy", "test accuracy", 1, ".4f"), ("ece", "ECE", 1, ".4f"))
+
+
+def write_card(folder: Path, device_name: str) -> dict:
+    """Print a distilled run's card and write it to card.json in its folder. Raises Problem for a run without a teacher."""
+    report, device = reports.read(folder), pick_device(device_name)
+    teacher = report["teacher"]
+    if teacher is None:
+        raise Problem(f"run '{folder}' in --card: was trained without a teacher; give the folder of a distilled run")
+    size, classes = report["data"]["image_size"], tuple(report["data"]["classes"])
+    networks = {"teacher": models.build(teacher["architecture"], classes).to(device),
+                "student": models.build(report["student"]["architecture"], classes).to(device)}
+    sides = {name: {"parameters": models.parameters(network.module), "gmac": gmac(network, size)}
+             for name, network in networks.items()}
+    for batch in BATCHES:
+        for name, seconds in latency(networks, size, batch, device).items():
+            sides[name][f"latency_{batch}"] = seconds
+    taught_in = _teacher_folder(folder, teacher)
+    known = taught_in and reports.read(taught_in)["evidence"]["calibration"]["before"]["ece"]
+    sides["teacher"] |= {"name": teacher["name"], "file_bytes": taught_in and (taught_in / "model.pt").stat().st_size,
+                         "test_accuracy": teacher["test_accuracy"], "ece": known}
+    sides["student"] |= {"name": report["student"]["name"], "file_bytes": (folder / "model.pt").stat().st_size,
+                         "test_accuracy": report["results"]["best"]["test_accuracy"],
+                         "ece": report["evidence"]["calibration"]["before"]["ece"]}
+    card = {"schema_version": SCHEMA_VERSION, "run": str(folder), "image_size": size, "device": device.type,
+            "threads": torch.get_num_threads(), "repeats": REPEATS, **sides,
+            "ratios": {key: _ratio(sides["student"][key], sides["teacher"][key]) for key, *_ in ROWS}}
+    checkpoint.write_json(folder / "card.json", card)
+    say(text(card))
+    say(f"written: {folder}/card.json")
+    return card
+
+
+def _teacher_folder(folder: Path, teacher: dict) -> Path | None:
+    """The teacher's run where it still lies and holds the weights that taught; a run is OUT/DATA/MODE/PAIR/seedN."""
+    found = folder.resolve().parents[3] / teacher["source"] if len(folder.resolve().parents) > 3 else None
+    if found is None or not (found / "report.json").is_file():
+        return None
+    return found if reports.read(found)["student"]["weights_hash"] == teacher["hash"] else None
+
+
+def gmac(network: Classifier, size: int) -> float:
+    """10^9 multiply-accumulates of one image's forward pass: half of what torch's own counter calls FLOPs."""
+    network.module.eval()
+    image = torch.zeros(1, 3, size, size, device=network.mean.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def latency(networks: dict[str, Classifier], size: int, batch: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a float32 forward pass, the networks taking turns so that a busy machine slows both alike."""
+    images = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    seconds = {name: [] for name in networks}
+    with torch.inference_mode():
+        for repeat in range(REPEATS + 2):  # two to warm up
+            for name, network in networks.items():
+                network.module.eval()
+                _wait(device)
+                begun = time.perf_counter()
+                network(images)
+                _wait(device)
+                seconds[name] += [time.perf_counter() - begun] if repeat >= 2 else []
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _ratio(student, teacher) -> float | None:
+    return student / teacher if student is not None and teacher else None
+
+
+def text(card: dict) -> str:
+    """The card as Markdown, with a sentence where the student is the larger network."""
+    teacher, student = card["teacher"], card["student"]
+    lines = [f"| {card['image_size']} px, {card['device']}, {card['threads']} threads, float32 | {teacher['name']} (teacher) | "
+             f"{student['name']} (student) | student / teacher |", "|---|---|---|---|"]
+    for key, caption, factor, form in ROWS:
+        cells = [format(side[key] * factor, form) if side[key] is not None else "unknown" for side in (teacher, student)]
+        ratio = card["ratios"][key]
+        lines.append(f"| {caption} | {' | '.join(cells)} | {'unknown' if ratio is None else format(ratio, '.2f')} |")
+    larger = [word for key, word in (("parameters", "parameters"), ("gmac", "arithmetic"), ("latency_1", "time for one image"))
+              if card["ratios"][key] > 1]
+    lines += ["", f"The student is the LARGER network in {', '.join(larger)}." if larger else
+              "The student is the smaller network in parameters, arithmetic and time for one image.",
+              "GMAC: half of the FLOPs that torch's counter reports. Latency: median of "
+              f"{card['repeats']} repeats in turns, preprocessing not included."]
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""What evaluate.py can do, one function each."""
+
+import os
+from pathlib import Path
+
+from kd import checkpoint
+from kd.data.audit import audit
+from kd.data.audit import text as audit_text
+from kd.data.dataset import read_index
+from kd.errors import Problem
+from kd.results import figures
+from kd.results import report as reports
+from kd.results.card import write_card
+from kd.results.evaluation import evaluate
+from kd.results.tables import write_tables
+from kd.runtime import make_folder, say
+from kd.settings import Data, EvaluateSettings, Judging
+
+
+def carry_out(settings: EvaluateSettings) -> None:
+    """Do the one thing that the settings ask for. Raises Problem where they ask for none or for several."""
+    what, how = settings.evaluation, settings.judging
+    asked = {"RUN ...": what.runs, "--tables": what.tables, "--card": what.card, "--curves": what.curves,
+             "--check-data": what.check_data}
+    given = [name for name, value in asked.items() if value]
+    if len(given) != 1:
+        raise Problem(f"command line of evaluate.py: {' and '.join(given) or 'nothing'} given; give exactly one of "
+                      f"{', '.join(asked)} (see --help)")
+    if how.dataset not in (None, "folder") and not what.check_data:
+        raise Problem(f"dataset '{how.dataset}' in --dataset: only --check-data looks at it; runs are evaluated on 'folder'")
+    if what.runs:
+        for run in what.runs:
+            say(run)
+            evaluate(Path(run), how)
+    elif what.tables:
+        write_tables(Path(what.tables), how.margin)
+    elif what.card:
+        write_card(Path(what.card), how.device)
+    elif what.curves:
+        write_curves([Path(run) for run in what.curves])
+    else:
+        check_data(how)
+
+
+def write_curves(runs: list[Path]) -> Path:
+    """Draw the learning curves of runs into curves.png, in the folder of all runs; returns its path."""
+    histories = {}
+    for run in runs:
+        report = reports.read(run)
+        parts = run.resolve().parts
+        histories["/".join(parts[-4:])] = report["history"]["epochs"]
+    folders = [run.resolve() for run in runs]
+    shared = Path(os.path.commonpath([folder.parents[min(3, len(folder.parents) - 1)] for folder in folders]))
+    figures.save(shared / "curves.png", figures.curves(histories))
+    say(f"written: {shared}/curves.png ({len(histories)} runs)")
+    return shared / "curves.png"
+
+
+def check_data(how: Judging) -> dict:
+    """Print and write what is wrong with a data set. Raises Problem (2) if anything is."""
+    if how.dataset is None:
+        raise Problem("dataset in --dataset: not given; --check-data needs --dataset mura|folder|synthetic (and --data-dir DIR)")
+    result = audit(read_index(Data(dataset=how.dataset, data_dir=how.data_dir, label=how.label)))
+    target = make_folder(Path(how.out)) / f"check-{result['name']}.json"
+    checkpoint.write_json(target, {"schema_version": 1, "data_dir": how.data_dir, **result})
+    say(audit_text(result))
+    say(f"written: {target}")
+    if result["problems"]:
+        raise Problem(f"data set '{result['name']}': {'; '.join(result['problems'])}; mend it, or know it (all in {target})")
+    say("nothing wrong was found")
+    return result

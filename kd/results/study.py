@@ -1,0 +1,177 @@
+"""The runs of a study: which there are, which cell of which table each fills, what is missing and the command that fills it."""
+
+import functools
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kd import config
+from kd.errors import Problem
+from kd.results import report as reports
+from kd.results.evidence import difference
+from kd.results.report import Predictions
+from kd.settings import DistillSettings, TeacherSettings
+from kd.strategies import STRATEGIES
+
+ALONE, DEFECTIVE = "alone", "defective teacher"
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `role` is a mode, or ALONE, or DEFECTIVE; `teacher` is empty for those two; `table` is role and tag."""
+
+    folder: Path
+    report: dict
+    role: str
+    tag: str
+    teacher: str
+    student: str
+    seed: int
+
+    @property
+    def cell(self) -> tuple:
+        return self.role, self.tag, self.teacher, self.student, self.seed
+
+    @property
+    def protocol(self) -> tuple:
+        """What must agree for two runs to stand in one table."""
+        data, settings = self.report["data"], self.report["settings"]
+        return (data["name"], data["split"], settings["split_seed"], data["image_size"], settings["resize"],
+                *(data["parts"][part] for part in PARTS), data["split_hash"], data["content_hash"])
+
+    def accuracy(self, part: str) -> float:
+        """Of the best epoch by validation accuracy, as a fraction."""
+        return self.report["results"]["best"][f"{part}_accuracy"]
+
+    @functools.cached_property
+    def test(self) -> Predictions:
+        return reports.read_predictions(self.folder, "test")
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises Problem where its report or predictions are missing or damaged."""
+    report = reports.read(folder)
+    kind = TeacherSettings if report["kind"] == "teacher" else DistillSettings
+    given = {key: (value, str(folder / "report.json")) for key, value in report["settings"].items()}
+    settings = config.build(kind, given)
+    if kind is TeacherSettings:
+        role, teacher = ALONE if settings.teacher.stop_at_val_accuracy is None else DEFECTIVE, ""
+        student = settings.teacher.model
+    else:
+        role, teacher, student = (getattr(settings.distillation, key) for key in ("mode", "teacher", "student"))
+    report = report | {"settings": config.flat(settings)}
+    run = Run(folder, report, role, settings.output.tag, teacher, student, settings.training.seed)
+    if not set(PARTS) <= report["data"]["parts"].keys() or len(run.test.paths) != report["data"]["parts"]["test"]:
+        raise Problem(f"'{folder}': report and predictions.csv differ in the images of the test part; restore both")
+    return run
+
+
+class Study:
+    """All runs of one protocol."""
+
+    def __init__(self, root: Path, runs: list[Run]):
+        self.root, self.runs = root, {run.cell: run for run in runs}
+        self.seeds = sorted({run.seed for run in runs})
+        self.first = runs[0]
+
+    @property
+    def heading(self) -> str:
+        """The protocol in words."""
+        name, split, seed, size, resize, train, valid, test, split_hash, _ = self.first.protocol
+        return (f"{name}, split {split} (seed {seed}, {split_hash}), {size} px ({resize}), {train} / {valid} / {test} images to "
+                "train, validate and test")
+
+    def tables(self) -> list[tuple[str, str]]:
+        """(mode, tag) of every table with at least one student, in the modes' order."""
+        found = {(run.role, run.tag) for run in self.runs.values() if run.role in STRATEGIES}
+        return sorted(found, key=lambda key: (list(STRATEGIES).index(key[0]), key[1]))
+
+    def pairs(self, mode: str, tag: str) -> tuple[list[str], list[str]]:
+        """(teachers, students) of a table: the thesis's where one of its pairs is there, and all that were run."""
+        found = [(run.teacher, run.student) for run in self.runs.values() if (run.role, run.tag) == (mode, tag)]
+        row = STRATEGIES[mode]
+        of_thesis = not tag and any(teacher in row.teachers and student in row.students for teacher, student in found)
+        teachers, students = (row.teachers, row.students) if of_thesis else ((), ())
+        return (list(dict.fromkeys([*teachers, *sorted(teacher for teacher, _ in found)])),
+                list(dict.fromkeys([*students, *sorted(student for _, student in found)])))
+
+    def at(self, role: str, tag: str, teacher: str, student: str) -> dict[int, Run]:
+        """The runs of a cell by seed. Networks alone, and defective teachers, may be untagged."""
+        found = {}
+        for seed in self.seeds:
+            tags = (tag,) if role in STRATEGIES else (tag, "")
+            runs = [self.runs[key] for own in tags if (key := (role, own, teacher, student, seed)) in self.runs]
+            found |= {seed: runs[0]} if runs else {}
+        return found
+
+    def teacher_role(self, mode: str) -> str:
+        return ALONE if STRATEGIES[mode].stop_at is None else DEFECTIVE
+
+    def missing(self, mode: str, tag: str) -> list[str]:
+        """The commands that fill a table's empty cells: teachers, networks alone, students, for every seed that was used."""
+        teachers, students = self.pairs(mode, tag)
+        wanted = [(self.teacher_role(mode), "", teacher) for teacher in teachers]
+        wanted += [(ALONE, "", student) for student in students]
+        wanted += [(mode, teacher, student) for student in students for teacher in teachers]
+        return [self.command(role, tag, teacher, student, seed) for role, teacher, student in dict.fromkeys(wanted)
+                for seed in self.seeds if seed not in self.at(role, tag, teacher, student)]
+
+    def command(self, role: str, tag: str, teacher: str, student: str, seed: int) -> str:
+        """What to type to get a run: the settings of the nearest one that is there, and what differs."""
+        def distance(run):
+            return ((run.role in STRATEGIES) != (role in STRATEGIES), run.role != role, run.tag != tag, run.student != student,
+                    run.seed != seed)
+        like = min(self.runs.values(), key=distance)
+        words = ["--config", str(like.folder / "settings.json")]
+        if role in STRATEGIES:
+            words = ["distill.py", *words, "--mode", role, "--teacher", teacher, "--student", student]
+        else:
+            words = ["train_teacher.py", *words, "--model", student]
+            if role == DEFECTIVE and like.role != DEFECTIVE:
+                words += ["--stop-at-val-accuracy", "0.5"]
+        words += ["--tag", tag] if like.tag != tag else []
+        return shlex.join(["python", *words, "--seed", str(seed), "--out", str(self.root)])
+
+    def gap_to_alone(self, runs: dict[int, Run], tag: str) -> dict | None:
+        """`evidence.difference` between a cell's students and the same network trained alone; None where no seed has both."""
+        alone = self.at(ALONE, tag, "", next(iter(runs.values())).student) if runs else {}
+        seeds = [seed for seed in runs if seed in alone]
+        if not seeds:
+            return None
+        for seed in seeds:
+            if not np.array_equal(runs[seed].test.paths, alone[seed].test.paths):
+                raise Problem(f"'{runs[seed].folder}' and '{alone[seed].folder}': predictions of other images, or in another "
+                              "order; restore both")
+        students, others = (np.stack([side[seed].test.right for seed in seeds]) for side in (runs, alone))
+        return difference(students, others, self.first.test.patients)
+
+    def gap_to_teacher(self, runs: dict[int, Run]) -> dict | None:
+        """`evidence.difference` between a cell's students and their own teachers; None where no run knows those answers."""
+        known = [run.test for run in runs.values() if (run.test.teacher >= 0).all()]
+        if not known:
+            return None
+        return difference(np.stack([test.right for test in known]), np.stack([test.teacher == test.labels for test in known]),
+                          known[0].patients)
+
+
+def gather(root: Path) -> tuple[list[Study], list[str]]:
+    """(a study for each protocol below `root`, what was left out and why). Raises Problem where there is no run at all."""
+    protocols, cells, left_out = {}, {}, []
+    files = sorted(root.rglob("report.json"))
+    if not files:
+        raise Problem(f"runs '{root}' in --tables: holds no report.json; give the folder of finished runs (--out of the scripts)")
+    for file in files:
+        try:
+            run = read_run(file.parent)
+        except Problem as problem:
+            left_out.append(str(problem))
+            continue
+        other = cells.setdefault((run.protocol, run.cell), run)
+        if other is not run:
+            left_out.append(f"'{run.folder}': claims the same cell as '{other.folder}'; give one of them another --tag")
+            continue
+        protocols.setdefault(run.protocol, []).append(run)
+    return [Study(root, runs) for _, runs in sorted(protocols.items(), key=lambda item: str(item[0]))], left_out

@@ -1,0 +1,173 @@
+"""Studies as tables: the thesis's own shape, each published figure beside the measured one, and the evidence of each claim."""
+
+import tomllib
+from pathlib import Path
+
+import numpy as np
+
+from kd import checkpoint
+from kd.errors import printable
+from kd.results import figures
+from kd.results.evidence import against_alone, against_teacher
+from kd.results.study import PARTS, Study, gather
+from kd.runtime import say
+
+SCHEMA_VERSION = 1
+PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "published.toml"
+TITLES = {"normal": "9.3.1 Normal KD", "reverse": "9.3.2 Reverse KD", "defective": "9.3.3 Defective KD"}
+NOT_RUN = "-"
+
+
+def published() -> dict:
+    """The thesis's figures as they are printed: strings, so that no digit is lost."""
+    return tomllib.loads(PUBLISHED.read_text("utf-8"), parse_float=str)
+
+
+def write_tables(root: Path, margin: float) -> dict:
+    """Print the tables of all runs below `root`; write tables.md, tables.json and a heat map for each table. Returns the JSON."""
+    studies, left_out = gather(root)
+    result = {"schema_version": SCHEMA_VERSION, "margin": margin, "protocols": [], "left_out": left_out}
+    for number, study in enumerate(studies):
+        tables = [_table(study, mode, tag, margin) for mode, tag in study.tables()]
+        result["protocols"].append({"heading": study.heading, "seeds": study.seeds, "tables": tables})
+        for table in tables:
+            name = "-".join(filter(None, ("tables", str(number) if len(studies) > 1 else "", table["mode"], table["tag"])))
+            figures.save(root / f"{name}.png", figures.heat_map(table, study.heading))
+    text = markdown(result)
+    checkpoint.write_text(root / "tables.md", text)
+    checkpoint.write_json(root / "tables.json", result)
+    say(text)
+    say(f"written: {root}/tables.md, tables.json and {sum(len(p['tables']) for p in result['protocols'])} heat maps")
+    return result
+
+
+def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
+    """One table as plain values."""
+    teachers, students = study.pairs(mode, tag)
+    role, printed = study.teacher_role(mode), {}
+    if study.first.report["data"]["name"] == "mura" and mode in TITLES and not tag:
+        printed = published()[mode] | {"reports": [one for one in published()["reports"] if one["mode"] == mode]}
+    cells = []
+    for student in students:
+        for teacher in teachers:
+            runs = study.at(mode, tag, teacher, student)
+            alone, above = study.gap_to_alone(runs, tag), study.gap_to_teacher(runs)
+            cells.append({"student": student, "teacher": teacher, **_accuracies(runs),
+                          "published": printed.get("students", {}).get(teacher, {}).get(student),
+                          "minus_alone": alone and alone | {"says": against_alone(alone)},
+                          "minus_teacher": above and above | {"says": against_teacher(above, margin)}})
+    rows = [{"teacher": teacher, **_accuracies(study.at(role, tag, "", teacher)),
+             "published": printed.get("teachers", {}).get(teacher)} for teacher in teachers]
+    return {"mode": mode, "tag": tag, "title": " ".join(filter(None, (TITLES.get(mode, mode), tag))), "teachers": rows,
+            "cells": cells, "recipes": _recipes(study, mode, tag), "missing": study.missing(mode, tag),
+            "reports": [_report(study, one) for one in printed.get("reports", [])]}
+
+
+def _accuracies(runs: dict) -> dict:
+    """Mean and standard deviation over seeds (None with one) for each part, and how many seeds."""
+    values = {part: [run.accuracy(part) for run in runs.values()] for part in PARTS}
+    return {"n": len(runs), **{part: {"mean": float(np.mean(own)), "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None}
+                               if own else None for part, own in values.items()}}
+
+
+def _recipes(study: Study, mode: str, tag: str) -> list[str]:
+    """Settings in which the students of one table differ: then their comparison is not of modes alone."""
+    settings = [run.report["settings"] for run in study.runs.values() if (run.role, run.tag) == (mode, tag)]
+    return [f"{key}: {', '.join(sorted({str(one[key]) for one in settings}))}"
+            for key in ("epochs", "batch_size", "lr", "schedule", "pretrained", "augment", "temperature", "alpha", "max_steps")
+            if len({str(one[key]) for one in settings}) > 1]
+
+
+def _report(study: Study, printed: dict) -> dict:
+    """One of the thesis's classification reports beside ours (means over seeds)."""
+    runs = study.at(printed["mode"], "", printed["teacher"], printed["student"]).values()
+    measured = None
+    if runs:
+        own = [run.report["classification_report"] for run in runs]
+        measured = {key: [float(np.mean([one[f"{key} avg"][figure] for one in own]))
+                          for figure in ("precision", "recall", "f1-score")] for key in ("macro", "weighted")}
+        measured["accuracy"] = float(np.mean([one["accuracy"] for one in own]))
+    return {"teacher": printed["teacher"], "student": printed["student"], "published": printed, "measured": measured}
+
+
+def markdown(result: dict) -> str:
+    """All tables as Markdown that reads well in a terminal, too."""
+    lines = []
+    for protocol in result["protocols"]:
+        lines += [f"# {printable(protocol['heading'])}", ""]
+        if not protocol["tables"]:
+            lines += ["No student yet: networks trained alone only.", ""]
+        for table in protocol["tables"]:
+            lines += [f"## {printable(table['title'])}", "", *_grid(table), "", *_evidence(table, result["margin"]), ""]
+            lines += [line for one in table["reports"] for line in _both_reports(one)]
+            lines += [f"Settings differ inside this table: {'; '.join(table['recipes'])}.", ""] if table["recipes"] else []
+            count = len(table["missing"])
+            lines += [f"{count} empty cells (run by seed). These commands fill them:", "",
+                      *(f"    {command}" for command in table["missing"]), ""] if count else ["No empty cells.", ""]
+    if result["left_out"]:
+        lines += ["# Left out", "", *(f"- {printable(text)}" for text in result["left_out"]), ""]
+    return "\n".join(lines)
+
+
+def _grid(table: dict) -> list[str]:
+    """The thesis's shape: a row for the teachers themselves, then students by teachers; train / validation / test."""
+    teachers = [row["teacher"] for row in table["teachers"]]
+    lines = [f"| train / validation / test | {' | '.join(f'{name}' for name in teachers)} |", "|---" * (len(teachers) + 1) + "|",
+             f"| the teacher itself | {' | '.join(map(_figures, table['teachers']))} |"]
+    if any(row["published"] for row in table["teachers"]):
+        lines.append(f"| &nbsp; published | {' | '.join(map(_printed, table['teachers']))} |")
+    for student in dict.fromkeys(cell["student"] for cell in table["cells"]):
+        own = [cell for cell in table["cells"] if cell["student"] == student]
+        lines.append(f"| {student} | {' | '.join(map(_figures, own))} |")
+        if any(cell["published"] for cell in own):
+            lines.append(f"| &nbsp; published | {' | '.join(map(_printed, own))} |")
+    return lines
+
+
+def _figures(cell: dict) -> str:
+    if not cell["n"]:
+        return NOT_RUN
+    parts = [f"{cell[part]['mean']:.4f}" + (f" ± {cell[part]['sd']:.4f}" if cell["n"] > 1 else "") for part in PARTS]
+    return f"{' / '.join(parts)} (n = {cell['n']})"
+
+
+def _printed(cell: dict) -> str:
+    return " / ".join(cell["published"]) if cell["published"] else NOT_RUN
+
+
+def _evidence(table: dict, margin: float) -> list[str]:
+    """Each student beside the same network alone and beside its teacher, with 95 % intervals."""
+    lines = ["Test accuracy, differences with 95 % intervals:", "",
+             "| student <- teacher | minus the student alone | says | minus its teacher | says |", "|---|---|---|---|---|"]
+    for cell in table["cells"]:
+        if cell["n"]:
+            gaps = [entry for key in ("minus_alone", "minus_teacher") for entry in _gap(cell[key])]
+            lines.append(f"| {cell['student']} <- {cell['teacher']} | {' | '.join(gaps)} |")
+    found = [gap for cell in table["cells"] for gap in (cell["minus_alone"], cell["minus_teacher"]) if gap]
+    single = any(gap["seeds"] == 1 for gap in found)
+    patients = found[0]["patients"] if found else 0
+    lines += ["", f"Intervals: variance between {patients} patients (paired cluster bootstrap)"
+              + (" alone where n = 1: what another seed would give is not in them" if single else " plus variance between seeds")
+              + f", Student's t. \"As good\" means a lower end above -{margin:g}."]
+    return lines
+
+
+def _gap(gap: dict | None) -> tuple[str, str]:
+    if gap is None:
+        return NOT_RUN, NOT_RUN
+    return f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] (n = {gap['seeds']})", gap["says"]
+
+
+def _both_reports(one: dict) -> list[str]:
+    """A printed classification report beside the measured averages."""
+    printed, own = one["published"], one["measured"]
+    lines = [f"Classification report of {one['student']} <- {one['teacher']}, published (classes 0 to 6; ours are named, so "
+             "only averages compare):", "",
+             "| | 0 | 1 | 2 | 3 | 4 | 5 | 6 |", "|---" * 8 + "|"]
+    lines += [f"| {key} | {' | '.join(printed[key])} |" for key in ("precision", "recall", "f1")]
+    lines += ["", f"accuracy {printed['accuracy']}, macro {' '.join(printed['macro'])}, "
+              f"weighted {' '.join(printed['weighted'])}; "
+              + ("measured: not run" if own is None else f"measured: accuracy {own['accuracy']:.4f}, macro "
+                 + " ".join(f"{value:.4f}" for value in own["macro"]) + ", weighted "
+                 + " ".join(f"{value:.4f}" for value in own["weighted"])), ""]
+    return lines

@@ -1,0 +1,257 @@
+"""The study's tables: every published figure, filled and empty cells, what is left out and why."""
+
+import copy
+import csv
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, RUN, TEACHER, TINY
+
+from kd.results import figures, tables
+from kd.results import report as reports
+
+THESIS = ROOT.parent / "shared" / "thesis.md"
+SE, PLAIN = ("seresnet50", "seresnet101"), ("vgg11", "resnet18", "resnet34", "resnet50")
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory):
+    """Folders of a student's and a teacher's run, to make others from without training."""
+    import os
+
+    import distill
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("templates"))
+    distill.main(["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal", *TINY])
+    found = {"student": RUN.resolve(), "teacher": TEACHER.resolve()}
+    os.chdir(before)
+    return found
+
+
+@pytest.fixture
+def make(templates):
+    """make(role, teacher, student, seed, change) writes a run below runs/, as if it had been trained; returns its folder."""
+    def run(role, teacher, student, seed, change=lambda report: None, where=None):
+        alone = role in ("alone", "defective-alone")
+        report = copy.deepcopy(reports.read(templates["teacher" if alone else "student"]))
+        settings = report["settings"]
+        settings["seed"] = seed
+        if alone:
+            settings |= {"model": student, "stop_at_val_accuracy": 0.5 if role != "alone" else None}
+        else:
+            settings |= {"mode": role, "teacher": teacher, "student": student}
+        change(report)
+        folder = Path(where or f"runs/{role}/{teacher}-{student}/seed{seed}")
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "settings.json").write_text(json.dumps(settings))
+        shutil.copy(templates["teacher" if alone else "student"] / "predictions.csv", folder)
+        return folder
+    return run
+
+
+def as_mura(report):
+    report["data"]["name"] = "mura"
+
+
+def whole_study(make, seeds=(0, 1), change=lambda report: None):
+    for seed in seeds:
+        for name in (*SE, *PLAIN):
+            make("alone", "", name, seed, change)
+        for name in SE:
+            make("defective-alone", "", name, seed, change)
+        for large in SE:
+            for small in PLAIN:
+                make("normal", large, small, seed, change)
+                make("reverse", small, large, seed, change)
+                make("defective", large, small, seed, change)
+
+
+def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_commands(make, script):
+    whole_study(make)
+    result = tables.write_tables(Path("runs"), 0.01)
+    assert [table["title"] for table in result["protocols"][0]["tables"]] == list(tables.TITLES.values())
+    assert all(len(table["cells"]) == 8 and not table["missing"] for table in result["protocols"][0]["tables"])
+    assert all(cell["n"] == 2 and cell["minus_alone"]["seeds"] == 2 for cell in result["protocols"][0]["tables"][0]["cells"])
+    assert Path("runs/tables.md").read_text().count("No empty cells.") == 3
+    gone = [Path(f"runs/{name}") for name in ("normal/seresnet50-vgg11/seed1", "reverse/vgg11-seresnet101/seed0",
+                                              "defective/seresnet50-resnet34/seed0", "defective/seresnet50-resnet34/seed1",
+                                              "defective-alone/-seresnet101/seed1")]
+    for folder in gone:
+        shutil.rmtree(folder)
+    code, out = script("evaluate", ["--tables", "runs"])
+    commands = [line.strip() for line in out.splitlines() if line.startswith("    python ")]
+    assert code == 0 and len(commands) == 5 and "1 empty cells" in out and "3 empty cells" in out
+    wanted = {("distill.py", "--mode", "normal", "--teacher", "seresnet50", "--student", "vgg11", "--seed", "1"),
+              ("distill.py", "--mode", "reverse", "--teacher", "vgg11", "--student", "seresnet101", "--seed", "0"),
+              ("distill.py", "--mode", "defective", "--teacher", "seresnet50", "--student", "resnet34", "--seed", "0"),
+              ("distill.py", "--mode", "defective", "--teacher", "seresnet50", "--student", "resnet34", "--seed", "1"),
+              ("train_teacher.py", "--model", "seresnet101", "--seed", "1")}
+    found = set()
+    for command in commands:
+        words = shlex.split(command)
+        place = words.index("--config")
+        assert Path(words[place + 1]).is_file() and words[-2:] == ["--out", "runs"]
+        found.add((words[1], *words[place + 2:-2]))
+    assert found == wanted
+
+
+def test_the_commands_really_fill_the_cells(script):
+    for seed in (0, 1):
+        pair = ["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal"]
+        assert script("distill", [*pair, *TINY, "--seed", seed])[0] == 0
+    assert script("train_teacher", ["--model", "kdtiny", *TINY])[0] == 0
+    shutil.rmtree("runs/synthetic-patient-32/normal/kdwide-kdtiny/seed1")
+    out = script("evaluate", ["--tables", "runs"])[1]
+    commands = [shlex.split(line) for line in out.splitlines() if line.startswith("    python ")]
+    assert len(commands) == 2
+    for words in commands:
+        assert script(words[1].removesuffix(".py"), words[2:])[0] == 0
+    result = json.loads(Path("runs/tables.json").read_text())
+    assert script("evaluate", ["--tables", "runs"])[0] == 0
+    after = json.loads(Path("runs/tables.json").read_text())["protocols"][0]["tables"][0]
+    assert len(result["protocols"][0]["tables"][0]["missing"]) == 2 and not after["missing"]
+    assert after["cells"][0]["n"] == 2 and after["cells"][0]["minus_teacher"]["seeds"] == 2
+
+
+def test_every_published_figure_stands_beside_its_cell_on_mura_alone(make):
+    whole_study(make, seeds=(0,), change=as_mura)
+    result = tables.write_tables(Path("runs"), 0.01)
+    printed, text = tables.published(), Path("runs/tables.md").read_text()
+    for table in result["protocols"][0]["tables"]:
+        for cell in table["cells"]:
+            assert cell["published"] == printed[table["mode"]]["students"][cell["teacher"]][cell["student"]]
+            assert " / ".join(cell["published"]) in text
+    assert sum(len(row) for mode in tables.TITLES for row in printed[mode]["students"].values()) == 24
+    assert all(" ".join(one["macro"]) in text and " | ".join(one["recall"]) in text for one in printed["reports"])
+    shutil.rmtree("runs")
+    whole_study(make, seeds=(0,))
+    tables.write_tables(Path("runs"), 0.01)
+    assert "published" not in Path("runs/tables.md").read_text().replace("published figures", "")
+
+
+@pytest.mark.skipif(not THESIS.is_file(), reason="the thesis's figures do not lie beside the project")
+def test_the_published_figures_are_those_of_the_thesis():
+    text, printed = THESIS.read_text(), tables.published()
+
+    def whole(number):
+        return number if number.startswith("1") else "0" + number
+
+    def figures_of(row):
+        return [[whole(number) for number in cell.replace(" ", "").split("/")] for cell in row]
+
+    def section(start, end):
+        return text[text.index(start):text.index(end)]
+
+    names = {"ResNet18": "resnet18", "ResNet34": "resnet34", "ResNet50": "resnet50", "VGG11": "vgg11",
+             "SE-ResNet50": "seresnet50", "SE-ResNet101": "seresnet101"}
+    count = 0
+    for mode, start, end, turned in (("normal", "Normal KD, student <- teacher", "Teachers of Reverse", False),
+                                     ("reverse", "Reverse KD, student <- teacher", "Defective teachers", False),
+                                     ("defective", "Defective KD, student <- teacher", "Six classification", False)):
+        header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section(start, end).splitlines()
+                            if line.startswith("|")]
+        for row in rows:
+            for teacher, cell in zip(header[1:], figures_of(row[1:])):
+                assert printed[mode]["students"][names[teacher]][names[row[0]]] == cell
+                count += 1
+    for mode, start, end in (("normal", "Teachers of Normal KD", "Normal KD, student"),
+                             ("defective", "Defective teachers", "Defective KD,"),
+                             ("reverse", "Teachers of Reverse KD", "VGG11 as a teacher")):
+        for name, cell in re.findall(r"((?:SE-)?ResNet\d+) (\.\d+ / \.\d+ / \.\d+)", section(start, end).replace("\n", " ")):
+            assert [printed[mode]["teachers"][names[name]]] == figures_of([cell])
+            count += 1
+    assert count == 24 + 2 + 3 + 2
+    short = {"R34": "resnet34", "R50": "resnet50", "SE50": "seresnet50", "SE101": "seresnet101"}
+    rows = re.findall(r"\| (normal|reverse|defective) (\w+) -> (\w+) \| (.*?) \| (.*?) \| (.*?) \| (\S+); (.*?); (.*?) \|", text)
+    assert len(rows) == 6
+    for (mode, teacher, student, *series, accuracy, macro, weighted), one in zip(rows, printed["reports"]):
+        assert (mode, short[teacher], short[student]) == (one["mode"], one["teacher"], one["student"])
+        full = [[whole(number) for number in cell.split()] for cell in (*series, macro, weighted)]
+        assert full == [one[key] for key in ("precision", "recall", "f1", "macro", "weighted")]
+        assert one["accuracy"] == "0" + accuracy
+
+
+def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
+    for seed in (0, 1):
+        make("alone", "", "resnet18", seed)
+        make("normal", "resnet50", "resnet18", seed)
+    make("normal", "resnet50", "resnet18", 0, where="runs/copy/of/it")
+    make("normal", "resnet50", "resnet34", 0, lambda report: report.update(schema_version=1))
+    cut = make("normal", "resnet50", "resnet34", 1) / "report.json"
+    cut.write_text(cut.read_text()[:500])
+    nan = make("reverse", "resnet18", "resnet50", 0) / "report.json"
+    nan.write_text(nan.read_text().replace('"ece": ', '"ece": NaN, "x": ', 1))
+    empty = make("reverse", "resnet18", "resnet50", 1)
+    (empty / "predictions.csv").unlink()
+    make("normal", "resnet50", "resnet18", 7, lambda report: report["data"].update(split_hash="another"))
+    code, out = script("evaluate", ["--tables", "runs"])
+    left = out[out.index("# Left out"):]
+    assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, split patient") == 2
+    assert "claims the same cell as" in left and "schema_version is 1, this program reads 2" in left
+    assert left.count("damaged") == 2 and "predictions.csv': cannot be read" in left and left.count("\n- ") == 5
+
+
+def test_tables_without_any_run_are_refused(script):
+    Path("empty").mkdir()
+    code, out = script("evaluate", ["--tables", "empty"])
+    assert code == 2 and "holds no report.json" in out
+
+
+def test_settings_that_differ_inside_a_table_are_named(make):
+    make("alone", "", "resnet18", 0)
+    make("normal", "resnet50", "resnet18", 0)
+    make("normal", "resnet34", "resnet18", 0, lambda report: report["settings"].update(epochs=9))
+    result = tables.write_tables(Path("runs"), 0.01)
+    assert result["protocols"][0]["tables"][0]["recipes"] == ["epochs: 2, 9"]
+    assert "Settings differ inside this table: epochs: 2, 9." in Path("runs/tables.md").read_text()
+
+
+def test_predictions_survive_the_way_through_csv(templates):
+    found, report = reports.read_predictions(templates["student"]), reports.read(templates["student"])
+    assert found.right.mean() == report["results"]["best"]["test_accuracy"]
+    assert (found.teacher == found.labels).mean() == pytest.approx(report["teacher"]["test_accuracy"])
+    agreement = report["agreement"]
+    assert agreement["newly_wrong"] == int(((found.teacher == found.labels) & ~found.right).sum())
+    rows = list(csv.DictReader((templates["student"] / "predictions.csv").open()))
+    assert sum(row["newly_wrong"] == "1" for row in rows) == agreement["newly_wrong"]
+    assert agreement["first_newly_wrong"] == [row["path"] for row in rows if row["newly_wrong"] == "1"][:20]
+    alone = reports.read_predictions(templates["teacher"])
+    assert (alone.teacher == -1).all() and reports.read(templates["teacher"])["agreement"] is None
+
+
+def test_the_heat_map_shows_every_gap_and_what_was_not_run():
+    gap = {"mean": 0.031, "low": -0.01, "high": 0.07}
+    table = {"title": "t", "teachers": [{"teacher": "a"}, {"teacher": "b"}],
+             "cells": [{"student": "s", "teacher": name, "minus_alone": own} for name, own in (("a", gap), ("b", None))]}
+    texts = [text.get_text() for text in figures.heat_map(table, "heading").axes[0].texts]
+    assert texts == ["+3.1\n[-1.0, +7.0]", "not run"]
+
+
+def test_curves_and_card(script, templates):
+    runs = [str(templates[name]) for name in ("student", "teacher")]
+    code, out = script("evaluate", ["--curves", *runs])
+    assert code == 0 and Path(out.split("written: ")[1].split("curves.png")[0]).joinpath("curves.png").is_file()
+    code, out = script("evaluate", ["--card", runs[0], "--device", "cpu"])
+    card = json.loads((templates["student"] / "card.json").read_text())
+    assert code == 0 and card["ratios"]["parameters"] < 1 and "The student is the smaller network" in out
+    # conv 3 -> 8, 3 x 3, on 16 x 16 outputs; classifier 128 -> 7.
+    assert card["student"]["gmac"] * 1e9 == pytest.approx(8 * 27 * 256 + 128 * 7) and card["student"]["parameters"] == 1143
+    assert card["teacher"]["ece"] == reports.read(templates["teacher"])["evidence"]["calibration"]["before"]["ece"]
+    assert np.isfinite([card["ratios"][key] for key in ("latency_1", "latency_32", "file_bytes")]).all()
+    code, out = script("evaluate", ["--card", runs[1]])
+    assert code == 2 and "without a teacher" in out
+
+
+@pytest.mark.parametrize("argv, words", [
+    ([], "nothing given"), (["--tables", "runs", "--check-data"], "--tables and --check-data given"),
+    (["run", "--card", "x"], "RUN ... and --card given"), (["--check-data"], "--check-data needs --dataset"),
+    (["run", "--dataset", "mura"], "only --check-data looks at it")])
+def test_exactly_one_thing_is_asked_of_evaluate(script, argv, words):
+    code, out = script("evaluate", argv)
+    assert code == 2 and words in out.splitlines()[-1]
