@@ -36,7 +36,7 @@ def test_temperature_scaling_undoes_a_scale_and_never_hurts_where_it_was_fitted(
     true = random.normal(size=(4000, 5))
     labels = np.array([random.choice(5, p=row) for row in evidence.probabilities(true)])
     assert evidence.fit_temperature(3 * true, labels) == pytest.approx(3, rel=0.1)
-    scores = evidence.calibration(3 * true, labels, 3 * true, labels)
+    scores = evidence.calibration(3 * true, labels, evidence.fit_temperature(3 * true, labels))
     assert all(scores["after"][key] < scores["before"][key] for key in ("ece", "nll", "brier"))
     grid = [metrics.nll(3 * true / t, labels) for t in np.linspace(1, 6, 60)]
     assert scores["after"]["nll"] <= min(grid) + 1e-9
@@ -99,7 +99,7 @@ def test_what_an_interval_says(low, high, alone, teacher):
 
 
 @pytest.mark.parametrize("count, cases", [
-    (60, [(60, 0.03), (300, 0.015)]),
+    (60, [(60, 0.03)]),
     pytest.param(1000, [(p, sd) for p in (60, 300) for sd in (0.0, 0.015, 0.03)], marks=pytest.mark.slow)])
 def test_the_interval_holds_the_truth_as_often_as_it_says_and_simpler_ones_do_not(count, cases):
     from benchmarks.coverage import METHODS, holds_zero, simulated

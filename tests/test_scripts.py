@@ -140,6 +140,13 @@ def test_evaluate_agrees_digit_for_digit_and_takes_other_pictures(script, pictur
     assert result["accuracy"] == report["results"]["best"]["test_accuracy"]
     assert result["confusion_matrix"] == report["confusion_matrix"]
 
+    for batch in (1, 7, 64):
+        assert script("evaluate", [folder, "--batch-size", batch])[0] == 0
+        other = json.loads((folder / "evaluation.json").read_text())
+        assert other["accuracy"] == result["accuracy"] and other["nll"] == pytest.approx(result["nll"], abs=1e-5)
+        ece, expected = (found["evidence"]["calibration"]["before"]["ece"] for found in (other, result))
+        assert ece == pytest.approx(expected, abs=1e-5)
+
     predictions = (folder / "predictions.csv").read_bytes()
     labelled = picture_tree("other", {"hand": 3, "wrist": 2})
     assert script("evaluate", [folder, "--dataset", "folder", "--data-dir", labelled])[0] == 0

@@ -13,7 +13,7 @@ from kd.data.views import Views
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.folder import RunFolder
 from kd.loop import predict
-from kd.results import figures
+from kd.results import evidence, figures
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
 from kd.settings import Judging, TeacherSettings
@@ -49,7 +49,7 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Judging) -> di
             raise Problem(f"data of '{folder.path}': pictures, labels or parts are no longer those it was trained on ({key} "
                           f"{now}, then {report['data'][key]}); restore the data")
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
-    result = _judge(dataset.index, dataset.parts.test, _finite(predict(network, views), folder))
+    result = _judge(dataset.index, dataset.parts.test, _finite(predict(network, views), folder), report)
     reported = report["results"]["best"]["test_accuracy"]
     result |= {"data": {"name": dataset.index.name, "part": "test", "images": len(views)}, "reported_test_accuracy": reported,
                "equals_report": result["accuracy"] == reported
@@ -72,7 +72,7 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> d
     predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
     say("predicted: " + ", ".join(f"{name} {count}" for name, count in zip(index.classes, predicted)))
     labelled = np.flatnonzero(index.labels >= 0)
-    result = _judge(index, labelled, logits[labelled])
+    result = _judge(index, labelled, logits[labelled], report)
     result |= {"data": {"name": index.name, "data_dir": str(Path(how.data_dir).resolve()), "part": "all",
                         "images": len(rows), "unlabelled": len(rows) - len(labelled), "notes": list(index.notes)},
                "predicted": dict(zip(index.classes, predicted.tolist()))}
@@ -86,15 +86,26 @@ def _finite(logits: np.ndarray, folder: RunFolder) -> np.ndarray:
     return logits
 
 
-def _judge(index: Index, rows: np.ndarray, logits: np.ndarray) -> dict:
-    """Accuracy and reports over labelled rows; null with a reason where there is none."""
+def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:
+    """Figures over labelled rows, also scaled by the run's own temperature; null with a reason where there are none."""
     if not len(rows):
-        return {"accuracy": None, "nll": None, "classification_report": None, "confusion_matrix": None,
+        return {"accuracy": None, "nll": None, "evidence": None, "classification_report": None, "confusion_matrix": None,
                 "reason": "no picture has a label"}
     labels = index.labels[rows]
     return {"accuracy": metrics.accuracy(logits, labels), "nll": metrics.nll(logits, labels),
+            "evidence": evidence.summarise(logits, labels, [index.samples[row].study for row in rows],
+                                           report["evidence"]["calibration"]["temperature"]),
             "classification_report": metrics.classification_report(logits, labels, index.classes),
             "confusion_matrix": metrics.confusion_matrix(logits, labels), "reason": None}
+
+
+def _beyond(found: dict) -> str:
+    """The figures beyond accuracy as a line or two."""
+    scores = [f"{name} scaling: " + ", ".join(f"{key} {value:.4f}" for key, value in found["calibration"][name].items())
+              for name in ("before", "after")]
+    study, temperature = found["study"], found["calibration"]["temperature"]
+    return (f"{study['studies']} studies: accuracy {study['accuracy']:.4f}; macro-F1 {found['macro_f1']:.4f}; balanced accuracy "
+            f"{found['balanced_accuracy']:.4f}\n{'; '.join(scores)} (T = {temperature:.3f})")
 
 
 def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
@@ -104,5 +115,6 @@ def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
         title = f"{folder.path.parent.name} on {index.name} (n = {sum(map(sum, result['confusion_matrix']))})"
         figures.save(target / "confusion.png", figures.confusion(result["confusion_matrix"], index.classes, title))
         say(metrics.report_text(result["classification_report"], index.classes))
+        say(_beyond(result["evidence"]))
     say(f"written: {target}/evaluation.json")
     return result

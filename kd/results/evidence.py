@@ -56,10 +56,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(10 ** -((low + high) / 2))
 
 
-def calibration(valid_logits: np.ndarray, valid_labels: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict:
-    """ECE, NLL (nats) and Brier score as they are, and after temperature scaling that was fitted on the validation part."""
-    temperature = fit_temperature(valid_logits, valid_labels)
-
+def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+    """ECE, NLL (nats) and Brier score as they are, and after scaling by a temperature that was fitted elsewhere (validation)."""
     def scores(t):
         p = probabilities(logits, t)
         return {"ece": ece(p, labels), "nll": metrics.nll(logits / t, labels), "brier": brier(p, labels)}
@@ -84,14 +82,12 @@ def agreement(predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, pa
             "first_newly_wrong": [paths[row] for row in newly_wrong[:NEWLY_WRONG_LISTED]]}
 
 
-def summarise(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray], studies: list[str]) -> dict:
-    """The report's figures beyond accuracy, of the test part: logits and labels of "valid" and "test", studies of test."""
-    predicted, true = logits["test"].argmax(1), labels["test"]
-    present = np.unique(true)
-    return {"macro_f1": float(f1_score(true, predicted, labels=present, average="macro", zero_division=0)),
-            "balanced_accuracy": float(recall_score(true, predicted, labels=present, average="macro", zero_division=0)),
-            "study": by_study(logits["test"], true, studies),
-            "calibration": calibration(logits["valid"], labels["valid"], logits["test"], true)}
+def summarise(logits: np.ndarray, labels: np.ndarray, studies: list[str], temperature: float) -> dict:
+    """The figures beyond accuracy of some labelled images. F1 and recall are means over the classes that are there."""
+    predicted, present = logits.argmax(1), np.unique(labels)
+    return {"macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+            "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+            "study": by_study(logits, labels, studies), "calibration": calibration(logits, labels, temperature)}
 
 
 def t_quantile(probability: float, freedom: float) -> float:

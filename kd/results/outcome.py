@@ -80,7 +80,8 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
         "results": {"best": _result(progress.best, logits["test"], test), "last": last},
         "classification_report": metrics.classification_report(logits["test"], labels, classes),
         "confusion_matrix": metrics.confusion_matrix(logits["test"], labels),
-        "evidence": evidence.summarise(logits, {"valid": valid.labels.numpy(), "test": labels}, [s.study for s in samples]),
+        "evidence": evidence.summarise(logits["test"], labels, [sample.study for sample in samples],
+                                       evidence.fit_temperature(logits["valid"], valid.labels.numpy())),
         "agreement": evidence.agreement(logits["test"].argmax(1), taught["test"], labels, [printable(s.path) for s in samples])
         if judge else None, "clock": clock})
     _write(folder, dataset, state, logits, taught, report, events)
