@@ -112,7 +112,7 @@ def _type(entry, section) -> tuple[type, bool]:
 def _checked(entry, section, value, where):
     """`value` as the field's type, within its limits."""
     kind, optional = _type(entry, section)
-    if value is None and optional:
+    if optional and value in (None, "none"):  # the word clears what a settings file says
         return None
     given, value = value, _converted(value, kind, entry.name, where)
     limits = entry.metadata["limits"]

@@ -79,7 +79,8 @@ def disturbed(command, strike, chance, longest, most):
     for strikes in range(200):
         child, allowed = Child(command), ()
         if strikes < most:
-            time.sleep(chance.uniform(0.02, longest if strikes else longest / 4))  # the first one always finds it alive
+            # The first one always finds it alive; later ones leave more and more time, or a busy machine would never get through.
+            time.sleep(chance.uniform(0.02, longest * (1 + strikes / 20) if strikes else longest / 4))
             allowed = strike(child)
         code = child.wait()
         assert code in (0, *allowed) and "Traceback" not in child.err, (code, child.err)

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import random
 import re
 import shlex
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, RUN, TEACHER, TINY
 
-from kd.results import figures, tables
+from kd.results import evidence, figures, tables
 from kd.results import report as reports
 
 THESIS = ROOT.parent / "shared" / "thesis.md"
@@ -45,14 +46,35 @@ def make(templates):
             settings |= {"model": student, "stop_at_val_accuracy": 0.5 if role != "alone" else None}
         else:
             settings |= {"mode": role, "teacher": teacher, "student": student}
-        change(report)
-        folder = Path(where or f"runs/{role}/{teacher}-{student}/seed{seed}")
+        folder = Path(where or f"runs/set/{role}/{teacher}-{student}/seed{seed}")
         folder.mkdir(parents=True)
+        predict(report, templates["teacher" if alone else "student"], folder)
+        change(report)
         (folder / "report.json").write_text(json.dumps(report))
-        (folder / "settings.json").write_text(json.dumps(settings))
-        shutil.copy(templates["teacher" if alone else "student"] / "predictions.csv", folder)
+        (folder / "settings.json").write_text(json.dumps(report["settings"]))
         return folder
     return run
+
+
+def predict(report, template, folder):
+    """Predictions of its own for a run, by its settings, and a report that agrees with them."""
+    chance, right = random.Random(json.dumps(report["settings"])), {"predicted": [], "teacher": []}
+    with (template / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classes = report["data"]["classes"]
+    for row in rows:
+        for key in right:
+            if key == "predicted" or row["teacher"]:
+                row[key] = row["label"] if chance.random() < 0.6 else chance.choice(classes)
+                right[key] += [row[key] == row["label"]] if row["part"] == "test" else []
+        row |= {f"logit_{name}": float(name == row["predicted"]) for name in classes}
+    with (folder / "predictions.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    report["results"]["best"]["test_accuracy"] = float(np.mean(right["predicted"]))
+    if report["teacher"]:
+        report["teacher"]["test_accuracy"] = float(np.mean(right["teacher"]))
 
 
 def as_mura(report):
@@ -79,7 +101,7 @@ def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_
     assert all(len(table["cells"]) == 8 and not table["missing"] for table in result["protocols"][0]["tables"])
     assert all(cell["n"] == 2 and cell["minus_alone"]["seeds"] == 2 for cell in result["protocols"][0]["tables"][0]["cells"])
     assert Path("runs/tables.md").read_text().count("No empty cells.") == 3
-    gone = [Path(f"runs/{name}") for name in ("normal/seresnet50-vgg11/seed1", "reverse/vgg11-seresnet101/seed0",
+    gone = [Path(f"runs/set/{name}") for name in ("normal/seresnet50-vgg11/seed1", "reverse/vgg11-seresnet101/seed0",
                                               "defective/seresnet50-resnet34/seed0", "defective/seresnet50-resnet34/seed1",
                                               "defective-alone/-seresnet101/seed1")]
     for folder in gone:
@@ -181,7 +203,7 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
     for seed in (0, 1):
         make("alone", "", "resnet18", seed)
         make("normal", "resnet50", "resnet18", seed)
-    make("normal", "resnet50", "resnet18", 0, where="runs/copy/of/it")
+    make("normal", "resnet50", "resnet18", 0, where="runs/copy/of/it/seed0")
     make("normal", "resnet50", "resnet34", 0, lambda report: report.update(schema_version=1))
     cut = make("normal", "resnet50", "resnet34", 1) / "report.json"
     cut.write_text(cut.read_text()[:500])
@@ -189,12 +211,24 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
     nan.write_text(nan.read_text().replace('"ece": ', '"ece": NaN, "x": ', 1))
     empty = make("reverse", "resnet18", "resnet50", 1)
     (empty / "predictions.csv").unlink()
+    for seed, old, new in ((2, "0.0\n", "nan\n"), (3, "label", "lable")):
+        file = make("reverse", "resnet18", "resnet50", seed) / "predictions.csv"
+        file.write_text(file.read_text().replace(old, new))
+    lines = (make("reverse", "resnet18", "resnet50", 4) / "predictions.csv").read_text().splitlines(True)
+    Path("runs/set/reverse/resnet18-resnet50/seed4/predictions.csv").write_text("".join([lines[0], *lines[:0:-1]]))
+    shutil.copy("runs/set/normal/resnet50-resnet18/seed0/predictions.csv", make("reverse", "resnet18", "resnet50", 5))
+    make("reverse", "resnet18", "resnet50", 6, lambda report: report.update(classification_report={}))
+    spaced = make("normal", "resnet50", "resnet18", 2) / "predictions.csv"
+    spaced.write_text(spaced.read_text() + "\n\n")  # blank lines are no damage
     make("normal", "resnet50", "resnet18", 7, lambda report: report["data"].update(split_hash="another"))
     code, out = script("evaluate", ["--tables", "runs"])
     left = out[out.index("# Left out"):]
     assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, split patient") == 2
     assert "claims the same cell as" in left and "schema_version is 1, this program reads 2" in left
-    assert left.count("damaged") == 2 and "predictions.csv': cannot be read" in left and left.count("\n- ") == 5
+    assert left.count("': damaged, not a JSON object") == 2 and "predictions.csv': cannot be read" in left
+    assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
+                                           "lacks its averages")), left
+    assert left.count("\n- ") == 10 and "n = 3" in out
 
 
 def test_tables_without_any_run_are_refused(script):
@@ -209,7 +243,55 @@ def test_settings_that_differ_inside_a_table_are_named(make):
     make("normal", "resnet34", "resnet18", 0, lambda report: report["settings"].update(epochs=9))
     result = tables.write_tables(Path("runs"), 0.01)
     assert result["protocols"][0]["tables"][0]["recipes"] == ["epochs: 2, 9"]
-    assert "Settings differ inside this table: epochs: 2, 9." in Path("runs/tables.md").read_text()
+    assert "(students, networks alone, teachers): epochs: 2, 9." in Path("runs/tables.md").read_text()
+    shutil.rmtree("runs")
+    make("alone", "", "resnet18", 0, lambda report: report["settings"].update(lr=0.5))
+    make("normal", "resnet50", "resnet18", 0)
+    assert tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["recipes"] == ["lr: 0.001, 0.5"]
+
+
+def test_differences_are_those_of_the_runs_they_name(make):
+    for seed in (0, 1, 2):
+        for name in ("resnet18", "resnet34"):
+            make("alone", "", name, seed)
+            make("normal", "seresnet50", name, seed)
+    make("normal", "seresnet50", "resnet18", 3)  # a seed that has no run alone
+    cells = {cell["student"]: cell for cell in tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["cells"]
+             if cell["n"]}
+
+    def accuracy(role, teacher, name, seed, of=lambda report: report["results"]["best"]):
+        return of(reports.read(Path(f"runs/set/{role}/{teacher}-{name}/seed{seed}")))["test_accuracy"]
+
+    for name, seeds in (("resnet18", (0, 1, 2, 3)), ("resnet34", (0, 1, 2))):
+        own = [accuracy("normal", "seresnet50", name, seed) for seed in seeds]
+        alone = [accuracy("alone", "", name, seed) for seed in (0, 1, 2)]
+        taught = [accuracy("normal", "seresnet50", name, seed, lambda report: report["teacher"]) for seed in seeds]
+        cell = cells[name]
+        assert cell["test"]["mean"] == pytest.approx(np.mean(own)) and cell["test"]["sd"] == pytest.approx(np.std(own, ddof=1))
+        assert cell["minus_alone"]["mean"] == pytest.approx(np.mean(own[:3]) - np.mean(alone)) != 0
+        assert cell["minus_teacher"]["mean"] == pytest.approx(np.mean(own) - np.mean(taught)) != 0
+        for gap, says in ((cell["minus_alone"], evidence.against_alone), (cell["minus_teacher"], lambda g:
+                          evidence.against_teacher(g, 0.01))):
+            assert gap["low"] < gap["mean"] < gap["high"] and gap["says"] == says(gap)
+    assert (cells["resnet18"]["minus_alone"]["seeds"], cells["resnet18"]["minus_teacher"]["seeds"]) == (3, 4)
+
+
+def test_commands_carry_over_nothing_that_belongs_to_another_run(make, script):
+    make("defective-alone", "", "seresnet50", 0)
+    make("defective", "seresnet50", "resnet18", 0, lambda report: report["settings"].update(
+        teacher_checkpoint="mine.pt", weights="r18.pt", max_minutes=5.0))
+    missing = tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["missing"]
+    by_name = {}
+    for command in missing:
+        words = shlex.split(command)
+        by_name[" ".join(words[words.index("--config") + 2:])] = words
+    alone = next(words for key, words in by_name.items() if key.startswith("--model resnet34"))
+    assert alone[alone.index("--stop-at-val-accuracy") + 1] == "none"
+    other = next(words for key, words in by_name.items() if "--teacher seresnet101 --student resnet18" in key)
+    assert other[other.index("--teacher-checkpoint") + 1] == "none" and "--weights" not in other
+    assert other[other.index("--max-minutes") + 1] == "none"
+    for words in (alone, other):
+        assert script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])[0] == 0
 
 
 def test_predictions_survive_the_way_through_csv(templates):
@@ -229,8 +311,11 @@ def test_the_heat_map_shows_every_gap_and_what_was_not_run():
     gap = {"mean": 0.031, "low": -0.01, "high": 0.07}
     table = {"title": "t", "teachers": [{"teacher": "a"}, {"teacher": "b"}],
              "cells": [{"student": "s", "teacher": name, "minus_alone": own} for name, own in (("a", gap), ("b", None))]}
-    texts = [text.get_text() for text in figures.heat_map(table, "heading").axes[0].texts]
-    assert texts == ["+3.1\n[-1.0, +7.0]", "not run"]
+    for n, word in ((0, "not run"), (2, "no run alone")):
+        for cell in table["cells"]:
+            cell["n"] = n
+        texts = [text.get_text() for text in figures.heat_map(table, "heading").axes[0].texts]
+        assert texts == ["+3.1\n[-1.0, +7.0]", word]
 
 
 def test_curves_and_card(script, templates):
@@ -239,7 +324,7 @@ def test_curves_and_card(script, templates):
     assert code == 0 and Path(out.split("written: ")[1].split("curves.png")[0]).joinpath("curves.png").is_file()
     code, out = script("evaluate", ["--card", runs[0], "--device", "cpu"])
     card = json.loads((templates["student"] / "card.json").read_text())
-    assert code == 0 and card["ratios"]["parameters"] < 1 and "The student is the smaller network" in out
+    assert code == 0 and card["ratios"]["parameters"] < 1 and "The student is the " in out
     # conv 3 -> 8, 3 x 3, on 16 x 16 outputs; classifier 128 -> 7.
     assert card["student"]["gmac"] * 1e9 == pytest.approx(8 * 27 * 256 + 128 * 7) and card["student"]["parameters"] == 1143
     assert card["teacher"]["ece"] == reports.read(templates["teacher"])["evidence"]["calibration"]["before"]["ece"]

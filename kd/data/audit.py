@@ -31,7 +31,7 @@ def audit(index: Index) -> dict:
                           desc="reading", unit="img", disable=not watched()))
     bad = [f"{sample.path} ({look['fault']})" for sample, look in zip(index.samples, looks) if look["fault"]]
     sound = [row for row, look in enumerate(looks) if not look["fault"]]
-    copies, crossing = _copies(index, looks, sound)
+    copies, crossing, contrary = _copies(index, looks, sound)
     patients = _patients(index)
     result = {
         "name": index.name, "images": len(index.samples), "hidden_files": index.skipped,
@@ -39,7 +39,8 @@ def audit(index: Index) -> dict:
         "modes": dict(Counter(looks[row]["mode"] for row in sound).most_common()),
         "bits": {str(bits): count for bits, count in sorted(Counter(looks[row]["bits"] for row in sound).items())},
         "sizes": _sizes([looks[row]["size"] for row in sound]), "unreadable": list(map(printable, bad)),
-        "copies": copies, "copies_across_parts": crossing, **patients, "notes": list(map(printable, index.notes))}
+        "copies": copies, "copies_across_parts": crossing,
+        "copies_that_disagree": contrary, **patients, "notes": list(map(printable, index.notes))}
     return result | {"problems": _problems(result)}
 
 
@@ -75,15 +76,24 @@ def _official(index: Index) -> dict | None:
             if found[body, part] != OFFICIAL[body][place]}
 
 
-def _copies(index: Index, looks: list[dict], sound: list[int]) -> tuple[int, list[str]]:
-    """(files that another file equals byte for byte, those of them that stand in two parts)."""
+def _copies(index: Index, looks: list[dict], sound: list[int]) -> tuple[int, list[str], list[str]]:
+    """(files that another equals byte for byte, groups of them in two parts, groups with two labels or two known patients)."""
     groups = defaultdict(list)
     for row in sound:
         groups[looks[row]["hash"]].append(row)
     same = [rows for rows in groups.values() if len(rows) > 1]
-    crossing = [" = ".join(printable(index.samples[row].path) for row in rows) for rows in same
-                if len({index.samples[row].part for row in rows}) > 1]
-    return sum(map(len, same)), crossing
+
+    def differ(rows, key):
+        return len({key(index.samples[row]) for row in rows}) > 1
+
+    def known(sample):  # a picture without a patient is called by its path
+        return sample.patient if sample.patient != sample.path else None
+
+    crossing = [rows for rows in same if differ(rows, lambda sample: sample.part)]
+    contrary = [rows for rows in same if differ(rows, lambda sample: sample.label) or differ(rows, known)]
+    crossing, contrary = ([" = ".join(printable(index.samples[row].path) for row in rows) for rows in groups]
+                          for groups in (crossing, contrary))
+    return sum(map(len, same)), crossing, contrary
 
 
 def _patients(index: Index) -> dict:
@@ -108,6 +118,7 @@ def _problems(result: dict) -> list[str]:
     counts = [f"{key}: {found} for {wanted}" for key, (found, wanted) in (result["official"] or {}).items()]
     kinds = {"files cannot be read": result["unreadable"], "patients stand in two parts": result["patients_across_parts"],
              "groups of identical files stand in two parts": result["copies_across_parts"],
+             "groups of identical files have two labels or patients": result["copies_that_disagree"],
              "counts are not the official ones": counts}
     return [f"{len(items)} {what}: {', '.join(items[:LISTED])}{', ...' if len(items) > LISTED else ''}"
             for what, items in kinds.items() if items]

@@ -29,9 +29,7 @@ def carry_out(settings: EvaluateSettings) -> None:
     if how.dataset not in (None, "folder") and not what.check_data:
         raise Problem(f"dataset '{how.dataset}' in --dataset: only --check-data looks at it; runs are evaluated on 'folder'")
     if what.runs:
-        for run in what.runs:
-            say(run)
-            evaluate(Path(run), how)
+        _each(what.runs, lambda run: evaluate(run, how))
     elif what.tables:
         write_tables(Path(what.tables), how.margin)
     elif what.card:
@@ -42,18 +40,39 @@ def carry_out(settings: EvaluateSettings) -> None:
         check_data(how)
 
 
-def write_curves(runs: list[Path]) -> Path:
-    """Draw the learning curves of runs into curves.png, in the folder of all runs; returns its path."""
-    histories = {}
+def _each(runs: list[str], do) -> None:
+    """Do something with every run; a bad one is told and does not stop the others. Raises the first Problem at the end."""
+    problems = []
     for run in runs:
-        report = reports.read(run)
-        parts = run.resolve().parts
-        histories["/".join(parts[-4:])] = report["history"]["epochs"]
-    folders = [run.resolve() for run in runs]
-    shared = Path(os.path.commonpath([folder.parents[min(3, len(folder.parents) - 1)] for folder in folders]))
-    figures.save(shared / "curves.png", figures.curves(histories))
-    say(f"written: {shared}/curves.png ({len(histories)} runs)")
-    return shared / "curves.png"
+        say(run)
+        try:
+            do(Path(run))
+        except Problem as problem:
+            problems.append(problem)
+            if len(runs) > 1:
+                say(f"left out: {problem}")
+    if problems:
+        raise problems[0]
+
+
+def write_curves(runs: list[Path]) -> Path:
+    """Draw the learning curves of runs into curves.png, in the folder (--out) of the first; returns its path.
+
+    A bad run is told and left out. Raises Problem where none is left.
+    """
+    root = runs[0].resolve().parents
+    root, histories, bad = root[min(3, len(root) - 1)], {}, []
+    for run in runs:
+        try:
+            histories[os.path.relpath(run.resolve(), root)] = reports.read(run)["history"]["epochs"]
+        except Problem as problem:
+            bad.append(problem)
+            say(f"left out: {problem}")
+    if not histories:
+        raise bad[0]
+    figures.save(root / "curves.png", figures.curves(histories))
+    say(f"written: {root}/curves.png ({len(histories)} runs)")
+    return root / "curves.png"
 
 
 def check_data(how: Judging) -> dict:

@@ -60,6 +60,7 @@ def heat_map(table: dict, title: str) -> Figure:
     students = list(dict.fromkeys(cell["student"] for cell in table["cells"]))
     teachers = [row["teacher"] for row in table["teachers"]]
     gaps = {(cell["student"], cell["teacher"]): cell["minus_alone"] for cell in table["cells"]}
+    run = {(cell["student"], cell["teacher"]) for cell in table["cells"] if cell["n"]}
     points = np.array([[100 * gaps[s, t]["mean"] if gaps[s, t] else np.nan for t in teachers] for s in students])
     figure = Figure(figsize=(max(5.0, 1.7 * len(teachers) + 3), 0.7 * len(students) + 2.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
@@ -67,7 +68,8 @@ def heat_map(table: dict, title: str) -> Figure:
     shown = axes.imshow(points, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(points):
         gap = gaps[students[row], teachers[column]]
-        text = f"{value:+.1f}\n[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" if gap else "not run"
+        absent = "no run alone" if (students[row], teachers[column]) in run else "not run"
+        text = f"{value:+.1f}\n[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]" if gap else absent
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if abs(value) > 0.6 * limit else "black")
     axes.set_xticks(range(len(teachers)), [f"<- {printable(name)}" for name in teachers])
     axes.set_yticks(range(len(students)), [printable(name) for name in students])

@@ -35,6 +35,7 @@ SCHEMA = {
 }
 TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "valid_accuracy": float,
            "test_accuracy": float, "gradient_ratio": _FIGURE, "differences": list}
+ROW = {"epoch", "steps", "train_loss", "train_accuracy", "valid_accuracy"}
 AGREEMENT = {"same_prediction": float, "newly_wrong": int, "newly_right": int, "first_newly_wrong": list}
 
 
@@ -48,9 +49,23 @@ def check(report: dict, where: str = "report") -> dict:
     for key, schema in (("teacher", TEACHER), ("agreement", AGREEMENT)):
         if not fault and report[key] is not None:
             fault = checkpoint.fault(report[key], schema, key)
+    if not fault:
+        fault = _odd(report)
     if fault:
         raise Problem(f"{where}: {fault}; run the command again in a new --out, or use the program that wrote it", BAD_CHECKPOINT)
     return report
+
+
+def _odd(report: dict) -> str:
+    """What is wrong inside the lists and tables that the schema does not look into; empty where they are sound."""
+    if not all(isinstance(row, dict) and ROW <= row.keys() for row in report["history"]["epochs"]):
+        return f"report.history.epochs holds rows without {', '.join(sorted(ROW))}"
+    table = report["classification_report"]
+    averages = [table.get(name) for name in ("macro avg", "weighted avg")]
+    if "accuracy" not in table or not all(isinstance(row, dict) and {"precision", "recall", "f1-score"} <= row.keys()
+                                          for row in averages):
+        return "report.classification_report lacks its averages"
+    return ""
 
 
 def read(folder: Path) -> dict:
@@ -108,10 +123,12 @@ def read_predictions(folder: Path, part: str = "test") -> Predictions:
         header, *rows = csv.reader(io.StringIO(file.read_bytes().decode("utf-8"), newline=""), strict=True)
         names = [name.removeprefix("logit_") for name in header[len(COLUMNS):]]
         number = {name: place for place, name in enumerate(names)} | {"": -1}
-        rows = [row for row in rows if row[0] == part]
+        rows = [row for row in rows if row and row[0] == part]
         if tuple(header[:len(COLUMNS)]) != COLUMNS or not rows or any(len(row) != len(header) for row in rows):
             raise ValueError(f"no rows of {part}, or other columns")
         _, paths, patients, studies, labels, _, teacher, _, *logits = zip(*rows)
+        if not np.isfinite(np.array(logits, dtype=np.float32)).all():
+            raise ValueError("logits that are not finite")
         return Predictions(np.array(paths), np.array(patients), np.array(studies), np.array([number[name] for name in labels]),
                            np.array([number[name] for name in teacher]), np.array(logits, dtype=np.float32).T)
     except OSError as error:

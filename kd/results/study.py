@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,15 @@ from kd.errors import Problem
 from kd.results import report as reports
 from kd.results.evidence import difference
 from kd.results.report import Predictions
-from kd.settings import DistillSettings, TeacherSettings
+from kd.settings import DistillSettings, Network, TeacherSettings, Training
 from kd.strategies import STRATEGIES
 
 ALONE, DEFECTIVE = "alone", "defective teacher"
 PARTS = ("train", "valid", "test")
+# Settings that two runs of one table should share: of the recipe, not of the pair.
+COMPARED = ("temperature", "alpha", "teacher_checkpoint", "stop_at_val_accuracy",
+            *(entry.name for section in (Network, Training) for entry in fields(section)
+              if entry.metadata["identity"] and entry.name not in ("seed", "weights")))
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Run:
     def protocol(self) -> tuple:
         """What must agree for two runs to stand in one table."""
         data, settings = self.report["data"], self.report["settings"]
-        return (data["name"], data["split"], settings["split_seed"], data["image_size"], settings["resize"],
+        return (data["name"], data["split"], settings["split_seed"], data["image_size"], settings["resize"], data["channels"],
                 *(data["parts"][part] for part in PARTS), data["split_hash"], data["content_hash"])
 
     def accuracy(self, part: str) -> float:
@@ -66,7 +70,17 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, report, role, settings.output.tag, teacher, student, settings.training.seed)
     if not set(PARTS) <= report["data"]["parts"].keys() or len(run.test.paths) != report["data"]["parts"]["test"]:
         raise Problem(f"'{folder}': report and predictions.csv differ in the images of the test part; restore both")
+    told = [(run.test.right, run.accuracy("test"))]
+    if report["teacher"] is not None:
+        told.append((run.test.teacher == run.test.labels, report["teacher"]["test_accuracy"]))
+    if any(abs(right.mean() - accuracy) > 1e-9 for right, accuracy in told):
+        raise Problem(f"'{folder}': report and predictions.csv differ in accuracy; restore both")
     return run
+
+
+def same_images(first: Run, second: Run) -> bool:
+    """Whether two runs were judged on the same images, patients and labels, in the same order."""
+    return all(np.array_equal(getattr(first.test, key), getattr(second.test, key)) for key in ("paths", "patients", "labels"))
 
 
 class Study:
@@ -80,9 +94,9 @@ class Study:
     @property
     def heading(self) -> str:
         """The protocol in words."""
-        name, split, seed, size, resize, train, valid, test, split_hash, _ = self.first.protocol
-        return (f"{name}, split {split} (seed {seed}, {split_hash}), {size} px ({resize}), {train} / {valid} / {test} images to "
-                "train, validate and test")
+        name, split, seed, size, resize, channels, train, valid, test, split_hash, content = self.first.protocol
+        return (f"{name}, split {split} (seed {seed}, parts {split_hash}, pictures {content}), {size} px ({resize}, {channels} "
+                f"channels), {train} / {valid} / {test} images to train, validate and test")
 
     def tables(self) -> list[tuple[str, str]]:
         """(mode, tag) of every table with at least one student, in the modes' order."""
@@ -113,7 +127,8 @@ class Study:
     def missing(self, mode: str, tag: str) -> list[str]:
         """The commands that fill a table's empty cells: teachers, networks alone, students, for every seed that was used."""
         teachers, students = self.pairs(mode, tag)
-        wanted = [(self.teacher_role(mode), "", teacher) for teacher in teachers]
+        given = {run.teacher for run in self.runs.values() if run.report["settings"].get("teacher_checkpoint")}
+        wanted = [(self.teacher_role(mode), "", teacher) for teacher in teachers if teacher not in given]
         wanted += [(ALONE, "", student) for student in students]
         wanted += [(mode, teacher, student) for student in students for teacher in teachers]
         return [self.command(role, tag, teacher, student, seed) for role, teacher, student in dict.fromkeys(wanted)
@@ -125,15 +140,21 @@ class Study:
             return ((run.role in STRATEGIES) != (role in STRATEGIES), run.role != role, run.tag != tag, run.student != student,
                     run.seed != seed)
         like = min(self.runs.values(), key=distance)
-        words = ["--config", str(like.folder / "settings.json")]
+        settings, words = like.report["settings"], ["--config", str(like.folder / "settings.json")]
         if role in STRATEGIES:
             words = ["distill.py", *words, "--mode", role, "--teacher", teacher, "--student", student]
         else:
             words = ["train_teacher.py", *words, "--model", student]
-            if role == DEFECTIVE and like.role != DEFECTIVE:
-                words += ["--stop-at-val-accuracy", "0.5"]
+        if role == DEFECTIVE and like.role != DEFECTIVE:
+            words += ["--stop-at-val-accuracy", "0.5"]
+        # What belongs to that run alone is not carried over.
+        own = {"stop_at_val_accuracy": role == ALONE, "teacher_checkpoint": like.teacher != teacher,
+               "weights": like.student != student, "max_minutes": True}
+        words += [word for key, foreign in own.items() if foreign and settings.get(key) is not None
+                  for word in ("--" + key.replace("_", "-"), "none")]
         words += ["--tag", tag] if like.tag != tag else []
-        return shlex.join(["python", *words, "--seed", str(seed), "--out", str(self.root)])
+        out = like.folder.parents[3] if len(like.folder.parents) > 3 else self.root
+        return shlex.join(["python", *words, "--seed", str(seed), "--out", str(out)])
 
     def gap_to_alone(self, runs: dict[int, Run], tag: str) -> dict | None:
         """`evidence.difference` between a cell's students and the same network trained alone; None where no seed has both."""
@@ -141,20 +162,31 @@ class Study:
         seeds = [seed for seed in runs if seed in alone]
         if not seeds:
             return None
-        for seed in seeds:
-            if not np.array_equal(runs[seed].test.paths, alone[seed].test.paths):
-                raise Problem(f"'{runs[seed].folder}' and '{alone[seed].folder}': predictions of other images, or in another "
-                              "order; restore both")
         students, others = (np.stack([side[seed].test.right for seed in seeds]) for side in (runs, alone))
-        return difference(students, others, self.first.test.patients)
+        return self.difference(students, others)
+
+    def difference(self, first: np.ndarray, second: np.ndarray) -> dict | None:
+        """`evidence.difference` over this protocol's patients; None where there is only one, for whom nothing can be told."""
+        patients = self.first.test.patients
+        return difference(first, second, patients) if len(np.unique(patients)) > 1 else None
 
     def gap_to_teacher(self, runs: dict[int, Run]) -> dict | None:
         """`evidence.difference` between a cell's students and their own teachers; None where no run knows those answers."""
         known = [run.test for run in runs.values() if (run.test.teacher >= 0).all()]
         if not known:
             return None
-        return difference(np.stack([test.right for test in known]), np.stack([test.teacher == test.labels for test in known]),
-                          known[0].patients)
+        return self.difference(np.stack([test.right for test in known]),
+                               np.stack([test.teacher == test.labels for test in known]))
+
+    def recipes(self, mode: str, tag: str) -> list[str]:
+        """Settings in which a table's students, the networks alone and the teachers differ: `key: value, value`."""
+        teachers, students = self.pairs(mode, tag)
+        groups = [self.at(mode, tag, teacher, student) for teacher in teachers for student in students]
+        groups += [self.at(ALONE, tag, "", student) for student in students]
+        groups += [self.at(self.teacher_role(mode), tag, "", teacher) for teacher in teachers]
+        settings = [run.report["settings"] for group in groups for run in group.values()]
+        found = {key: sorted({str(one[key]) for one in settings if key in one}) for key in COMPARED}
+        return [f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1]
 
 
 def gather(root: Path) -> tuple[list[Study], list[str]]:
@@ -168,6 +200,11 @@ def gather(root: Path) -> tuple[list[Study], list[str]]:
             run = read_run(file.parent)
         except Problem as problem:
             left_out.append(str(problem))
+            continue
+        first = protocols.get(run.protocol, [run])[0]
+        if not same_images(run, first):
+            left_out.append(f"'{run.folder}': its predictions are of other images, patients or labels than those of "
+                            f"'{first.folder}', or in another order; restore both")
             continue
         other = cells.setdefault((run.protocol, run.cell), run)
         if other is not run:
