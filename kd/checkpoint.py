@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
-from kd.runtime import StopSignals, cannot_write, why_not
+from kd.runtime import cannot_write, why_not
 
 FORMAT = 1
 
@@ -117,8 +117,6 @@ def save(path: Path, content: dict, previous: Path | None = None) -> None:
             with open(temporary, "wb") as file:
                 torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:
-            if StopSignals.abandoned:  # torch's writer turns a KeyboardInterrupt into an error of its own
-                raise KeyboardInterrupt from None
             # torch hides a full disk behind "unexpected pos"; asking the disk is the only way to know.
             raise _why_not_saved(path, temporary, error) from None
         if _broken_member(temporary):

@@ -7,6 +7,10 @@ import sys
 
 USAGE, DIVERGED, BAD_CHECKPOINT, CANNOT_WRITE, BUSY, INTERRUPTED, TERMINATED = 2, 3, 4, 74, 75, 130, 143
 
+STOPPED_AT_ONCE = "interrupted; run the same command again to go on"
+
+in_script = False  # whether this process is a script of ours, which may end it
+
 
 class Problem(Exception):
     """Ends the program with one line on stderr, `error: MESSAGE`, and an exit code.
@@ -25,6 +29,8 @@ class Stopped(Problem):
 
 def run_main(main) -> int:
     """Call a script's `main()` and turn its problems into one line and an exit code."""
+    global in_script
+    in_script = True
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "w"))
@@ -40,7 +46,7 @@ def run_main(main) -> int:
         except MemoryError:
             code = _complain("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
         except KeyboardInterrupt:
-            code = _complain("interrupted; run the same command again to go on", INTERRUPTED)
+            code = _complain(STOPPED_AT_ONCE, INTERRUPTED)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out there is nothing to stop any more
     except KeyboardInterrupt:  # one more, while the first was told
         code = INTERRUPTED

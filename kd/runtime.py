@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from kd import errors
 from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, Stopped, printable
 
 # tqdm's own lock has a semaphore that all forked children share: one that is killed while it prints would stop the others.
@@ -90,18 +91,16 @@ def seed_step(seed: int, epoch: int, step: int) -> None:
 class StopSignals:
     """Asks a run to stop where nothing is half done: on SIGTERM, SIGHUP or Ctrl-C, or once a time budget is used up.
 
-    A second Ctrl-C stops at once, and `abandoned` says so where a library hides the KeyboardInterrupt. The budget runs from here
-    on and is looked at by `look_at_clock` alone, after a step: a run that is started again and again always gets further.
+    A second Ctrl-C ends the process at once, without tidying up: threads and libraries may hide a KeyboardInterrupt, or hang on
+    it. (Called from other Python code, not by a script, it is a KeyboardInterrupt.) The budget runs from here on and is looked
+    at by `look_at_clock` alone, after a step: a run that is started again and again always gets further.
     """
-
-    abandoned = False
 
     def __init__(self, minutes: float | None = None):
         self.code, self._why = None, "stopped"
         self._minutes, self._begun = minutes, time.monotonic()
 
     def __enter__(self):
-        StopSignals.abandoned = False
         numbers = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
             numbers.append(signal.SIGHUP)
@@ -128,7 +127,10 @@ class StopSignals:
 
     def _ask(self, number, _frame):
         if number == signal.SIGINT and self.code == INTERRUPTED:
-            StopSignals.abandoned = True
+            if errors.in_script:
+                with contextlib.suppress(OSError, RuntimeError):
+                    print(f"error: {errors.STOPPED_AT_ONCE}", file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)
             raise KeyboardInterrupt
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         with contextlib.suppress(OSError, RuntimeError):  # the terminal may be gone, or printing just now

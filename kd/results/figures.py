@@ -89,7 +89,7 @@ def curves(histories: dict[str, list[dict]]) -> Figure:
         for number, (name, rows) in enumerate(histories.items()):
             axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=printable(name),
                       color=f"C{number % 10}", linestyle=("-", "--", ":", "-.")[number // 10 % 4])
-        axes.set(xlabel="epoch", title=label)
+        axes.set(xlabel="epoch", title=label, yscale="log" if key == "train_loss" else "linear")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
