@@ -80,7 +80,8 @@ def _parser(kind, from_file: bool) -> argparse.ArgumentParser:
             _add_flag(group, entry, section.type)
     if from_file:
         group = parser.add_argument_group("settings from a file")
-        group.add_argument("--config", metavar="FILE", help="TOML, or the settings.json of a run; flags win over it")
+        group.add_argument("--config", metavar="FILE", help="TOML, or the settings.json of a run; flags win over it, and "
+                           "'none' clears an optional setting")
         group.add_argument("--dry-run", action="store_true", help="print the settings as TOML and stop")
     return parser
 

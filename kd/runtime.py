@@ -32,7 +32,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type not in DEVICES:
-            raise NotImplementedError(f"not one of {', '.join(DEVICES)}")
+            raise RuntimeError(f"not one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]

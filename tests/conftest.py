@@ -116,7 +116,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What was tried of tests/README's list of faults, how often, and what was lost."""
+    """What was tried of the README's list of faults, how often, and what was lost."""
     counts, failures = {}, 0
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):

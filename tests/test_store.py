@@ -123,10 +123,10 @@ def test_a_write_that_takes_only_a_part_is_gone_on_with(picture_tree, monkeypatc
     whole = opened(root)
     whole.ensure(all_rows(whole))
     pwrite = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda file, data, start: pwrite(file, data[:100], start))
     partly = opened(root, resize="pad")
-    partly.ensure(all_rows(partly))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda file, data, start: pwrite(file, data[:100], start))
+        partly.ensure(all_rows(partly))
     again = Store(partly.index, "other", 16, "pad", 0)
     again.ensure(all_rows(again))
     assert (partly.pictures[:] == again.pictures[:]).all() and partly.pictures[:].any()
