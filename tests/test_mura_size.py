@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd.data.audit import audit
 from kd.data.dataset import open_dataset, read_index
 from kd.settings import Data
 
@@ -57,6 +58,9 @@ def test_a_tree_of_muras_size(tmp_path, capsys):
     assert leaking["parts"] == {"train": 13866, "valid": 1575, "test": 1715}
     assert leaking["leaks"] and leaking["overlaps"]["patients"] > 1000 and leaking["overlaps"]["files"] > 100
     assert np.bincount(thesis.index.labels[thesis.parts.test]).min() > 190
+    checked = audit(patient.index)
+    assert checked["official"] == {} and checked["problems"] == []
+    assert checked["hidden_files"] == 40 and checked["modes"] == {"L": 40005}
     with capsys.disabled():
         print(f"\nMURA's size: first start {first:.1f} s, second {second:.1f} s; patient: {found['patients']}, distinct "
               f"{found['distinct_images']}; thesis: {leaking['patients']}, overlaps {leaking['overlaps']}")
