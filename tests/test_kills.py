@@ -168,6 +168,31 @@ def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, in
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
 
 
+@pytest.mark.case(1)
+@pytest.mark.parametrize("mode, teacher, student", [("normal", "kdwide", "kdtiny"), ("reverse", "kdtiny", "kdwide"),
+                                                    ("defective", "kdwide", "kdtiny")])
+def test_every_mode_goes_on_exactly(mode, teacher, student):
+    stop = ["--stop-at-val-accuracy", "0.01", "--look-every", "2"] if mode == "defective" else []
+    taught = ["--model", teacher, *TINY, *stop, "--epochs", "1"]
+    argv = ["--teacher", teacher, "--student", student, "--mode", mode, *TINY, "--epochs", "1", "--save-every-minutes", "0"]
+
+    def inside(folder, name, argv):
+        def run():
+            Path(folder).mkdir(exist_ok=True)
+            os.chdir(folder)
+            return call(name, argv)()
+        return in_child(run).code
+
+    for folder in ("undisturbed", "stopped"):
+        assert inside(folder, "train_teacher", taught) == 0
+    assert inside("undisturbed", "distill", argv) == 0
+    for _ in range(2):
+        assert inside("stopped", "distill", [*argv, "--max-minutes", "0"]) == 143
+    assert inside("stopped", "distill", argv) == 0
+    run = DATA / mode / f"{teacher}-{student}" / "seed0"
+    assert result("stopped" / run) == result("undisturbed" / run)
+
+
 @pytest.fixture
 def begun():
     """A run after its first steps, saved twice: (the folder, hashes of its resume files)."""
