@@ -53,13 +53,13 @@ def equal(first, second):
 def test_a_killed_run_ends_as_if_it_never_was(script, number):
     # Given weights take the road of pretrained ones: after a resume the student is not built from them again.
     torch.save(TinyNet(num_classes=7).state_dict(), "start.pt")
-    argv = [*PAIR, "--mode", "normal", "--epochs", "3", "--batch-size", "8", "--save-every-minutes", "0", "--weights", "start.pt"]
+    argv = [*PAIR, "--mode", "normal", "--epochs", "6", "--batch-size", "4", "--save-every-minutes", "0", "--weights", "start.pt"]
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(path=[str(ROOT), str(ROOT / "tests")], argv=argv)],
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (RUN / "resume.previous.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.1)
     os.killpg(child.pid, number)
     stderr = child.communicate(timeout=60)[1].decode()
     assert child.returncode == (-9 if number == signal.SIGKILL else 143) and not (RUN / "report.json").exists()
