@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -96,6 +98,24 @@ def script():
                 return problem.code, out.getvalue() + f"error: {problem}"
         return code, out.getvalue()
     return call
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """prepared([(script, argv), ...]): their runs and cache, made once a session, are copied into the test's own folder."""
+    made = {}
+
+    def put(commands):
+        key = repr(commands)
+        if key not in made:
+            here, made[key] = os.getcwd(), tmp_path_factory.mktemp("prepared")
+            os.chdir(made[key])
+            for name, argv in commands:
+                with contextlib.suppress(Problem), contextlib.redirect_stdout(io.StringIO()):
+                    __import__(name).main(list(argv))
+            os.chdir(here)
+        shutil.copytree(made[key], ".", dirs_exist_ok=True)
+    return put
 
 
 @pytest.fixture

@@ -156,9 +156,9 @@ def test_configs(injected, count, capsys):
 
 
 @pytest.fixture
-def run(script):
+def run(prepared):
     """The folder of a finished run."""
-    script("train_teacher", ["--model", "kdtiny", *TINY])
+    prepared([("train_teacher", ["--model", "kdtiny", *TINY])])
     return DATA / "teacher/kdtiny/seed0"
 
 

@@ -59,9 +59,9 @@ def test_no_command_runs_code_from_a_file(script, injected, kind):
 
 
 @pytest.fixture
-def trained(script):
+def trained(prepared):
     """A finished run's model.pt, and how to change what it holds."""
-    script("train_teacher", ["--model", "kdwide", *TINY])
+    prepared([("train_teacher", ["--model", "kdwide", *TINY])])
 
     def change(function):
         content = checkpoint.load(TEACHER / "model.pt")

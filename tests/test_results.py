@@ -13,8 +13,8 @@ from kd.results import report as reports
 
 
 @pytest.fixture
-def report(script):
-    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
+def report(prepared):
+    prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
     return reports.read(Path("runs/synthetic-patient-32/teacher/kdtiny/seed0"))
 
 

@@ -49,7 +49,7 @@ def equal(first, second):
 
 
 @pytest.mark.case(2, 6)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_it_never_was(script, number):
     # Given weights take the road of pretrained ones: after a resume the student is not built from them again.
     torch.save(TinyNet(num_classes=7).state_dict(), "start.pt")
@@ -141,12 +141,11 @@ def test_what_a_killed_save_left_is_cleared_away(script):
 
 
 @pytest.fixture
-def begun(script):
+def begun(prepared):
     """A distillation after its second step, saved twice: (its command, newest resume file, the one before)."""
     command = ["distill", [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]]
-    script("train_teacher", ["--model", "kdwide", *TINY])
-    for _ in range(2):
-        assert script(command[0], [*command[1], "--max-minutes", "0"])[0] == 143
+    stopped = ("distill", [*command[1], "--max-minutes", "0"])
+    prepared([("train_teacher", ["--model", "kdwide", *TINY]), stopped, stopped])
     return command, RUN / "resume.pt", RUN / "resume.previous.pt"
 
 
