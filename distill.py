@@ -12,15 +12,11 @@ from kd.settings import DistillSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print; returns the exit code. Raises Problem."""
-    settings = config.parse(DistillSettings, argv)
-    if settings is None:
-        return 0
-    # Imported late: --help and a mistyped flag need not wait seconds for torch.
-    from kd.folder import RunFolder, folder_of
-    from kd.results.outcome import summary
-    from kd.run import run
-    from kd.runtime import say
-    say(summary(run(settings), RunFolder(folder_of(settings))))
+    every = config.parse(DistillSettings, argv)
+    if every:
+        # Imported late: --help and a mistyped flag need not wait seconds for torch.
+        from kd.run import run_all
+        run_all(every)
     return 0
 
 

@@ -13,7 +13,7 @@ from kd.settings import EvaluateSettings
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, do what is asked for, print; returns the exit code. Raises Problem."""
-    settings = config.parse(EvaluateSettings, argv, from_file=False)
+    [settings] = config.parse(EvaluateSettings, argv, from_file=False)
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
     from kd.results.commands import carry_out
     carry_out(settings)

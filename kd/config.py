@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import os
@@ -16,10 +17,11 @@ from kd.errors import Problem
 from kd.settings import KINDS
 
 
-def parse(kind, argv=None, from_file: bool = True):
-    """Settings of `kind` from the command line and, with `from_file`, --config; None after --dry-run, which prints them.
+def parse(kind, argv=None, from_file: bool = True) -> list:
+    """Settings of `kind` from the command line and, with `from_file`, --config: one for each run that is asked for.
 
-    Raises Problem (exit code 2) for an unknown flag or key, a value of the wrong type and one out of range.
+    --dry-run prints them and leaves none. Raises Problem (exit code 2) for an unknown flag or key, a value of the wrong type and
+    one out of range.
     """
     flags = vars(_parser(kind, from_file).parse_args(argv))
     file, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
@@ -27,11 +29,17 @@ def parse(kind, argv=None, from_file: bool = True):
     if file is not None:
         values = {key: (value, f"{file}") for key, value in _read_file(kind, Path(file)).items()}
     values |= {key: (value, "--" + key.replace("_", "-")) for key, value in flags.items()}
-    settings = build(kind, values)
+    lists = {key: values[key][0] for key in _keys(kind, "several") if isinstance(values.get(key, ("",))[0], list)}
+    for key, items in lists.items():
+        if not items:
+            raise Problem(f"{key} '[]' in {values[key][1]}: an empty list; give at least one")
+    every = [build(kind, values | {key: (item, values[key][1]) for key, item in zip(lists, items)})
+             for items in itertools.product(*lists.values())]
     if dry_run:
-        print("".join(f"{key} = {_toml(value)}\n" for key, value in flat(settings).items() if value is not None), end="")
-        return None
-    return settings
+        shown = flat(every[0]) | {key: items if len(items) > 1 else items[0] for key, items in lists.items()}
+        print("".join(f"{key} = {_toml(value)}\n" for key, value in shown.items() if value is not None), end="")
+        return []
+    return every
 
 
 def build(kind, values: dict):
@@ -99,6 +107,8 @@ def _add_flag(group, entry, section):
         choices = entry.metadata["limits"]["choices"]
         if choices and kind is str:
             argument["metavar"] = "|".join(choices)
+        if entry.metadata["several"]:
+            argument["nargs"] = "+"
         group.add_argument("--" + entry.name.replace("_", "-"), help=help, **argument)
 
 
@@ -169,8 +179,8 @@ def _read_file(kind, file: Path) -> dict:
     return {key: value for key, value in values.items() if key in here}
 
 
-def _keys(kind) -> set[str]:
-    return {entry.name for section in fields(kind) for entry in fields(section.type)}
+def _keys(kind, only: str | None = None) -> list[str]:
+    return [entry.name for section in fields(kind) for entry in fields(section.type) if not only or entry.metadata[only]]
 
 
 def _nearest(word: str, known: list[str]) -> str:

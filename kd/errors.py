@@ -40,13 +40,13 @@ def run_main(main) -> int:
         try:
             code = main() or 0
         except Problem as problem:
-            code = _complain(problem, problem.code)
+            code = complain(problem, problem.code)
         except OSError as error:  # a place that no other check has looked at
-            code = _complain(f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk", USAGE)
+            code = complain(f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk", USAGE)
         except MemoryError:
-            code = _complain("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
+            code = complain("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
         except KeyboardInterrupt:
-            code = _complain(STOPPED_AT_ONCE, INTERRUPTED)
+            code = complain(STOPPED_AT_ONCE, INTERRUPTED)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out there is nothing to stop any more
     except KeyboardInterrupt:  # one more, while the first was told
         code = INTERRUPTED
@@ -58,7 +58,8 @@ def run_main(main) -> int:
     return code
 
 
-def _complain(text, code: int) -> int:
+def complain(text, code: int) -> int:
+    """Tell a problem on stderr, in one line; returns `code`."""
     with contextlib.suppress(OSError):
         print(f"error: {printable(text)}", file=sys.stderr)
     return code

@@ -13,13 +13,14 @@ from kd.data.dataset import Dataset
 from kd.data.views import Views
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, DIVERGED, Problem, Stopped
 from kd.folder import RunFolder, student_of
-from kd.loop import fit, predict, stop_at_accuracy
+from kd.loop import fit, stop_at_accuracy
 from kd.losses import Objective
 from kd.results import outcome
 from kd.results.events import Events
-from kd.runtime import StopSignals, pick_device, pick_precision, say, watched
+from kd.runtime import Precision, StopSignals, pick_device, pick_precision, say, seed_step, watched
 from kd.settings import DistillSettings
 from kd.state import State
+from kd.stored import StoredLogits
 from kd.teachers import TeacherFunction
 
 # () -> (the teacher, where it comes from, remarks for the user)
@@ -34,7 +35,7 @@ class Lesson:
 
     teacher: TeacherFunction
     objective: Objective
-    account: dict | None  # the report's `teacher`
+    account: dict | None = None  # the report's `teacher`
     judge: Callable[[Views], np.ndarray] | None = None  # views -> the teacher's logits
 
 
@@ -44,7 +45,7 @@ class Experiment:
     def __init__(self, settings, folder: RunFolder, dataset: Dataset, signals: StopSignals,
                  find_teacher: FindTeacher):
         self.settings, self.folder, self.dataset, self.signals = settings, folder, dataset, signals
-        self.find_teacher = find_teacher
+        self.find_teacher, self.stores = find_teacher, {}
         self.training, self.distils = settings.training, isinstance(settings, DistillSettings)
         self.device = pick_device(self.training.device)
         self.precision = pick_precision(self.training.amp, self.device)
@@ -55,6 +56,12 @@ class Experiment:
 
     def run(self) -> dict:
         """From the first step, or the one after the last save, to the report."""
+        try:
+            return self._run()
+        finally:
+            self.close_stores()
+
+    def _run(self) -> dict:
         network, fresh = self.settings.network, not self.folder.begun
         self.signals.leave()
         student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained and fresh,
@@ -74,6 +81,8 @@ class Experiment:
         del saved  # for VGG11 two gigabytes
         say(f"training {self.name} ({models.parameters(student.module):,} parameters) on {self.device.type}, "
             f"{self.precision.words}, {len(self.train)} images, {self.train.steps} steps an epoch")
+        if self.training.compile:
+            student.compile()
         self.events = Events(self.folder.path, state)
         try:
             if not state.progress.total:
@@ -99,26 +108,49 @@ class Experiment:
     def lesson(self, student, account: dict | None) -> Lesson:
         """No teacher, or the one that the settings name, ready to teach. `account` is what an earlier try said of it."""
         if not self.distils:
-            return Lesson(teachers.nobody, losses.supervised(), None)
+            return Lesson(teachers.nobody, losses.supervised())
         how = self.settings.distillation
         chosen, source, remarks = self.find_teacher()
         self.signals.leave()
         chosen.network.to(self.device)
-        teacher = teachers.live(chosen.network, self.precision)
+        teacher = self.ask(chosen, self.train, self.precision)
+
+        def judge(views):
+            return teachers.answers(self.ask(chosen, views, Precision(self.device.type, "off")), views, self.signals.leave)
+
         if account is None:
-            account = self.introduce(student, chosen, teacher, source, remarks)
+            account = self.introduce(student, chosen, teacher, judge, source, remarks)
         elif account["hash"] != chosen.hash:
             raise Problem(f"teacher of '{self.folder.path}': weights {chosen.hash} ({source}), the run began with "
                           f"{account['hash']}; restore that teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
-        return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account,
-                      lambda views: predict(chosen.network, views, self.signals.leave))
+        return Lesson(teacher, losses.distillation(how.temperature, how.alpha), account, judge)
 
-    def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, source: str, remarks: list[str]) -> dict:
+    def ask(self, chosen: trained.Trained, views: Views, precision: Precision) -> TeacherFunction:
+        """The teacher for some views: its stored logits, which fill themselves, or with --no-stored-logits the network."""
+        if not self.settings.distillation.stored_logits:
+            return teachers.live(chosen.network, precision)
+        key = views, precision
+        if key not in self.stores:
+            self.stores[key] = StoredLogits(self.settings.data.cache_dir, chosen.network, chosen.hash, views, precision)
+        return self.stores[key]
+
+    def close_stores(self) -> None:
+        """Write what is left to be stored, and say what storing was worth."""
+        for store in self.stores.values():
+            store.close()
+        asked, computed = (sum(getattr(store, name) for store in self.stores.values()) for name in ("asked", "computed"))
+        if asked:
+            say(f"teacher's logits: {asked} asked for, {computed} computed, the others were stored")
+
+    def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, judge: Callable[[Views], np.ndarray],
+                  source: str, remarks: list[str]) -> dict:
         """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""
         how = self.settings.distillation
-        valid, test = (self.teacher_accuracy(chosen.network, views, source) for views in (self.valid, self.test))
+        name = f"{how.teacher} ({source})"
+        valid, test = (self.teacher_accuracy(judge(views), views, name) for views in (self.valid, self.test))
+        seed_step(self.device, self.training.seed, 0, 0)  # dropout, whatever was drawn before
         ratio = teachers.first_ratio(student, teacher, next(self.train.epoch(0)), how.temperature, how.alpha)
-        say(f"teacher {how.teacher} ({source}): validation accuracy {valid:.4f}")
+        say(f"teacher {name}: validation accuracy {valid:.4f}")
         say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
             f"(alpha {how.alpha:g}, T {how.temperature:g})")
         for remark in remarks:
@@ -127,12 +159,11 @@ class Experiment:
                 "split": chosen.about and chosen.about["data"]["split_hash"], "valid_accuracy": valid,
                 "test_accuracy": test, "gradient_ratio": ratio if np.isfinite(ratio) else None, "differences": remarks}
 
-    def teacher_accuracy(self, network, views, source: str) -> float:
+    def teacher_accuracy(self, logits: np.ndarray, views: Views, name: str) -> float:
         """Accuracy on some views. Raises Problem (3) for a teacher whose logits are not finite: its weights are damaged."""
-        logits = predict(network, views, self.signals.leave)
         bad = int((~np.isfinite(logits)).any(1).sum())
         if bad:
-            raise Problem(f"teacher {network.name} ({source}): its logits are not finite for {bad} of {len(logits)} images; "
+            raise Problem(f"teacher {name}: its logits are not finite for {bad} of {len(logits)} images; "
                           f"stopped before step 0 (learning rate {self.training.lr:g}); give a teacher whose weights are finite",
                           DIVERGED)
         return metrics.accuracy(logits, views.labels.numpy())

@@ -15,7 +15,7 @@ from kd.models import Classifier, state_on_cpu
 from kd.runtime import Precision, seed_step
 from kd.settings import Training
 from kd.state import State
-from kd.teachers import TeacherFunction
+from kd.teachers import TeacherFunction, answers
 
 LOG_EVERY = 20
 
@@ -57,15 +57,17 @@ def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective:
         if progress.total >= total or progress.stopped:
             break
         set_lr(optimizer, training, progress.total, total)
-        seed_step(training.seed, progress.epoch, progress.step)
+        seed_step(train.device, training.seed, progress.epoch, progress.step)
         taught = teacher(batch)  # before the student's forward: measured faster than after it
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has the gradients' memory, too
         with precision.autocast():
             logits = network(batch.images)
         terms = objective(logits, taught, batch.labels)
-        optimizer.zero_grad(set_to_none=True)
         scaler.scale(terms["loss"]).backward()
         scaler.unscale_(optimizer)
-        state.divergence.watch(terms["loss"], clip(network.module, training.clip_norm), progress.total)
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.module.parameters(), training.clip_norm)
+        state.divergence.watch(terms["loss"], progress.total)
         scaler.step(optimizer)
         scaler.update()
         state.add(terms, (logits.detach().argmax(1) == batch.labels).sum(), len(batch.labels))
@@ -88,15 +90,6 @@ def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int, tota
     return lr
 
 
-def clip(module: nn.Module, limit: float | None) -> torch.Tensor:
-    """The gradient's L2 norm over all parameters, which is brought down to `limit` where one is given."""
-    gradients = [value.grad for value in module.parameters() if value.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if limit is not None:
-        nn.utils.clip_grads_with_norm_(module.parameters(), limit, norm)
-    return norm
-
-
 def _row(state: State, valid: Views, leave) -> dict:
     """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
     means = state.means()
@@ -117,14 +110,10 @@ def predict(network: Classifier, views: Views, leave: Callable[[], None] = lambd
     """
     was_training = network.module.training
     network.module.eval()
-    logits = []
     try:
-        for batch in views.epoch(0):
-            leave()
-            logits.append(network(batch.images).float().cpu())
+        return answers(lambda batch: network(batch.images).float(), views, leave)
     finally:
         network.module.train(was_training)
-    return torch.cat(logits).numpy()
 
 
 def stop_at_accuracy(subset: Views, valid: Views, threshold: float, every: int, epoch: int) -> Callable[[State], bool]:

@@ -1,6 +1,5 @@
-"""One experiment from settings to report: lock, resume or skip, early checks, missing teacher first."""
+"""Experiments from settings to report: lock, resume or skip, early checks, missing teacher first; several in one process."""
 
-import contextlib
 import functools
 from pathlib import Path
 
@@ -8,38 +7,85 @@ import torch
 
 from kd import checkpoint, config, models, trained, weights
 from kd.data.dataset import Dataset, open_dataset, read_index
-from kd.data.index import slug
-from kd.errors import Problem
+from kd.data.index import Index, slug
+from kd.errors import Problem, Stopped, complain
 from kd.experiment import Experiment
 from kd.folder import RunFolder, changed, folder_of, student_of, teacher_settings
 from kd.results import report as reports
+from kd.results.outcome import summary
 from kd.runtime import StopSignals, lock, pick_device, say
-from kd.settings import DistillSettings, TeacherSettings
+from kd.settings import Data, DistillSettings, TeacherSettings
 from kd.strategies import unusual
 
 
-def run(settings: TeacherSettings | DistillSettings, dataset: Dataset | None = None,
-        signals: StopSignals | None = None) -> dict:
+class Session:
+    """What runs of one process share: stop signals, the data, the teacher that was read last. All have the same data settings."""
+
+    def __init__(self, data: Data, signals: StopSignals):
+        self.data, self.signals = data, signals
+        self.teacher: tuple[Path, trained.Trained] | None = None
+
+    @functools.cached_property
+    def index(self) -> Index:
+        """The data's index, read when it is first asked for."""
+        return read_index(self.data)
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        """The data, split and decoded when they are first asked for."""
+        dataset = open_dataset(self.data, self.index, self.signals.leave)
+        say_data(dataset)
+        return dataset
+
+    def load(self, model: Path) -> trained.Trained:
+        """A teacher's model.pt; many students in a row read it once."""
+        if self.teacher is None or self.teacher[0] != model:
+            self.teacher = model, trained.load(model)
+        return self.teacher[1]
+
+
+def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
+    """Do all runs, one after the other, and print what came out. One that fails keeps no other from running.
+
+    They may differ in anything but their data. Raises Problem, with the first code, after the last where any has failed.
+    """
+    for settings in every:
+        check_settings(settings)
+    failed = []
+    with StopSignals(every[0].training.max_minutes) as signals:
+        session = Session(every[0].data, signals)
+        for settings in every if len(every) > 1 else ():
+            folder = RunFolder(folder_of(settings))
+            if not folder.finished:
+                check_files(settings, folder, session.index.classes)
+        for settings in every:
+            folder = RunFolder(folder_of(settings))
+            try:
+                say(summary(run(settings, session), folder))
+            except Problem as problem:
+                if isinstance(problem, Stopped) or len(every) == 1:
+                    raise
+                failed.append((folder.path, complain(problem, problem.code)))
+    if failed:
+        raise Problem(f"{len(failed)} of {len(every)} runs failed: {', '.join(str(path) for path, _ in failed)}; see the lines "
+                      "above, mend that and run the same command again", failed[0][1])
+
+
+def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
     """Do what the settings say, or find it done; returns the report.
 
-    A finished run is read, an interrupted one goes on exactly, a missing teacher is trained first (with the data and the
-    stop signals of the student that asked for it). Raises Problem.
+    A finished run is read, an interrupted one goes on exactly, a missing teacher is trained first. Raises Problem.
     """
-    check_settings(settings)
     folder = RunFolder(folder_of(settings))
-    with contextlib.nullcontext(signals) if signals else StopSignals(settings.training.max_minutes) as signals, lock(folder.path):
+    with lock(folder.path):
         folder.claim(settings)
         if folder.finished:
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
-        index = dataset.index if dataset else read_index(settings.data)
-        check_files(settings, folder, index.classes)
-        if dataset is None:
-            dataset = open_dataset(settings.data, index, signals.leave)
-            say_data(dataset)
+        check_files(settings, folder, session.index.classes)
         try:
-            finder = functools.partial(find_teacher, settings, dataset, signals)
-            return Experiment(settings, folder, dataset, signals, finder).run()
+            finder = functools.partial(find_teacher, settings, session)
+            return Experiment(settings, folder, session.dataset, session.signals, finder).run()
         except torch.OutOfMemoryError as error:
             raise Problem(f"device of '{folder.path}': out of memory ({str(error).splitlines()[0][:120]}); lower --batch-size "
                           "or --image-size") from None
@@ -53,7 +99,10 @@ def check_settings(settings) -> None:
     tag = settings.output.tag
     if tag and slug(tag) != tag:
         raise Problem(f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a folder; try '{slug(tag)}'")
-    pick_device(settings.training.device)
+    device = pick_device(settings.training.device)
+    if settings.training.compile and device.type != "cuda":
+        raise Problem(f"compile in --compile: made for CUDA, and this run is on {device.type}, where it slows training down; "
+                      "leave it out")
 
 
 def check_files(settings, folder: RunFolder, classes: tuple[str, ...]) -> None:
@@ -91,12 +140,12 @@ def teacher_folders(settings: DistillSettings) -> list[RunFolder]:
     return [RunFolder(folder_of(config.replace(wanted, tag=tag))) for tag in dict.fromkeys((settings.output.tag, ""))]
 
 
-def find_teacher(settings: DistillSettings, dataset: Dataset, signals: StopSignals) -> tuple[trained.Trained, str, list[str]]:
+def find_teacher(settings: DistillSettings, session: Session) -> tuple[trained.Trained, str, list[str]]:
     """(the teacher, where it comes from, remarks for the user): from a file, from a run's folder, or trained now.
 
     A missing one is trained under the student's own tag. Raises Problem where what is found does not fit the data.
     """
-    how = settings.distillation
+    how, dataset = settings.distillation, session.dataset
     remarks = [text for text in (unusual(how.mode, how.teacher, how.student),) if text]
     if how.teacher_checkpoint is not None:
         found = trained.load_any(Path(how.teacher_checkpoint), how.teacher, dataset.index.classes)
@@ -107,7 +156,7 @@ def find_teacher(settings: DistillSettings, dataset: Dataset, signals: StopSigna
         if not folder.finished:
             continue
         folder.forget()  # what a kill between the report and this left
-        found = trained.load(folder.model)
+        found = session.load(folder.model)
         unlike = trained.differences(found, dataset)
         if not unlike:
             recipe = changed(checkpoint.read_json(folder.settings), wanted, ("tag", "data_dir"))
@@ -116,5 +165,5 @@ def find_teacher(settings: DistillSettings, dataset: Dataset, signals: StopSigna
             raise Problem(f"teacher in '{folder.path}': was trained on other data ({'; '.join(unlike)}); give another --tag to "
                           "train one beside it, or restore the data")
     say(f"no teacher in {own.path}: training it first")
-    run(wanted, dataset, signals)
-    return trained.load(own.model), str(own.path.relative_to(settings.output.out)), remarks
+    run(wanted, session)
+    return session.load(own.model), str(own.path.relative_to(settings.output.out)), remarks

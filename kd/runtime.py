@@ -83,9 +83,13 @@ def random_stream(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=entropy))
 
 
-def seed_step(seed: int, epoch: int, step: int) -> None:
-    """Seed torch's generators for one step, so that dropout needs no saved state and resuming is exact."""
-    torch.manual_seed(int(random_stream(seed, 2, epoch, step).integers(2**62)))
+def seed_step(device: torch.device, seed: int, epoch: int, step: int) -> None:
+    """Seed the generators of CPU and device for one step, so that dropout needs no saved state and resuming is exact."""
+    number = int(random_stream(seed, 2, epoch, step).integers(2**62))
+    # Not torch.manual_seed: where CUDA is compiled in but absent, it formats a stack trace for later at every call.
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)
 
 
 class StopSignals:

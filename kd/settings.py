@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from kd.strategies import STRATEGIES
 
 
-def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, positional=False, **argument):
+def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, positional=False,
+           several=False, **argument):
     """A field with its flag's help and the values it allows.
 
     `identity=False`: the value may be another one when a run goes on: where things lie, how often they are saved.
+    `several`: may be given as a list, for one run after the other.
     `argument` goes to `argparse` as it is (metavar, nargs).
     """
     limits = {"choices": choices, "above": above, "least": least, "most": most}
-    metadata = {"help": help, "limits": limits, "identity": identity, "positional": positional, "argument": argument}
+    metadata = {"help": help, "limits": limits, "identity": identity, "positional": positional, "several": several,
+                "argument": argument}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -22,7 +25,8 @@ def option(default, help, *, choices=None, above=None, least=None, most=None, id
 class Teacher:
     """the teacher"""
 
-    model: str = option("seresnet50", "network to train: a name of the thesis or any of timm's", metavar="NAME")
+    model: str = option("seresnet50", "network to train: a name of the thesis or any of timm's; several are trained in turn",
+                        several=True, metavar="NAME")
     stop_at_val_accuracy: float | None = option(
         None, "stop as soon as validation accuracy passes this: a defective teacher (the thesis: 0.5)", above=0, most=1)
     look_every: int = option(8, "steps between two looks at a fixed part of the validation images, with "
@@ -33,11 +37,13 @@ class Teacher:
 class Distillation:
     """the pair and its transfer"""
 
-    teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found", metavar="NAME")
-    student: str = option("resnet18", "network that learns", metavar="NAME")
+    teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found; several: all pairs",
+                          several=True, metavar="NAME")
+    student: str = option("resnet18", "network that learns; several: all pairs in turn", several=True, metavar="NAME")
     mode: str = option("normal", "which teacher meets which student", choices=tuple(STRATEGIES))
     temperature: float = option(4.0, "T: softens both networks' logits", above=0, most=1000)
     alpha: float = option(0.5, "weight of the KD term; the label's is 1 - alpha", least=0, most=1)
+    stored_logits: bool = option(True, "keep the teacher's logits below --cache-dir for every student to come", identity=False)
     teacher_checkpoint: str | None = option(
         None, "weights of --teacher that you have: a model.pt of ours or a timm state_dict (.pt, .safetensors)", metavar="FILE")
 
@@ -62,7 +68,8 @@ class Data:
     image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
     resize: str = option("squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad"))
     channels: int = option(0, "store 1 (grey) or 3 (colour) channels; 0: look at the pictures", choices=(0, 1, 3))
-    cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR", identity=False)
+    cache_dir: str = option("cache", "decoded pictures, teachers' logits; may be deleted at any time", metavar="DIR",
+                            identity=False)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Training:
     augment: bool = option(True, "train on flipped, turned, scaled and shifted views")
     seed: int = option(0, "seed of weights, order and views", least=0, most=2**31)
     amp: str = option("auto", "precision of training; evaluation is always float32", choices=("auto", "bf16", "fp16", "off"))
+    compile: bool = option(False, "torch.compile the student's training step, with CUDA graphs; CUDA only")
     max_steps: int | None = option(None, "end training after this many steps", least=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE", identity=False)
     save_every_minutes: float = option(5.0, "save for resuming this often", least=0, identity=False)

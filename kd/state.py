@@ -121,18 +121,22 @@ class State:
 class Divergence:
     """Notices a loss or gradient that is not finite, without waiting for the device, and keeps Adam from stepping on it.
 
-    The flag stays up: no later step changes a weight either. `check` reads it and raises.
+    Of the gradients it looks at those of biases and norm layers: every layer has one, and what is not finite in a layer's
+    backward pass reaches them; reading all gradients once more would take 2 % of a CPU step. The flag stays up: no later step
+    changes a weight either. `check` reads it and raises.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool):
         self.optimizer, self.scaled = optimizer, scaled
         self.first_bad = torch.tensor(-1.0, device=device)
+        every = [value for group in optimizer.param_groups for value in group["params"]]
+        self.probes = [value for value in every if value.ndim <= 1] or every
 
-    def watch(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
+    def watch(self, loss: torch.Tensor, step: int) -> None:
         """Look at one step. Under a loss scale a gradient may overflow: the scaler skips that step and lowers itself."""
         bad = ~torch.isfinite(loss.detach())
         if not self.scaled:
-            bad = bad | ~torch.isfinite(norm)
+            bad = bad | ~torch.cat([value.grad.flatten() for value in self.probes if value.grad is not None]).isfinite().all()
         self.first_bad = torch.where((self.first_bad < 0) & bad, float(step), self.first_bad)
         if not self.scaled:
             # Fused Adam skips a step whose `found_inf` is 1, on the device: what GradScaler uses, too.

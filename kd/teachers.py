@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from kd import losses, models
-from kd.data.views import Batch
+from kd.data.views import Batch, Views
 from kd.models import Classifier
 from kd.runtime import Precision
 
@@ -25,6 +26,15 @@ def live(network: Classifier, precision: Precision) -> TeacherFunction:
 
     # Inference tensors may not enter autograd; a clone made outside may.
     return lambda batch: logits(batch).clone()
+
+
+def answers(function: TeacherFunction, views: Views, leave: Callable[[], None] = lambda: None) -> np.ndarray:
+    """What a teacher says of every slot once, in order: float32 [n, K]. `leave` is called before every batch."""
+    logits = []
+    for batch in views.epoch(0):
+        leave()
+        logits.append(function(batch).cpu())
+    return torch.cat(logits).numpy()
 
 
 def nobody(batch: Batch) -> None:

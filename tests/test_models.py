@@ -94,3 +94,19 @@ def test_images_are_normalised_as_the_weights_expect():
     network.module = lambda images: seen.append(images) or images
     network(torch.full((1, 3, 2, 2), 0.485))
     assert seen[0][0, 0].abs().max() < 1e-6 and seen[0][0, 1, 0, 0] == pytest.approx((0.485 - 0.456) / 0.224)
+
+
+def test_only_training_calls_what_is_compiled(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: lambda images: calls.append(options) or module(images))
+    network = models.build("kdtiny", ("a", "b"), drop_rate=0.0)
+    network.compile()
+    images = torch.rand(4, 3, 32, 32)
+    network.module.train()
+    trained = network(images)
+    network.module.eval()
+    network(images)
+    assert calls == [{"mode": "reduce-overhead", "dynamic": False}]
+    network.module.train()
+    network.compiled = None
+    assert torch.equal(network(images), trained)

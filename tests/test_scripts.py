@@ -219,3 +219,49 @@ def test_a_truncated_picture_stops_the_run_before_training(script, picture_tree)
     (root / "a/image3.png").write_bytes(whole[:-40])
     code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--dataset", "folder", "--data-dir", root])
     assert code == 2 and "a/image3.png" in out.splitlines()[-1]
+
+
+def test_a_list_of_pairs_leaves_what_each_command_alone_would(script):
+    common = ["--mode", "normal", *TINY, "--max-steps", "3"]
+    code, out = script("distill", ["--teacher", "kdwide", "kdtiny", "--student", "kdtiny", "kdwide", *common])
+    pairs = [(teacher, student) for teacher in ("kdwide", "kdtiny") for student in ("kdtiny", "kdwide")]
+    assert code == 0 and out.count("data synthetic") == 1 and out.count("all of it: ") == 4
+    assert out.count("training it first") == 2
+    common += ["--out", "alone", "--cache-dir", "own"]
+    for teacher, student in reversed(pairs):
+        assert script("distill", ["--teacher", teacher, "--student", student, *common])[0] == 0
+    for teacher, student in pairs:
+        first = DATA / f"normal/{teacher}-{student}/seed0"
+        second = "alone" / first.relative_to("runs")
+        for name in ("model.pt", "predictions.csv"):
+            assert (first / name).read_bytes() == (second / name).read_bytes()
+        one, other = ({key: value for key, value in reports.read(run).items() if key not in ("clock", "settings")}
+                      for run in (first, second))
+        assert one == other
+
+
+@pytest.mark.case(12)
+def test_a_run_that_fails_keeps_no_other_of_its_list_from_running(script, capsys):
+    script("distill", [*PAIR, "--mode", "normal", "--max-steps", "1"])
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--student", "kdtiny", "kdwide"])
+    assert code == 2 and "1 of 2 runs failed: runs/synthetic-patient-32/normal/kdwide-kdtiny/seed0" in out
+    assert "max_steps: 1 -> null" in capsys.readouterr().err
+    assert (DATA / "normal/kdwide-kdwide/seed0/report.json").is_file()
+
+
+@pytest.mark.case(20)
+def test_a_misspelt_name_in_a_list_is_refused_before_anything_runs(script):
+    code, out = script("distill", [*PAIR, "--mode", "normal", "--student", "kdtiny", "kdtinny"])
+    assert code == 2 and "network 'kdtinny'" in out and not DATA.exists()
+
+
+def test_a_list_of_networks_is_trained_in_turn(script):
+    code, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])
+    assert code == 0 and [reports.read(DATA / f"teacher/{name}/seed0")["student"]["name"] for name in ("kdtiny", "kdwide")] == [
+        "kdtiny", "kdwide"]
+
+
+@pytest.mark.case(20)
+def test_compile_without_cuda_is_refused(script):
+    code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--compile"])
+    assert code == 2 and "compile in --compile: made for CUDA" in out

@@ -1,10 +1,12 @@
 """Batches: pure functions of (seed, epoch, slot), each image once, the right pixels."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
-from kd.data import synthetic
+from kd.data import feed, synthetic
 from kd.data.store import Store
 from kd.data.views import Views, view_recipe, warp
 
@@ -34,7 +36,7 @@ def test_the_same_seed_epoch_and_slot_give_the_same_view_in_any_batch(store):
 
 def test_two_slots_of_one_image_differ(store):
     views = make(store, np.array([4, 4, 4, 9]))
-    images = views.take(np.arange(3), torch.from_numpy(view_recipe(0, 0, 4))).images
+    images = next(views.batches(0, [np.arange(3)])).images
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[2])
 
 
@@ -81,3 +83,25 @@ def test_recipes_stay_within_what_is_promised():
     assert 0.45 < (determinant < 0).mean() < 0.55
     assert np.abs(determinant).min() >= 1 / 1.1**2 - 1e-6 and np.abs(determinant).max() <= 1 / 0.9**2 + 1e-6
     assert np.abs(recipe[:, :, 2]).max() <= 0.1
+
+
+@pytest.mark.parametrize("way", [feed.resident, feed.ahead])
+def test_every_way_to_the_device_gives_the_same_pictures(store, way):
+    rows = np.array([9, 4, 4, 50, 7, 11])
+    batches = [np.array([0, 3]), np.array([2, 1, 5]), np.array([4])]
+    found, expected = list(way(store, rows, CPU)(batches)), list(feed.mapped(store, rows)(batches))
+    assert len(found) == 3 and all(torch.equal(one, other) for one, other in zip(found, expected))
+    before = threading.active_count()
+    early = way(store, rows, CPU)(batches)
+    next(early)
+    early.close()
+    assert threading.active_count() == before and not list(way(store, rows, CPU)([]))
+
+
+@pytest.mark.parametrize("free, way", [(10**9, "resident"), (56 * 24 * 24 * 4 - 1, "ahead")])
+def test_a_gpu_holds_the_pictures_where_they_fit(store, monkeypatch, free, way):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**10))
+    for name in ("resident", "ahead", "mapped"):
+        monkeypatch.setattr(feed, name, lambda *_, name=name: name)
+    rows = np.arange(56).repeat(2)  # repeats lie in memory once
+    assert feed.feed(store, rows, torch.device("cuda")) == way and feed.feed(store, rows, CPU) == "mapped"

@@ -33,7 +33,8 @@ class Store:
         self.channels = channels or index.channels or _channels_of(index)
         # The stamp of a row changes with its file: a replaced picture is decoded again, and it alone.
         self._stamps = _stamps(index)
-        key = digest([_RECIPE, f"{size} {resize} {self.channels} {index.stamp}", *(s.path for s in index.samples)])
+        self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
+        key = digest([self.recipe, index.stamp, *(s.path for s in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
         self._row_bytes = self.channels * size * size

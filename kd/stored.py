@@ -1,0 +1,139 @@
+"""A teacher's logits, computed once for every view of every image, and kept for all students to come."""
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd.data.index import digest, slug
+from kd.data.views import Batch, Views
+from kd.models import Classifier
+from kd.runtime import Precision, cannot_write, make_folder, say
+from kd.teachers import TeacherFunction, live
+
+FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
+CHECKED = 16
+# How far a stored logit may lie from the live one, as a share of the batch's range: other kernels, other batch sizes.
+TOLERANCE = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
+
+
+def key_of(network: Classifier, weights: str, views: Views, precision: Precision) -> str:
+    """A name for everything that a teacher's logits depend on; `weights` is the hash of its state."""
+    return digest([network.architecture, weights, str(network.mean.tolist()), str(network.std.tolist()), views.identity(),
+                   precision.words, views.device.type])
+
+
+class StoredLogits:
+    """A teacher (batch -> logits [B, K]) that asks a live one only for what is not on disk yet, and writes that down.
+
+    The file is an array [epochs, slots, K + 1] of float32: the logits and a checksum of the row, and has holes where nothing
+    was computed yet. A row that was torn by a kill or by another run that writes it at the same time is a hole; a batch with
+    a hole is computed as a whole, so that at the same batch size nothing depends on what was stored. Where the file cannot
+    be written, a warning is printed, once, and training goes on with what there is.
+    """
+
+    def __init__(self, cache_dir: str, network: Classifier, weights: str, views: Views, precision: Precision):
+        self.network, self.views, self.precision = network, views, precision
+        self.live: TeacherFunction = live(network, precision)
+        key = key_of(network, weights, views, precision)
+        self.path = make_folder(Path(cache_dir) / "logits") / f"{slug(network.name)}-{key}"
+        self.width = len(network.classes)
+        self.file, self.epoch, self.fresh, self.asked, self.computed = None, None, [], 0, 0
+        self._open()
+        self._check()
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Logits float32 [B, K] of a batch of `views`, on its device."""
+        slots, epoch = batch.slots.numpy(), self._seen(batch.epoch)
+        if epoch != self.epoch:
+            self.flush()
+            self.epoch = epoch
+            values, self.known = self._read(epoch)
+            self.table = torch.from_numpy(values).to(self.views.device)
+        self.asked += len(slots)
+        if self.known[slots].all():
+            return self.table[batch.slots.to(self.table.device, non_blocking=True)]
+        logits = self.live(batch)
+        self.computed += len(slots)
+        self.table[batch.slots.to(self.table.device, non_blocking=True)] = logits
+        self.known[slots] = True
+        self.fresh.append(slots)
+        if len(self.fresh) >= FLUSH_EVERY:
+            self.flush()
+        return logits
+
+    def flush(self) -> None:
+        """Write what was computed since the last time."""
+        fresh, self.fresh = self.fresh, []
+        if not fresh or self.file is None:
+            return
+        slots = np.concatenate(fresh)
+        values = self.table[torch.from_numpy(slots).to(self.table.device)].cpu().numpy()
+        record = np.empty((len(slots), self.width + 1), np.float32)
+        record[:, :-1] = values
+        record.view(np.uint32)[:, -1] = _checksums(values, slots)
+        try:
+            for slot, row in zip(slots, record):
+                os.pwrite(self.file, row.tobytes(), (self.epoch * len(self.views) + int(slot)) * row.nbytes)
+        except OSError as error:
+            say(f"warning: {cannot_write(self.path, error)}; this run goes on without storing more")
+            self._close_file()
+
+    def close(self) -> None:
+        """Write what is left. What comes after this is read and computed, not stored."""
+        self.flush()
+        self._close_file()
+
+    def __del__(self):
+        self._close_file()
+
+    def _open(self) -> None:
+        try:
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def _close_file(self) -> None:
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+
+    def _seen(self, epoch: int) -> int:
+        return epoch if self.views.augment else 0
+
+    def _read(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(logits float32 [slots, K], which of them are whole: bool [slots]) of an epoch."""
+        record = np.zeros((len(self.views), self.width + 1), np.float32)
+        if self.file is not None:
+            os.preadv(self.file, [record.reshape(-1).view(np.uint8)], epoch * record.nbytes)
+        values = np.ascontiguousarray(record[:, :-1])
+        return values, record.view(np.uint32)[:, -1] == _checksums(values, np.arange(len(record)))
+
+    def _check(self) -> None:
+        """Compare a random batch of stored rows with the live teacher; begin anew where they differ."""
+        epochs = os.fstat(self.file).st_size // (len(self.views) * (self.width + 1) * 4) + 1
+        random = np.random.default_rng()
+        for epoch in random.permutation(epochs).tolist():
+            values, known = self._read(epoch)
+            if not known.any():
+                continue
+            slots = np.sort(random.permutation(np.flatnonzero(known))[:CHECKED])
+            alive = self.live(next(self.views.batches(epoch, [slots]))).cpu().numpy()
+            error, spread = np.abs(alive - values[slots]).max(), alive.max() - alive.min()
+            if not error <= TOLERANCE[self.precision.words] * spread:
+                say(f"warning: stored logits of {self.network.name} differ from the teacher's by {error:.3g} (their range is "
+                    f"{spread:.3g}); they are thrown away and computed again")
+                self._close_file()
+                self.path.unlink(missing_ok=True)
+                self._open()
+            return
+
+
+def _checksums(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row and its place, never 0 (a hole's): uint32 [n]."""
+    rows = memoryview(values).cast("B")
+    width = values.shape[1] * 4
+    return np.array([zlib.crc32(rows[start:start + width], int(slot)) | 1 for start, slot in
+                     zip(range(0, len(rows), width), slots)], np.uint32)

@@ -1,0 +1,205 @@
+"""Stored logits: equal to the live teacher's, missed when anything they depend on changes, safe whatever happens to the file."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import PAIR, RUN, same
+
+from kd import models
+from kd.checkpoint import load
+from kd.data import synthetic
+from kd.data.store import Store
+from kd.data.views import Views
+from kd.results import report as reports
+from kd.runtime import Precision
+from kd.stored import StoredLogits, key_of
+from kd.teachers import answers, live
+
+CPU, FLOAT, HALF = torch.device("cpu"), Precision("cpu", "off"), Precision("cpu", "bf16")
+SLOTS = 49
+
+
+def make_views(size=24, seed=3, augment=True, batch_size=12, rows=SLOTS, index=None):
+    index = index or synthetic.read(112, 0)
+    store = Store(index, "cache", size, "squash", 0)
+    store.ensure(np.arange(rows))
+    return Views(store, np.arange(rows), index.labels, batch_size=batch_size, device=CPU, seed=seed, shuffle=True,
+                 augment=augment)
+
+
+def teacher(seed=9, name="kdwide"):
+    return models.build(name, synthetic.CLASSES, seed=seed)
+
+
+def stored(views, network=None, weights="w", precision=FLOAT):
+    return StoredLogits("cache", network or teacher(), weights, views, precision)
+
+
+def epoch_of(function, views, epoch):
+    return [function(batch) for batch in views.epoch(epoch)]
+
+
+@pytest.mark.parametrize("precision", [FLOAT, HALF], ids=["float32", "bf16"])
+def test_what_is_stored_equals_the_live_teacher_bit_for_bit(precision):
+    views, network = make_views(), teacher()
+    alive = live(network, precision)
+    first = stored(views, network, precision=precision)
+    for epoch in (0, 2):
+        assert same(epoch_of(first, views, epoch), epoch_of(alive, views, epoch))
+    first.close()
+    again = stored(views, network, precision=precision)
+    for epoch in (2, 0):
+        assert same(epoch_of(again, views, epoch), epoch_of(alive, views, epoch))
+    assert (first.computed, again.computed, again.asked) == (2 * SLOTS, 0, 2 * SLOTS)
+    again(next(views.epoch(1)))
+    assert again.computed == 12  # a new epoch has new views
+
+
+def test_views_without_augmentation_are_stored_once_for_all_epochs():
+    views = make_views(augment=False)
+    store = stored(views)
+    epoch_of(store, views, 0), epoch_of(store, views, 5)
+    assert store.computed == SLOTS
+
+
+def test_another_batch_size_reads_the_same_rows():
+    first = stored(make_views())
+    epoch_of(first, first.views, 0)
+    first.close()
+    other = make_views(batch_size=7)
+    second = stored(other)
+    alive = epoch_of(live(teacher(), FLOAT), other, 0)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(epoch_of(second, other, 0), alive)) and second.computed == 0
+
+
+def test_anything_that_changes_the_logits_changes_the_key(tmp_path):
+    def key(views=None, network=None, weights="w", precision=FLOAT):
+        return key_of(network or teacher(), weights, views or make_views(), precision)
+
+    moved = teacher()
+    moved.mean = moved.mean + 0.1
+    replaced = make_views()
+    replaced.store.hashes[5] += 1
+    other_device = make_views()
+    other_device.device = torch.device("meta")
+    keys = [key(), key(weights="v"), key(network=teacher(name="kdtiny")), key(network=moved), key(make_views(seed=4)),
+            key(make_views(augment=False)), key(make_views(size=16)), key(make_views(rows=48)), key(precision=HALF),
+            key(replaced), key(make_views(index=synthetic.read(112, 1))), key(other_device)]
+    assert len(set(keys)) == len(keys) == 12
+    assert key() == key(make_views(batch_size=5)) == keys[0]
+
+
+def test_a_changed_view_recipe_changes_the_key(monkeypatch):
+    before = key_of(teacher(), "w", make_views(), FLOAT)
+    monkeypatch.setattr("kd.data.views.TURN", 11.0)
+    assert key_of(teacher(), "w", make_views(), FLOAT) != before
+
+
+def test_rows_of_a_teacher_that_answers_otherwise_are_thrown_away(capsys):
+    views = make_views()
+    wrong = stored(views, teacher(seed=1))
+    epoch_of(wrong, views, 0)
+    wrong.close()
+    right = stored(views, teacher(seed=9))  # the same name and hash, by mistake
+    assert "thrown away and computed again" in capsys.readouterr().out
+    assert same(epoch_of(right, views, 0), epoch_of(live(teacher(seed=9), FLOAT), views, 0)) and right.computed == SLOTS
+
+
+@pytest.mark.case(8)
+def test_damaged_rows_are_holes(injected):
+    views = make_views()
+    expected = epoch_of(live(teacher(), FLOAT), views, 0)
+    whole = stored(views)
+    epoch_of(whole, views, 0)
+    whole.close()
+    content, random = whole.path.read_bytes(), np.random.default_rng(0)
+    for number in range(40):
+        damaged = bytearray(content)
+        if number % 4 == 0:
+            damaged = damaged[:random.integers(len(content))]
+        elif number % 4 == 1:
+            place = random.integers(len(content) - 64)
+            damaged[place:place + 64] = bytes(64)
+        elif number % 4 == 2:
+            damaged[random.integers(len(content))] ^= 1 << random.integers(8)
+        else:
+            one, two = random.permutation(SLOTS)[:2] * 32
+            damaged[one:one + 32], damaged[two:two + 32] = content[two:two + 32], content[one:one + 32]
+        whole.path.write_bytes(damaged)
+        again = stored(views)
+        assert same(epoch_of(again, views, 0), expected) and 0 < again.computed <= SLOTS
+    injected(40)
+
+
+def test_a_cache_that_is_deleted_while_it_is_used_hurts_nobody():
+    views = make_views()
+    first = stored(views)
+    epoch_of(first, views, 0)
+    first.path.unlink()
+    alive = live(teacher(), FLOAT)
+    assert same(epoch_of(first, views, 1), epoch_of(alive, views, 1))
+    first.close()
+    second = stored(views)
+    assert same(epoch_of(second, views, 0), epoch_of(alive, views, 0)) and second.computed == SLOTS
+
+
+@pytest.mark.case(23)
+def test_a_full_disk_costs_the_storing_and_nothing_else(monkeypatch, capsys):
+    views = make_views()
+    store = stored(views)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        found = [epoch_of(store, views, epoch) for epoch in range(8)]
+    assert same(found, [epoch_of(live(teacher(), FLOAT), views, epoch) for epoch in range(8)])
+    assert capsys.readouterr().out.count("disk full") == 1
+    store.close()
+
+
+def _fill(number):
+    views = make_views()
+    store = stored(views)
+    for epoch in range(6):
+        epoch_of(store, views, (epoch + 3 * number) % 6)
+    store.close()
+    return store.computed
+
+
+def test_two_processes_fill_one_file_at_once():
+    views = make_views()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        computed = pool.map(_fill, range(2), chunksize=1)
+    assert max(computed) <= 6 * SLOTS
+    after = stored(views)
+    for epoch in range(6):
+        assert same(epoch_of(after, views, epoch), epoch_of(live(teacher(), FLOAT), views, epoch))
+    assert after.computed == 0
+
+
+def test_answers_of_a_part_are_those_of_the_network():
+    views = make_views(augment=False)
+    views.shuffle = False
+    store = stored(views)
+    first = answers(store, views)
+    assert np.array_equal(first, answers(live(teacher(), FLOAT), views)) and first.shape == (SLOTS, 7)
+    assert np.array_equal(answers(store, views), first) and store.computed == SLOTS
+
+
+def test_a_student_has_the_same_weights_with_stored_logits_and_without(script):
+    results = {}
+    for name, more in (("live", ["--no-stored-logits"]), ("filling", []), ("stored", [])):
+        code, out = script("distill", [*PAIR, "--mode", "normal", "--out", name, *more])
+        assert code == 0
+        results[name] = out
+    runs = [name / RUN.relative_to("runs") for name in map(type(RUN), results)]
+    weights = [load(run / "model.pt")["state_dict"] for run in runs]
+    assert same(weights[0], weights[1]) and same(weights[0], weights[2])
+    told = [{key: value for key, value in reports.read(run).items() if key not in ("clock", "settings")} for run in runs]
+    assert told[0] == told[1] == told[2]
+    assert "logits" not in results["live"] and ", 0 computed" in results["stored"]
+    assert not [line for line in results["filling"].splitlines() if ", 0 computed" in line]
