@@ -23,25 +23,28 @@ class Session:
 
     def __init__(self, data: Data, signals: StopSignals):
         self.data, self.signals = data, signals
-        self.teacher: tuple[Path, trained.Trained] | None = None
+        self._teacher: tuple[tuple[Path, str | None], trained.Trained] | None = None
+        self._index: Index | None = None
+        self._dataset: Dataset | None = None
 
-    @functools.cached_property
-    def index(self) -> Index:
-        """The data's index, read when it is first asked for."""
-        return read_index(self.data)
+    def read(self) -> Index:
+        """The data's index, read at the first call."""
+        self._index = self._index or read_index(self.data)
+        return self._index
 
-    @functools.cached_property
-    def dataset(self) -> Dataset:
-        """The data, split and decoded when they are first asked for."""
-        dataset = open_dataset(self.data, self.index, self.signals.leave)
-        say_data(dataset)
-        return dataset
+    def open(self) -> Dataset:
+        """The data, split and decoded at the first call."""
+        if self._dataset is None:
+            self._dataset = open_dataset(self.data, self.read(), self.signals.leave)
+            say_data(self._dataset)
+        return self._dataset
 
-    def load(self, model: Path) -> trained.Trained:
-        """A teacher's model.pt; many students in a row read it once."""
-        if self.teacher is None or self.teacher[0] != model:
-            self.teacher = model, trained.load(model)
-        return self.teacher[1]
+    def load(self, file: Path, name: str | None = None) -> trained.Trained:
+        """A teacher's model.pt, or with `name` any file of that network's weights; many students in a row read it once."""
+        if self._teacher is None or self._teacher[0] != (file, name):
+            found = trained.load(file) if name is None else trained.load_any(file, name, self.read().classes)
+            self._teacher = (file, name), found
+        return self._teacher[1]
 
 
 def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
@@ -54,10 +57,11 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     failed = []
     with StopSignals(every[0].training.max_minutes) as signals:
         session = Session(every[0].data, signals)
-        for settings in every if len(every) > 1 else ():
-            folder = RunFolder(folder_of(settings))
-            if not folder.finished:
-                check_files(settings, folder, session.index.classes)
+        unfinished = [settings for settings in every if not RunFolder(folder_of(settings)).finished]
+        if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
+            for settings in unfinished:
+                check_files(settings, RunFolder(folder_of(settings)), session)
+            session.open()
         for settings in every:
             folder = RunFolder(folder_of(settings))
             try:
@@ -82,10 +86,10 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
         if folder.finished:
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
-        check_files(settings, folder, session.index.classes)
+        check_files(settings, folder, session)
         try:
             finder = functools.partial(find_teacher, settings, session)
-            return Experiment(settings, folder, session.dataset, session.signals, finder).run()
+            return Experiment(settings, folder, session.open(), session.signals, finder).run()
         except torch.OutOfMemoryError as error:
             raise Problem(f"device of '{folder.path}': out of memory ({str(error).splitlines()[0][:120]}); lower --batch-size "
                           "or --image-size") from None
@@ -105,13 +109,14 @@ def check_settings(settings) -> None:
                       "leave it out")
 
 
-def check_files(settings, folder: RunFolder, classes: tuple[str, ...]) -> None:
-    """Refuse, before pictures are decoded, files of weights that are missing, out of reach or do not fit."""
+def check_files(settings, folder: RunFolder, session: Session) -> None:
+    """Refuse, before pictures are decoded, data without an index, and weights that are missing, out of reach or do not fit."""
+    session.read()
     network, wanted = settings.network, []
     if isinstance(settings, DistillSettings):
         file = settings.distillation.teacher_checkpoint
         if file is not None:
-            trained.load_any(Path(file), settings.distillation.teacher, classes)
+            session.load(Path(file), settings.distillation.teacher)
         elif not any(candidate.finished or candidate.begun for candidate in teacher_folders(settings)):
             wanted.append(settings.distillation.teacher)
     if not folder.begun and network.weights is not None:
@@ -145,10 +150,10 @@ def find_teacher(settings: DistillSettings, session: Session) -> tuple[trained.T
 
     A missing one is trained under the student's own tag. Raises Problem where what is found does not fit the data.
     """
-    how, dataset = settings.distillation, session.dataset
+    how, dataset = settings.distillation, session.open()
     remarks = [text for text in (unusual(how.mode, how.teacher, how.student),) if text]
     if how.teacher_checkpoint is not None:
-        found = trained.load_any(Path(how.teacher_checkpoint), how.teacher, dataset.index.classes)
+        found = session.load(Path(how.teacher_checkpoint), how.teacher)
         trained.refuse_overlap(found, dataset)
         return found, Path(how.teacher_checkpoint).name, remarks + trained.differences(found, dataset)
     wanted, own = teacher_settings(settings), teacher_folders(settings)[0]

@@ -1,0 +1,102 @@
+"""What 1,000, 10,000 and 100,000 images cost: set-up, memory, a step. Run by hand:
+
+    python tests/benchmarks/growth.py [sizes ...]
+
+Synthetic pictures of 32 px, each size in a process of its own. Memory is the process's own (anonymous): pages of the cache
+files, which the kernel gives away when others need them, are not in it. About six minutes on two cores, most of it drawing.
+"""
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch  # noqa: E402
+
+import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+from kd import losses, models  # noqa: E402
+from kd.data.dataset import open_dataset, read_index  # noqa: E402
+from kd.loop import train_epoch  # noqa: E402
+from kd.runtime import Precision  # noqa: E402
+from kd.settings import Data, Training  # noqa: E402
+from kd.state import State  # noqa: E402
+from kd.stored import StoredLogits  # noqa: E402
+
+CPU, FLOAT, STEPS = torch.device("cpu"), Precision("cpu", "off"), 60
+
+
+class Enough(Exception):
+    """All steps that are timed are done."""
+
+
+def memory():
+    """Bytes of this process that are no file's."""
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index("RssAnon:") + 1]) * 1024
+
+
+def opened(images):
+    data = Data(dataset="synthetic", synthetic_images=images, image_size=32, cache_dir="cache")
+    begun = time.perf_counter()
+    dataset = open_dataset(data, read_index(data))
+    return dataset, time.perf_counter() - begun
+
+
+def measured(images):
+    """All figures of one size."""
+    opened(196)  # imports that happen late
+    bare = memory()
+    first = opened(images)[1]
+    dataset, second = opened(images)
+    views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augment=True)
+    with_data = memory()
+    training = Training(batch_size=16)
+    state = State(models.build("resnet18", dataset.index.classes), training, FLOAT)
+    teacher = StoredLogits("cache", models.build("resnet18", dataset.index.classes, seed=1), "growth", views, FLOAT)
+    networks, marks, parts = memory() - with_data, [], []
+
+    def after_step(state):
+        marks.append(time.perf_counter())
+        if len(marks) > STEPS:
+            raise Enough
+
+    def timed(batch):
+        begun = time.perf_counter()
+        logits = teacher(batch)
+        parts.append(time.perf_counter() - begun)
+        return logits
+    objective = losses.distillation(4.0, 0.5)
+    for _ in range(2):  # the second time the logits are stored
+        marks.clear(), parts.clear()
+        state.progress.step = 0
+        with contextlib.suppress(Enough):
+            train_epoch(state, views, timed, objective, training, FLOAT, 10**9, lambda state: False, after_step)
+        steps = [1000 * (b - a) for a, b in zip(marks, marks[1:])]
+    return {"images": images, "first start, s": first, "ms a picture": 1000 * first / images, "second start, s": second,
+            "MB of the data": (with_data - bare) / 1e6, "MB of the data and 120 steps": (memory() - networks - bare) / 1e6,
+            "ms a step": statistics.median(steps), "stored logits, ms a step": 1000 * statistics.median(parts[1:])}
+
+
+def main():
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measured(int(sys.argv[2]))))
+        return
+    rows = []
+    for images in map(int, sys.argv[1:] or (1000, 10_000, 100_000)):
+        words = [sys.executable, str(Path(__file__).resolve()), "--one", str(images)]
+        with tempfile.TemporaryDirectory() as place:
+            out = subprocess.run(words, cwd=place, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append(json.loads(out.splitlines()[-1]))
+        print("  ".join(f"{key} {value:.3f}" for key, value in rows[-1].items()), flush=True)
+    print("\n".join(f"| {' | '.join(cells)} |" for cells in [rows[0].keys(), ["---"] * len(rows[0]),
+                    *([format(value, ".3f" if isinstance(value, float) else ",") for value in row.values()] for row in rows)]))
+
+
+if __name__ == "__main__":
+    main()

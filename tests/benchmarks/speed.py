@@ -1,0 +1,336 @@
+"""How fast is a step, a study? Ours beside a plain loop, timm's task and the floor, in turns. Run by hand, on an idle machine:
+
+    python tests/benchmarks/speed.py [--device cuda] [--batch-size 16] [--json FILE]
+
+The floor is the student's forward, backward and optimizer step on one resident batch: no views, no teacher, no checks. Others
+than the floor see new views in each step. Participants take turns, a block of steps each; figures are medians over blocks, with
+the smallest and largest; ratios are taken within each turn. About five minutes on two cores.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+from kd import losses, models, teachers  # noqa: E402
+from kd.data import synthetic  # noqa: E402
+from kd.data.dataset import open_dataset, read_index  # noqa: E402
+from kd.data.store import Store  # noqa: E402
+from kd.loop import train_epoch  # noqa: E402
+from kd.runtime import Precision  # noqa: E402
+from kd.settings import Data, Training  # noqa: E402
+from kd.state import State  # noqa: E402
+from kd.stored import StoredLogits  # noqa: E402
+
+GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
+PLAIN_NAMES = {"seresnet50": "legacy_seresnet50", "seresnet101": "legacy_seresnet101"}
+SIDE = 512  # of the files, as MURA's longer side
+
+
+class Pause(Exception):
+    """A block of steps is over."""
+
+
+def pictures(root, counts):
+    """PNG files in class folders: {part: images a class}."""
+    row = 0
+    for part, count in counts.items():
+        for number in range(count):
+            for label, name in enumerate(synthetic.CLASSES):
+                place = root / part / name
+                place.mkdir(parents=True, exist_ok=True)
+                picture = Image.fromarray(synthetic.draw(4 * (7 * row + label), 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                picture.save(place / f"patient{number:04d}.png")
+            row += 1
+    return root
+
+
+def dataset(root, size):
+    data = Data(dataset="folder", data_dir=str(root), split="given", image_size=size, cache_dir=str(root.parent / "cache"))
+    return open_dataset(data, read_index(data))
+
+
+class Ours:
+    """The program's own loop, paused after each block of steps."""
+
+    def __init__(self, data, teacher, student, amp, device, batch_size, stored=True, compile=False):
+        self.training, self.precision = Training(batch_size=batch_size, epochs=10**6), Precision(device.type, amp)
+        self.views = data.views("train", device, batch_size=batch_size, seed=0, shuffle=True, augment=True)
+        self.state = State(models.build(student, data.index.classes).to(device), self.training, self.precision)
+        network = models.build(teacher, data.index.classes, seed=1).to(device)
+        self.teacher = teachers.live(network, self.precision)
+        if stored:
+            self.teacher = StoredLogits(data.settings.cache_dir, network, f"benchmark {teacher}", self.views, self.precision)
+            for epoch in range(2):
+                for batch in self.views.epoch(epoch):
+                    self.teacher(batch)
+        self.objective = losses.distillation(4.0, 0.5)
+        if compile:
+            self.state.network.compile()
+
+    def block(self, steps, before=lambda: None):
+        """Seconds a step; the first one is not counted."""
+        marks, progress = [], self.state.progress
+
+        def after_step(_):
+            if len(marks) in (0, steps):
+                wait(self.views.device)
+            marks.append(time.perf_counter())
+            if len(marks) > steps:
+                raise Pause
+        while True:
+            try:
+                train_epoch(self.state, self.views, self.teacher, self.objective, self.training, self.precision, 10**9,
+                            lambda state: False, after_step)
+            except Pause:
+                return (marks[-1] - marks[0]) / steps
+            progress.epoch, progress.step = (progress.epoch + 1) % 2, 0
+
+
+class Floor:
+    """The student's arithmetic alone, with the same optimizer, on one batch that lies ready."""
+
+    def __init__(self, data, student, amp, device, batch_size):
+        self.precision, self.device = Precision(device.type, amp), device
+        network = models.build(student, data.index.classes).to(device)
+        batch = next(data.views("train", device, batch_size=batch_size).epoch(0))
+        self.images = ((batch.images - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
+        self.labels, self.module = batch.labels, network.module.train()
+        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=1e-4, fused=True)
+
+    def step(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.precision.autocast():
+            logits = self.module(self.images)
+        torch.nn.functional.cross_entropy(logits.float(), self.labels).backward()
+        self.optimizer.step()
+
+    def block(self, steps):
+        self.step()
+        wait(self.device)
+        begun = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        wait(self.device)
+        return (time.perf_counter() - begun) / steps
+
+
+class Served:
+    """A loop of plain.py in a process of its own, where nothing of ours (the allocator's setting) can help it."""
+
+    def __init__(self, process, name):
+        self.process, self.name = process, name
+
+    def block(self, steps):
+        print(self.name, steps, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def plain(*arguments, **options):
+    words = [sys.executable, str(HERE / "plain.py"), *map(str, arguments)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def in_turns(participants, rounds):
+    """{name: seconds a step of each turn}; participants: {name: (object with block(), steps a block)}."""
+    seconds = {name: [] for name in participants}
+    for _ in range(rounds):
+        for name, (one, steps) in participants.items():
+            seconds[name].append(one.block(steps))
+    return seconds
+
+
+def spread(values, factor=1.0):
+    return {"median": statistics.median(values) * factor, "min": min(values) * factor, "max": max(values) * factor}
+
+
+def ratios(seconds, pairs):
+    """Of each named pair (slower, faster): the ratio within each turn."""
+    return {f"{slow} / {fast}": spread([a / b for a, b in zip(seconds[slow], seconds[fast])]) for slow, fast in pairs
+            if slow in seconds and fast in seconds}
+
+
+def steps_of(root, options, device, teacher, student, full):
+    """Step times of one pair; `full` takes all variants, else the plain loop, ours with stored logits and the floor."""
+    data, batch = dataset(root, options.size), options.batch_size
+    server = plain("serve", "--data", root, "--model", student, "--teacher", PLAIN_NAMES[teacher], "--size", options.size,
+                   "--batch-size", batch, "--device", options.device)
+    has_task = server.stdout.readline().strip() == "ready"
+    participants = {"plain": (Served(server, "plain"), 2)} | ({"timm": (Served(server, "timm"), 2)} if has_task and full else {})
+    cuda = device.type == "cuda"
+    for amp in (("bf16", "fp16", "off") if cuda else ("bf16", "off")) if full else ("bf16",):
+        name, more = {"off": "fp32"}.get(amp, amp), 20 if cuda else 5 if amp == "bf16" else 3
+        participants[f"floor {name}"] = Floor(data, student, amp, device, batch), more
+        participants[f"ours {name} stored"] = Ours(data, teacher, student, amp, device, batch), more
+        if full:
+            participants[f"ours {name} live"] = Ours(data, teacher, student, amp, device, batch, stored=False), 3
+        if cuda:
+            participants[f"ours {name} compiled"] = Ours(data, teacher, student, amp, device, batch, compile=True), more
+    seconds = in_turns(participants, options.rounds + 1)
+    server.stdin.close()
+    server.wait()
+    seconds = {name: values[1:] for name, values in seconds.items()}  # the first turn warms up
+    pairs = [(slow, f"ours {fast}") for slow in ("plain", "timm")
+             for fast in ("bf16 stored", "fp32 stored", "bf16 live", "fp32 live")]
+    pairs += [(name, f"floor {name.split()[1]}") for name in seconds if name.startswith("ours") and "live" not in name]
+    found = {"ms a step": {name: spread(values, 1000) for name, values in seconds.items()}, "ratios": ratios(seconds, pairs)}
+    if full:
+        found["breakdown, ms"] = {name: breakdown(participants[f"ours bf16 {name}"][0]) for name in ("live", "stored")}
+    return found
+
+
+def breakdown(ours, steps=6):
+    """Medians over steps of where a step's milliseconds go; each part is waited for, which makes it a little slower."""
+    parts, device = {}, ours.views.device
+
+    def timed(name, function):
+        def call(*arguments, **options):
+            wait(device)
+            begun = time.perf_counter()
+            result = function(*arguments, **options)
+            wait(device)
+            parts.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
+            return result
+        return call
+
+    views, network, optimizer = ours.views, ours.state.network, ours.state.optimizer
+    epoch, teacher, module = views.epoch, ours.teacher, network.module.forward
+    backward, update = torch.Tensor.backward, optimizer.step
+
+    def epoch_timed(*arguments):
+        batches = epoch(*arguments)
+        following = timed("views", lambda: next(batches, None))
+        while (batch := following()) is not None:
+            yield batch
+    views.epoch, ours.teacher, network.module.forward = epoch_timed, timed("teacher", teacher), timed("student", module)
+    optimizer.step, torch.Tensor.backward = timed("optimizer", update), timed("backward", backward)
+    try:
+        total = 1000 * ours.block(steps)
+    finally:
+        views.epoch, ours.teacher, network.module.forward = epoch, teacher, module
+        optimizer.step, torch.Tensor.backward = update, backward
+    found = {name: statistics.median(values) for name, values in parts.items()}
+    return found | {"rest": total - sum(found.values()), "step": total}
+
+
+def grid(root, options):
+    """Seconds from picture files to the results of 8 pairs, teachers trained on the way: ours, then the plain scripts."""
+    seconds = {}
+    words = [sys.executable, str(ROOT / "distill.py"), "--teacher", *GRID["teachers"], "--student", *GRID["students"],
+             "--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained",
+             "--image-size", options.grid_size, "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device,
+             "--out", root.parent / "runs", "--cache-dir", root.parent / "cold"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds["ours"] = time.perf_counter() - begun
+    assert status == 0 and len(list((root.parent / "runs").rglob("report.json"))) == 10
+    begun = time.perf_counter()
+    common = ["--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs, "--device", options.device]
+    for teacher in GRID["teachers"]:
+        file, name = root.parent / f"{teacher}.pt", PLAIN_NAMES[teacher]
+        jobs = [("--model", name, "--save", file)]
+        jobs += [("--model", student, "--save", root.parent / "student.pt", "--teacher", name, "--teacher-file", file)
+                 for student in GRID["students"]]
+        for job in jobs:
+            process = plain("train", *common, *job)
+            process.communicate()
+            assert process.returncode == 0
+    seconds["plain"] = time.perf_counter() - begun
+    return {"seconds": seconds, "plain / ours": seconds["plain"] / seconds["ours"],
+            "peak memory of ours, MB": usage.ru_maxrss / 1024}
+
+
+def starting(repeats=3):
+    """Seconds until a script has imported all it needs, and until torch alone is there."""
+    def seconds(statement):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
+        return time.perf_counter() - begun
+    return {name: spread([seconds(statement) for _ in range(repeats)])
+            for name, statement in (("ours", "import kd.run"), ("torch, torchvision, timm", "import torch, torchvision, timm"))}
+
+
+def decoding(root, size):
+    """Milliseconds a picture: decoded once into the cache, on all cores; and by the plain loop's transforms in one process."""
+    index = read_index(Data(dataset="folder", data_dir=str(root)))
+    store = Store(index, str(root.parent / "decoded"), size, "squash", 1)
+    begun = time.perf_counter()
+    count = store.ensure(np.arange(len(index.samples)))
+    ours = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for row in range(40):
+        np.asarray(Image.open(index.file(row)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    return {"ours": 1000 * ours / count, "plain, one process": 1000 * (time.perf_counter() - begun) / 40}
+
+
+def cpu_seconds():
+    """(of all processes, of this one with its children) so far."""
+    words = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
+    used = os.times()
+    return (sum(words) - words[3] - words[4]) / os.sysconf("SC_CLK_TCK"), sum(used[:4])
+
+
+def show(found, depth=0):
+    for key, value in found.items():
+        if isinstance(value, dict) and set(value) == {"median", "min", "max"}:
+            print(f"{'  ' * depth}{key:44}{value['median']:10.3f}   ({value['min']:.3f} to {value['max']:.3f})")
+        elif isinstance(value, dict):
+            print(f"{'  ' * depth}{key}")
+            show(value, depth + 1)
+        else:
+            print(f"{'  ' * depth}{key:44}" + (f"{value:10.3f}" if isinstance(value, float) else f" {value}"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, default=Path("speed.json"))
+    parser.add_argument("--only", choices=("steps", "grid"))
+    for name, default in (("size", 224), ("batch-size", 16), ("rounds", 5), ("grid-size", 96), ("grid-epochs", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    began, before = time.perf_counter(), cpu_seconds()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    found = {"machine": f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+             "batch size": options.batch_size, "image size": options.size}
+    with tempfile.TemporaryDirectory() as place:
+        root = pictures(Path(place) / "pictures", {"train": max(16, options.batch_size), "valid": 4, "test": 4})
+        if options.only != "grid":
+            found["resnet18 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet18", full=True)
+            found["resnet50 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet50", full=False)
+            found["decoding, ms a picture"], found["start-up, s"] = decoding(root, options.size), starting()
+        if options.only != "steps":
+            found["grid of 8 pairs and 2 teachers"] = grid(root, options)
+    used, own = (after - earlier for after, earlier in zip(cpu_seconds(), before))
+    found["share of CPU time that other processes took"] = max(0.0, 1 - own / used)
+    if device.type == "cuda":
+        found["peak memory on the device, MB"] = torch.cuda.max_memory_allocated() / 1e6
+    found["minutes"] = (time.perf_counter() - began) / 60
+    show(found)
+    options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
