@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 
+FAULT = 1  # of this program itself
 USAGE, DIVERGED, BAD_CHECKPOINT, CANNOT_WRITE, BUSY, INTERRUPTED, TERMINATED = 2, 3, 4, 74, 75, 130, 143
 
 STOPPED_AT_ONCE = "interrupted; run the same command again to go on"
@@ -39,14 +41,10 @@ def run_main(main) -> int:
     try:
         try:
             code = main() or 0
-        except Problem as problem:
-            code = complain(problem, problem.code)
-        except OSError as error:  # a place that no other check has looked at
-            code = complain(f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk", USAGE)
-        except MemoryError:
-            code = complain("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
+        except (Problem, OSError, MemoryError) as error:
+            code = complain(error)
         except KeyboardInterrupt:
-            code = complain(STOPPED_AT_ONCE, INTERRUPTED)
+            code = _tell(STOPPED_AT_ONCE, INTERRUPTED)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # on the way out there is nothing to stop any more
     except KeyboardInterrupt:  # one more, while the first was told
         code = INTERRUPTED
@@ -58,8 +56,19 @@ def run_main(main) -> int:
     return code
 
 
-def complain(text, code: int) -> int:
-    """Tell a problem on stderr, in one line; returns `code`."""
+def complain(error: Exception) -> int:
+    """Tell what went wrong on stderr, in one line, or for a fault of this program as a traceback; returns the exit code."""
+    if isinstance(error, Problem):
+        return _tell(error, error.code)
+    if isinstance(error, OSError):  # a place that no other check has looked at
+        return _tell(f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk", USAGE)
+    if isinstance(error, MemoryError):
+        return _tell("out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE)
+    traceback.print_exception(error)
+    return FAULT
+
+
+def _tell(text, code: int) -> int:
     with contextlib.suppress(OSError):
         print(f"error: {printable(text)}", file=sys.stderr)
     return code

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from kd import losses, metrics, models, teachers, trained
@@ -60,6 +61,8 @@ class Experiment:
             return self._run()
         finally:
             self.close_stores()
+            if self.training.compile:
+                torch.compiler.reset()  # of eight graphs that all networks of a family share, the next run needs its own
 
     def _run(self) -> dict:
         network, fresh = self.settings.network, not self.folder.begun

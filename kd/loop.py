@@ -65,9 +65,10 @@ def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective:
         terms = objective(logits, taught, batch.labels)
         scaler.scale(terms["loss"]).backward()
         scaler.unscale_(optimizer)
+        norm = None
         if training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.module.parameters(), training.clip_norm)
-        state.divergence.watch(terms["loss"], progress.total)
+            norm = nn.utils.clip_grad_norm_(network.module.parameters(), training.clip_norm)
+        state.divergence.watch(terms["loss"], norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
         state.add(terms, (logits.detach().argmax(1) == batch.labels).sum(), len(batch.labels))
@@ -94,9 +95,9 @@ def _row(state: State, valid: Views, leave) -> dict:
     """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
     means = state.means()
     logits, labels = predict(state.network, valid, leave), valid.labels.numpy()
-    if not np.isfinite(logits).all():
-        raise Problem(f"validation after step {state.progress.total}: logits are not finite; lower --lr or set --clip-norm 1, "
-                      "under another --tag", DIVERGED)
+    if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
+        raise Problem(f"epoch that ends at step {state.progress.total}: its loss or validation logits are not finite; lower --lr "
+                      "or set --clip-norm 1, under another --tag", DIVERGED)
     return {"epoch": state.progress.epoch + 1, "steps": state.progress.total,
             **{f"train_{name}": value for name, value in means.items()},
             "valid_accuracy": metrics.accuracy(logits, labels), "valid_nll": metrics.nll(logits, labels)}

@@ -1,6 +1,7 @@
 """Experiments from settings to report: lock, resume or skip, early checks, missing teacher first; several in one process."""
 
 import functools
+import gc
 from pathlib import Path
 
 import torch
@@ -66,10 +67,11 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
             folder = RunFolder(folder_of(settings))
             try:
                 say(summary(run(settings, session), folder))
-            except Problem as problem:
-                if isinstance(problem, Stopped) or len(every) == 1:
+            except Exception as error:
+                if isinstance(error, Stopped) or len(every) == 1:
                     raise
-                failed.append((folder.path, complain(problem, problem.code)))
+                failed.append((folder.path, complain(error)))
+            gc.collect()  # a run's networks may hang in cycles: the next one needs their memory
     if failed:
         raise Problem(f"{len(failed)} of {len(every)} runs failed: {', '.join(str(path) for path, _ in failed)}; see the lines "
                       "above, mend that and run the same command again", failed[0][1])
@@ -90,7 +92,9 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
         try:
             finder = functools.partial(find_teacher, settings, session)
             return Experiment(settings, folder, session.open(), session.signals, finder).run()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch's own of a GPU, and of a CPU one that is told by its words alone
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             raise Problem(f"device of '{folder.path}': out of memory ({str(error).splitlines()[0][:120]}); lower --batch-size "
                           "or --image-size") from None
 

@@ -37,6 +37,8 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise Problem(f"device '{name}' in --device: cannot be used here ({why}); give --device cpu or auto") from None
+    if device.index is not None and device.type in ("cuda", "xpu"):
+        torch.get_device_module(device).set_device(device)  # seeds and page-locked memory belong to the current one
     if device.type == "cuda":
         # Evaluation is float32 by promise: TF32 keeps ten bits of the mantissa only.
         torch.backends.cudnn.allow_tf32 = False

@@ -1,5 +1,6 @@
 """A teacher's logits, computed once for every view of every image, and kept for all students to come."""
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from kd.data.index import digest, slug
 from kd.data.views import Batch, Views
 from kd.models import Classifier
-from kd.runtime import Precision, cannot_write, make_folder, say
+from kd.runtime import Precision, say, why_not
 from kd.teachers import TeacherFunction, live
 
 FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
@@ -20,29 +21,32 @@ TOLERANCE = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
 
 
 def key_of(network: Classifier, weights: str, views: Views, precision: Precision) -> str:
-    """A name for everything that a teacher's logits depend on; `weights` is the hash of its state."""
+    """A name for everything that a teacher's logits depend on; `weights` is the hash of its state.
+
+    The batch size belongs to it: it moves the last bits of float32, and what a run gives may not depend on those before it.
+    """
     return digest([network.architecture, weights, str(network.mean.tolist()), str(network.std.tolist()), views.identity(),
-                   precision.words, views.device.type])
+                   precision.words, views.device.type, str(views.batch_size)])
 
 
 class StoredLogits:
     """A teacher (batch -> logits [B, K]) that asks a live one only for what is not on disk yet, and writes that down.
 
     The file is an array [epochs, slots, K + 1] of float32: the logits and a checksum of the row, and has holes where nothing
-    was computed yet. A row that was torn by a kill or by another run that writes it at the same time is a hole; a batch with
-    a hole is computed as a whole, so that at the same batch size nothing depends on what was stored. Where the file cannot
-    be written, a warning is printed, once, and training goes on with what there is.
+    was computed yet. A row that was torn by a kill or by another run that writes it at the same time is a hole, and a batch with
+    a hole is computed as a whole. Where the file cannot be read or written, a warning is printed, once, and training goes on
+    with what there is.
     """
 
     def __init__(self, cache_dir: str, network: Classifier, weights: str, views: Views, precision: Precision):
         self.network, self.views, self.precision = network, views, precision
         self.live: TeacherFunction = live(network, precision)
-        key = key_of(network, weights, views, precision)
-        self.path = make_folder(Path(cache_dir) / "logits") / f"{slug(network.name)}-{key}"
+        self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key_of(network, weights, views, precision)}"
         self.width = len(network.classes)
-        self.file, self.epoch, self.fresh, self.asked, self.computed = None, None, [], 0, 0
+        self.file, self.writable, self.epoch, self.fresh, self.asked, self.computed = None, True, None, [], 0, 0
         self._open()
-        self._check()
+        if self.file is not None:
+            self._check()
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, K] of a batch of `views`, on its device."""
@@ -67,19 +71,19 @@ class StoredLogits:
     def flush(self) -> None:
         """Write what was computed since the last time."""
         fresh, self.fresh = self.fresh, []
-        if not fresh or self.file is None:
+        if not fresh or self.file is None or not self.writable:
             return
         slots = np.concatenate(fresh)
         values = self.table[torch.from_numpy(slots).to(self.table.device)].cpu().numpy()
         record = np.empty((len(slots), self.width + 1), np.float32)
         record[:, :-1] = values
-        record.view(np.uint32)[:, -1] = _checksums(values, slots)
+        places = self.epoch * len(self.views) + slots
+        record.view(np.uint32)[:, -1] = _checksums(values, places)
         try:
-            for slot, row in zip(slots, record):
-                os.pwrite(self.file, row.tobytes(), (self.epoch * len(self.views) + int(slot)) * row.nbytes)
+            for place, row in zip(places.tolist(), record):
+                os.pwrite(self.file, row.tobytes(), place * row.nbytes)
         except OSError as error:
-            say(f"warning: {cannot_write(self.path, error)}; this run goes on without storing more")
-            self._close_file()
+            self._warn(error)
 
     def close(self) -> None:
         """Write what is left. What comes after this is read and computed, not stored."""
@@ -91,14 +95,23 @@ class StoredLogits:
 
     def _open(self) -> None:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise cannot_write(self.path, error) from None
+            self._warn(error)
+            with contextlib.suppress(OSError):
+                self.file = os.open(self.path, os.O_RDONLY)
 
     def _close_file(self) -> None:
-        if self.file is not None:
-            os.close(self.file)
-            self.file = None
+        file, self.file = self.file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what a network's disk tells late: rows without their checksum are holes
+                os.close(file)
+
+    def _warn(self, error: OSError) -> None:
+        if self.writable:
+            say(f"warning: '{self.path}': {why_not(error)}; the teacher's logits are not stored any more, and this run goes on")
+        self.writable = False
 
     def _seen(self, epoch: int) -> int:
         return epoch if self.views.augment else 0
@@ -107,13 +120,19 @@ class StoredLogits:
         """(logits float32 [slots, K], which of them are whole: bool [slots]) of an epoch."""
         record = np.zeros((len(self.views), self.width + 1), np.float32)
         if self.file is not None:
-            os.preadv(self.file, [record.reshape(-1).view(np.uint8)], epoch * record.nbytes)
+            try:
+                os.preadv(self.file, [record.reshape(-1).view(np.uint8)], epoch * record.nbytes)
+            except OSError as error:  # a network's disk, or its file is gone
+                self._warn(error)
         values = np.ascontiguousarray(record[:, :-1])
-        return values, record.view(np.uint32)[:, -1] == _checksums(values, np.arange(len(record)))
+        return values, record.view(np.uint32)[:, -1] == _checksums(values, epoch * len(record) + np.arange(len(record)))
 
     def _check(self) -> None:
         """Compare a random batch of stored rows with the live teacher; begin anew where they differ."""
-        epochs = os.fstat(self.file).st_size // (len(self.views) * (self.width + 1) * 4) + 1
+        try:
+            epochs = os.fstat(self.file).st_size // (len(self.views) * (self.width + 1) * 4) + 1
+        except OSError as error:
+            return self._warn(error)
         random = np.random.default_rng()
         for epoch in random.permutation(epochs).tolist():
             values, known = self._read(epoch)
@@ -125,15 +144,22 @@ class StoredLogits:
             if not error <= TOLERANCE[self.precision.words] * spread:
                 say(f"warning: stored logits of {self.network.name} differ from the teacher's by {error:.3g} (their range is "
                     f"{spread:.3g}); they are thrown away and computed again")
-                self._close_file()
-                self.path.unlink(missing_ok=True)
-                self._open()
+                self._begin_anew()
             return
 
+    def _begin_anew(self) -> None:
+        self._close_file()
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(error)
+        else:
+            self._open()
 
-def _checksums(values: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """CRC-32 of each row and its place, never 0 (a hole's): uint32 [n]."""
+
+def _checksums(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """CRC-32 of each row [n, K] and its place in the file, never 0 (a hole's): uint32 [n]."""
     rows = memoryview(values).cast("B")
     width = values.shape[1] * 4
-    return np.array([zlib.crc32(rows[start:start + width], int(slot)) | 1 for start, slot in
-                     zip(range(0, len(rows), width), slots)], np.uint32)
+    return np.array([zlib.crc32(rows[start:start + width], place & 0xFFFFFFFF) | 1 for start, place in
+                     zip(range(0, len(rows), width), places.tolist())], np.uint32)

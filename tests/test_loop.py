@@ -187,6 +187,27 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
 
 
 @pytest.mark.case(19)
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("layer, value", [("conv", float("nan")), ("fc", float("inf")), ("bn", 1e19)])
+def test_a_gradient_of_one_layer_alone_is_noticed_before_a_weight_changes(views, clip, layer, value):
+    training = Training(epochs=1, batch_size=12, clip_norm=clip, seed=3)
+    state = fresh(training)
+    before = copy.deepcopy(dict(state.network.module.named_parameters()))
+    getattr(state.network.module, layer).weight.register_hook(lambda gradient: torch.full_like(gradient, value))
+    with pytest.raises(Problem, match="at step 0: not finite .* no weight was changed"):
+        train(state, views, training)
+    assert same(dict(state.network.module.named_parameters()), before)
+
+
+def test_a_moment_that_overflowed_is_never_saved(views):
+    training = Training(epochs=1, batch_size=12, seed=3)
+    state = train(fresh(training), views, training)
+    next(iter(state.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
+    with pytest.raises(Problem, match="weights after step 4: not finite"):
+        state.state_dict()
+
+
+@pytest.mark.case(19)
 def test_a_huge_learning_rate_ends_as_divergence(views):
     training = Training(epochs=4, batch_size=12, lr=1e30, seed=3)
     with pytest.raises(Problem, match="lower --lr"):

@@ -12,6 +12,7 @@ import torch
 from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kd import experiment
 from kd.results import report as reports
 
 
@@ -247,6 +248,26 @@ def test_a_run_that_fails_keeps_no_other_of_its_list_from_running(script, capsys
     assert code == 2 and "1 of 2 runs failed: runs/synthetic-patient-32/normal/kdwide-kdtiny/seed0" in out
     assert "max_steps: 1 -> null" in capsys.readouterr().err
     assert (DATA / "normal/kdwide-kdwide/seed0/report.json").is_file()
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize("error, code", [(OSError(5, "Input/output error", "x"), 2), (MemoryError(), 2), (ValueError("bug"), 1),
+                                         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2)])
+def test_whatever_fails_keeps_no_other_of_its_list_from_running(script, monkeypatch, error, code):
+    real = experiment.Experiment.run
+
+    def run(self):
+        if self.name == "kdtiny":
+            raise error
+        return real(self)
+    monkeypatch.setattr(experiment.Experiment, "run", run)
+    found, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])
+    assert found == code and "1 of 2 runs failed" in out and (DATA / "teacher/kdwide/seed0/report.json").is_file()
+
+
+def test_a_stop_ends_the_whole_list(script):
+    code, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-minutes", "0"])
+    assert code == 143 and not (DATA / "teacher/kdwide").exists() and (DATA / "teacher/kdtiny/seed0/resume.pt").is_file()
 
 
 @pytest.mark.case(20)

@@ -17,7 +17,9 @@ def feed(store: Store, rows: np.ndarray, device: torch.device) -> Feed:
     """The fastest way for a part, whose slots stand for `rows` of the store, on a device."""
     if device.type == "cpu":
         return mapped(store, rows)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free = 0
+    if device.type == "cuda":  # what torch keeps for later is free, too
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if len(np.unique(rows)) * store.pictures[:1].nbytes <= RESIDENT_SHARE * free:
         return resident(store, rows, device)
     return ahead(store, rows, device)
