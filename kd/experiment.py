@@ -21,7 +21,7 @@ from kd.results.events import Events
 from kd.runtime import Precision, StopSignals, pick_device, pick_precision, say, seed_step, watched
 from kd.settings import DistillSettings
 from kd.state import State
-from kd.stored import StoredLogits
+from kd.stored import StoredLogits, key_of
 from kd.teachers import TeacherFunction
 
 # () -> (the teacher, where it comes from, remarks for the user)
@@ -43,10 +43,10 @@ class Lesson:
 class Experiment:
     """A run in its locked folder."""
 
-    def __init__(self, settings, folder: RunFolder, dataset: Dataset, signals: StopSignals,
-                 find_teacher: FindTeacher):
+    def __init__(self, settings, folder: RunFolder, dataset: Dataset, signals: StopSignals, find_teacher: FindTeacher,
+                 stores: dict[str, StoredLogits]):
         self.settings, self.folder, self.dataset, self.signals = settings, folder, dataset, signals
-        self.find_teacher, self.stores = find_teacher, {}
+        self.find_teacher, self.stores = find_teacher, stores
         self.training, self.distils = settings.training, isinstance(settings, DistillSettings)
         self.device = pick_device(self.training.device)
         self.precision = pick_precision(self.training.amp, self.device)
@@ -60,7 +60,7 @@ class Experiment:
         try:
             return self._run()
         finally:
-            self.close_stores()
+            self.flush_stores()
             if self.training.compile:
                 torch.compiler.reset()  # of eight graphs that all networks of a family share, the next run needs its own
 
@@ -132,16 +132,18 @@ class Experiment:
         """The teacher for some views: its stored logits, which fill themselves, or with --no-stored-logits the network."""
         if not self.settings.distillation.stored_logits:
             return teachers.live(chosen.network, precision)
-        key = views, precision
+        key = key_of(chosen.network, chosen.hash, views, precision)
         if key not in self.stores:
-            self.stores[key] = StoredLogits(self.settings.data.cache_dir, chosen.network, chosen.hash, views, precision)
+            self.stores[key] = StoredLogits(self.settings.data.cache_dir, chosen.network, key, views, precision)
         return self.stores[key]
 
-    def close_stores(self) -> None:
+    def flush_stores(self) -> None:
         """Write what is left to be stored, and say what storing was worth."""
+        asked = computed = 0
         for store in self.stores.values():
-            store.close()
-        asked, computed = (sum(getattr(store, name) for store in self.stores.values()) for name in ("asked", "computed"))
+            store.flush()
+            asked, computed = asked + store.asked, computed + store.computed
+            store.asked = store.computed = 0
         if asked:
             say(f"teacher's logits: {asked} asked for, {computed} computed, the others were stored")
 

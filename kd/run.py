@@ -16,6 +16,7 @@ from kd.results import report as reports
 from kd.results.outcome import summary
 from kd.runtime import StopSignals, lock, pick_device, say
 from kd.settings import Data, DistillSettings, TeacherSettings
+from kd.stored import StoredLogits
 from kd.strategies import unusual
 
 
@@ -25,6 +26,7 @@ class Session:
     def __init__(self, data: Data, signals: StopSignals):
         self.data, self.signals = data, signals
         self._teacher: tuple[tuple[Path, str | None], trained.Trained] | None = None
+        self.stores: dict[str, StoredLogits] = {}  # that teacher's, by their keys; checked once
         self._index: Index | None = None
         self._dataset: Dataset | None = None
 
@@ -43,6 +45,7 @@ class Session:
     def load(self, file: Path, name: str | None = None) -> trained.Trained:
         """A teacher's model.pt, or with `name` any file of that network's weights; many students in a row read it once."""
         if self._teacher is None or self._teacher[0] != (file, name):
+            self.stores.clear()
             found = trained.load(file) if name is None else trained.load_any(file, name, self.read().classes)
             self._teacher = (file, name), found
         return self._teacher[1]
@@ -91,7 +94,7 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
         check_files(settings, folder, session)
         try:
             finder = functools.partial(find_teacher, settings, session)
-            return Experiment(settings, folder, session.open(), session.signals, finder).run()
+            return Experiment(settings, folder, session.open(), session.signals, finder, session.stores).run()
         except RuntimeError as error:  # torch's own of a GPU, and of a CPU one that is told by its words alone
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise

@@ -30,7 +30,7 @@ def key_of(network: Classifier, weights: str, views: Views, precision: Precision
 
 
 class StoredLogits:
-    """A teacher (batch -> logits [B, K]) that asks a live one only for what is not on disk yet, and writes that down.
+    """A teacher (batch of `views` -> logits [B, K]) that asks a live one only for what is not on disk yet, and writes that down.
 
     The file is an array [epochs, slots, K + 1] of float32: the logits and a checksum of the row, and has holes where nothing
     was computed yet. A row that was torn by a kill or by another run that writes it at the same time is a hole, and a batch with
@@ -38,24 +38,25 @@ class StoredLogits:
     with what there is.
     """
 
-    def __init__(self, cache_dir: str, network: Classifier, weights: str, views: Views, precision: Precision):
-        self.network, self.views, self.precision = network, views, precision
+    def __init__(self, cache_dir: str, network: Classifier, key: str, views: Views, precision: Precision):
+        self.network, self.precision = network, precision
+        self.slots, self.augmented, self.device = len(views), views.augment, views.device
         self.live: TeacherFunction = live(network, precision)
-        self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key_of(network, weights, views, precision)}"
+        self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
         self.file, self.writable, self.epoch, self.fresh, self.asked, self.computed = None, True, None, [], 0, 0
         self._open()
         if self.file is not None:
-            self._check()
+            self._check(views)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Logits float32 [B, K] of a batch of `views`, on its device."""
+        """Logits float32 [B, K] of a batch, on its device."""
         slots, epoch = batch.slots.numpy(), self._seen(batch.epoch)
         if epoch != self.epoch:
             self.flush()
             self.epoch = epoch
             values, self.known = self._read(epoch)
-            self.table = torch.from_numpy(values).to(self.views.device)
+            self.table = torch.from_numpy(values).to(self.device)
         self.asked += len(slots)
         if self.known[slots].all():
             return self.table[batch.slots.to(self.table.device, non_blocking=True)]
@@ -77,7 +78,7 @@ class StoredLogits:
         values = self.table[torch.from_numpy(slots).to(self.table.device)].cpu().numpy()
         record = np.empty((len(slots), self.width + 1), np.float32)
         record[:, :-1] = values
-        places = self.epoch * len(self.views) + slots
+        places = self.epoch * self.slots + slots
         record.view(np.uint32)[:, -1] = _checksums(values, places)
         try:
             for place, row in zip(places.tolist(), record):
@@ -114,11 +115,11 @@ class StoredLogits:
         self.writable = False
 
     def _seen(self, epoch: int) -> int:
-        return epoch if self.views.augment else 0
+        return epoch if self.augmented else 0
 
     def _read(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(logits float32 [slots, K], which of them are whole: bool [slots]) of an epoch."""
-        record = np.zeros((len(self.views), self.width + 1), np.float32)
+        record = np.zeros((self.slots, self.width + 1), np.float32)
         if self.file is not None:
             try:
                 os.preadv(self.file, [record.reshape(-1).view(np.uint8)], epoch * record.nbytes)
@@ -127,10 +128,10 @@ class StoredLogits:
         values = np.ascontiguousarray(record[:, :-1])
         return values, record.view(np.uint32)[:, -1] == _checksums(values, epoch * len(record) + np.arange(len(record)))
 
-    def _check(self) -> None:
+    def _check(self, views: Views) -> None:
         """Compare a random batch of stored rows with the live teacher; begin anew where they differ."""
         try:
-            epochs = os.fstat(self.file).st_size // (len(self.views) * (self.width + 1) * 4) + 1
+            epochs = os.fstat(self.file).st_size // (self.slots * (self.width + 1) * 4) + 1
         except OSError as error:
             return self._warn(error)
         random = np.random.default_rng()
@@ -139,7 +140,7 @@ class StoredLogits:
             if not known.any():
                 continue
             slots = np.sort(random.permutation(np.flatnonzero(known))[:CHECKED])
-            alive = self.live(next(self.views.batches(epoch, [slots]))).cpu().numpy()
+            alive = self.live(next(views.batches(epoch, [slots]))).cpu().numpy()
             error, spread = np.abs(alive - values[slots]).max(), alive.max() - alive.min()
             if not error <= TOLERANCE[self.precision.words] * spread:
                 say(f"warning: stored logits of {self.network.name} differ from the teacher's by {error:.3g} (their range is "

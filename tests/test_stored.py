@@ -37,7 +37,8 @@ def teacher(seed=9, name="kdwide"):
 
 
 def stored(views, network=None, weights="w", precision=FLOAT):
-    return StoredLogits("cache", network or teacher(), weights, views, precision)
+    network = network or teacher()
+    return StoredLogits("cache", network, key_of(network, weights, views, precision), views, precision)
 
 
 def failing(number):

@@ -70,7 +70,7 @@ def write_curves(runs: list[Path]) -> Path:
             say(f"left out: {problem}")
     if not histories:
         raise bad[0]
-    figures.save(root / "curves.png", figures.curves(histories))
+    figures.save(root / "curves.png", figures.pixels(figures.curves(histories)))
     say(f"written: {root}/curves.png ({len(histories)} runs)")
     return root / "curves.png"
 

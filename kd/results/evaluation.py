@@ -113,7 +113,8 @@ def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
     checkpoint.write_json(target / "evaluation.json", result)
     if result["confusion_matrix"] is not None:
         title = f"{folder.path.parent.name} on {index.name} (n = {sum(map(sum, result['confusion_matrix']))})"
-        figures.save(target / "confusion.png", figures.confusion(result["confusion_matrix"], index.classes, title))
+        figure = figures.confusion(result["confusion_matrix"], index.classes, title)
+        figures.save(target / "confusion.png", figures.pixels(figure))
         say(metrics.report_text(result["classification_report"], index.classes))
         say(_beyond(result["evidence"]))
     say(f"written: {target}/evaluation.json")

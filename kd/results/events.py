@@ -87,10 +87,10 @@ class Events:
 
     @_or_go_without
     def finish(self, report: dict, drawn: dict) -> None:
-        """The figures (name -> figure), and the settings with the final accuracies as hparams in this same run."""
+        """The figures (name -> uint8 [H, W, 3]), and the settings with the final accuracies as hparams in this same run."""
         total = report["history"]["steps"]
-        for name, figure in drawn.items():
-            self.writer.add_figure(name, figure, total)
+        for name, pixels in drawn.items():
+            self.writer.add_image(name, pixels, total, dataformats="HWC")
         settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
                     for key, value in report["settings"].items()}
         results = {f"hparam/{key}": value for key, value in report["results"]["best"].items() if key != "epoch"}

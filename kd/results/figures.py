@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from kd import checkpoint
 from kd.errors import printable
@@ -49,10 +51,17 @@ def reliability(panels: dict[str, tuple[np.ndarray, np.ndarray]], title: str) ->
     return figure
 
 
-def save(path: Path, figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure drawn once, for every place it goes to: uint8 [H, W, 3]."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(path: Path, drawn: np.ndarray) -> None:
+    """Write pixels uint8 [H, W, 3] as PNG, whole or not at all."""
     with checkpoint.replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        Image.fromarray(drawn).save(temporary, format="png")
 
 
 def heat_map(table: dict, title: str) -> Figure:

@@ -62,9 +62,10 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
     leave    may end the predictions by an exception; the state is then as it was
     """
     network, progress, classes = state.network, state.progress, dataset.index.classes
-    last = _result(progress.history[-1], predict(network, test, leave), test)
+    last = predict(network, test, leave) if progress.history[-1]["epoch"] != progress.best["epoch"] else None
     with state.best_in_network():
         logits = {"valid": predict(network, valid, leave), "test": predict(network, test, leave)}
+        last = logits["test"] if last is None else last
         taught = {"test": judge(test).argmax(1)} if judge else {}
     labels, rows = test.labels.numpy(), dataset.parts.test
     samples = [dataset.index.samples[row] for row in rows]
@@ -77,7 +78,8 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
                     "pretrained": settings.network.pretrained and not settings.network.weights,
                     "weights_hash": trained.state_hash(state.best_weights)},
         "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended},
-        "results": {"best": _result(progress.best, logits["test"], test), "last": last},
+        "results": {"best": _result(progress.best, logits["test"], test),
+                    "last": _result(progress.history[-1], last, test)},
         "classification_report": metrics.classification_report(logits["test"], labels, classes),
         "confusion_matrix": metrics.confusion_matrix(logits["test"], labels),
         "evidence": evidence.summarise(logits["test"], labels, [sample.study for sample in samples],
@@ -94,12 +96,13 @@ def _write(folder: RunFolder, dataset: Dataset, state: State, logits: dict, taug
     drawn = {"confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
              "reliability": reliability(report["evidence"]["calibration"], logits["test"],
                                         dataset.index.labels[rows["test"]], title)}
+    drawn = {name: figures.pixels(figure) for name, figure in drawn.items()}
     checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
                                                report["results"]["best"]["epoch"], dataset))
     checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits, taught))
-    for name, figure in drawn.items():
+    for name, pixels in drawn.items():
         try:
-            figures.save(folder.path / f"{name}.png", figure)
+            figures.save(folder.path / f"{name}.png", pixels)
         except Problem as problem:  # a picture that can be drawn again is no reason to lose a run
             say(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
     events.finish(report, drawn)

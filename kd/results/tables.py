@@ -32,7 +32,7 @@ def write_tables(root: Path, margin: float) -> dict:
         result["protocols"].append({"heading": study.heading, "seeds": study.seeds, "tables": tables})
         for table in tables:
             name = "-".join(filter(None, ("tables", str(number) if len(studies) > 1 else "", table["mode"], table["tag"])))
-            figures.save(root / f"{name}.png", figures.heat_map(table, study.heading))
+            figures.save(root / f"{name}.png", figures.pixels(figures.heat_map(table, study.heading)))
     text = markdown(result)
     checkpoint.write_text(root / "tables.md", text)
     checkpoint.write_json(root / "tables.json", result)

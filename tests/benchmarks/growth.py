@@ -26,7 +26,7 @@ from kd.loop import train_epoch  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
-from kd.stored import StoredLogits  # noqa: E402
+from kd.stored import StoredLogits, key_of  # noqa: E402
 
 CPU, FLOAT, STEPS = torch.device("cpu"), Precision("cpu", "off"), 60
 
@@ -58,7 +58,8 @@ def measured(images):
     with_data = memory()
     training = Training(batch_size=16)
     state = State(models.build("resnet18", dataset.index.classes), training, FLOAT)
-    teacher = StoredLogits("cache", models.build("resnet18", dataset.index.classes, seed=1), "growth", views, FLOAT)
+    network = models.build("resnet18", dataset.index.classes, seed=1)
+    teacher = StoredLogits("cache", network, key_of(network, "growth", views, FLOAT), views, FLOAT)
     networks, marks, parts = memory() - with_data, [], []
 
     def after_step(state):

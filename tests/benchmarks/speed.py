@@ -35,7 +35,7 @@ from kd.loop import train_epoch  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
-from kd.stored import StoredLogits  # noqa: E402
+from kd.stored import StoredLogits, key_of  # noqa: E402
 
 GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
 PLAIN_NAMES = {"seresnet50": "legacy_seresnet50", "seresnet101": "legacy_seresnet101"}
@@ -75,7 +75,8 @@ class Ours:
         network = models.build(teacher, data.index.classes, seed=1).to(device)
         self.teacher = teachers.live(network, self.precision)
         if stored:
-            self.teacher = StoredLogits(data.settings.cache_dir, network, f"benchmark {teacher}", self.views, self.precision)
+            key = key_of(network, f"benchmark {teacher}", self.views, self.precision)
+            self.teacher = StoredLogits(data.settings.cache_dir, network, key, self.views, self.precision)
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
                     self.teacher(batch)
@@ -151,12 +152,14 @@ def plain(*arguments, **options):
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
 
 
-def in_turns(participants, rounds):
+def in_turns(participants, turns):
     """{name: seconds a step of each turn}; participants: {name: (object with block(), steps a block)}."""
     seconds = {name: [] for name in participants}
-    for _ in range(rounds):
+    for number in range(turns):
         for name, (one, steps) in participants.items():
             seconds[name].append(one.block(steps))
+        print(f"turn {number + 1} of {turns}", "  ".join(f"{name} {1000 * values[-1]:.0f}" for name, values in seconds.items()),
+              file=sys.stderr, flush=True)
     return seconds
 
 
@@ -186,10 +189,9 @@ def steps_of(root, options, device, teacher, student, full):
             participants[f"ours {name} live"] = Ours(data, teacher, student, amp, device, batch, stored=False), 3
         if cuda:
             participants[f"ours {name} compiled"] = Ours(data, teacher, student, amp, device, batch, compile=True), more
-    seconds = in_turns(participants, options.rounds + 1)
+    seconds = in_turns(participants, options.turns if full else max(1, options.turns - 1))
     server.stdin.close()
     server.wait()
-    seconds = {name: values[1:] for name, values in seconds.items()}  # the first turn warms up
     pairs = [(slow, f"ours {fast}") for slow in ("plain", "timm")
              for fast in ("bf16 stored", "fp32 stored", "bf16 live", "fp32 live")]
     pairs += [(name, f"floor {name.split()[1]}") for name in seconds if name.startswith("ours") and "live" not in name]
@@ -244,6 +246,7 @@ def grid(root, options):
     process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds["ours"] = time.perf_counter() - begun
+    print(f"grid, ours: {seconds['ours']:.1f} s", file=sys.stderr, flush=True)
     assert status == 0 and len(list((root.parent / "runs").rglob("report.json"))) == 10
     begun = time.perf_counter()
     common = ["--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs, "--device", options.device]
@@ -307,7 +310,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=Path("speed.json"))
     parser.add_argument("--only", choices=("steps", "grid"))
-    for name, default in (("size", 224), ("batch-size", 16), ("rounds", 5), ("grid-size", 96), ("grid-epochs", 3)):
+    for name, default in (("size", 224), ("batch-size", 16), ("turns", 4), ("grid-size", 64), ("grid-epochs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     device = torch.device(options.device)
