@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kd import losses, metrics, models, teachers, trained
 from kd.data.dataset import Dataset
-from kd.data.views import Views
+from kd.data.views import Batch, Views
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, DIVERGED, Problem, Stopped
 from kd.folder import RunFolder, student_of
 from kd.loop import fit, stop_at_accuracy
@@ -71,10 +71,12 @@ class Experiment:
                                weights=network.weights if fresh else None, drop_rate=network.drop_rate,
                                seed=self.training.seed).to(self.device)
         self.folder.check_space(models.parameters(student.module))
-        models.try_batch(student, next(self.train.epoch(0)).images)
+        first = next(self.train.epoch(0))
+        seed_step(self.device, self.training.seed, 0, 0)
+        logits = models.try_batch(student, first.images, self.precision)
         saved = self.folder.load(split_hash=self.dataset.split_hash, content_hash=self.dataset.content_hash,
                                  precision=self.precision.words)
-        lesson = self.lesson(student, saved and saved["teacher"])
+        lesson = self.lesson(first, logits, saved and saved["teacher"])
         self.clock = outcome.Clock()
         state = State(student, self.training, self.precision)
         if saved is not None:
@@ -89,7 +91,7 @@ class Experiment:
         self.events = Events(self.folder.path, state)
         try:
             if not state.progress.total:
-                self.events.views(next(self.train.epoch(0)).images)
+                self.events.views(first.images)
             self.fit(state, lesson)
             self.judge_defective(state)
             report = outcome.conclude(self.settings, self.folder, self.dataset, state, self.valid, self.test,
@@ -108,8 +110,11 @@ class Experiment:
         self.folder.forget()
         return report
 
-    def lesson(self, student, account: dict | None) -> Lesson:
-        """No teacher, or the one that the settings name, ready to teach. `account` is what an earlier try said of it."""
+    def lesson(self, first: Batch, logits: torch.Tensor, account: dict | None) -> Lesson:
+        """No teacher, or the one that the settings name, ready to teach. `account` is what an earlier try said of it.
+
+        logits [B, K] are the student's for the first batch, before any step.
+        """
         if not self.distils:
             return Lesson(teachers.nobody, losses.supervised())
         how = self.settings.distillation
@@ -122,7 +127,8 @@ class Experiment:
             return teachers.answers(self.ask(chosen, views, Precision(self.device.type, "off")), views, self.signals.leave)
 
         if account is None:
-            account = self.introduce(student, chosen, teacher, judge, source, remarks)
+            ratio = losses.gradient_ratio(logits, teacher(first), first.labels, how.temperature, how.alpha)
+            account = self.introduce(chosen, judge, ratio, source, remarks)
         elif account["hash"] != chosen.hash:
             raise Problem(f"teacher of '{self.folder.path}': weights {chosen.hash} ({source}), the run began with "
                           f"{account['hash']}; restore that teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
@@ -147,14 +153,12 @@ class Experiment:
         if asked:
             say(f"teacher's logits: {asked} asked for, {computed} computed, the others were stored")
 
-    def introduce(self, student, chosen: trained.Trained, teacher: TeacherFunction, judge: Callable[[Views], np.ndarray],
-                  source: str, remarks: list[str]) -> dict:
+    def introduce(self, chosen: trained.Trained, judge: Callable[[Views], np.ndarray], ratio: float, source: str,
+                  remarks: list[str]) -> dict:
         """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""
         how = self.settings.distillation
         name = f"{how.teacher} ({source})"
         valid, test = (self.teacher_accuracy(judge(views), views, name) for views in (self.valid, self.test))
-        seed_step(self.device, self.training.seed, 0, 0)  # dropout, whatever was drawn before
-        ratio = teachers.first_ratio(student, teacher, next(self.train.epoch(0)), how.temperature, how.alpha)
         say(f"teacher {name}: validation accuracy {valid:.4f}")
         say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
             f"(alpha {how.alpha:g}, T {how.temperature:g})")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kd.errors import Problem
+from kd.runtime import Precision
 from kd.weights import create_pretrained, load_body, require
 
 # The weights that the packages named by the thesis offered; its SE nets came from `pretrainedmodels`.
@@ -106,15 +107,15 @@ def require_weights(name: str) -> None:
     require(name, architecture_of(name))
 
 
-def try_batch(network: Classifier, images: torch.Tensor) -> torch.Tensor:
-    """Logits [B, K] of a network in training mode for images [B, 3, S, S]; its buffers stay as they were.
+def try_batch(network: Classifier, images: torch.Tensor, precision: Precision) -> torch.Tensor:
+    """Logits float32 [B, K] of a network in training mode for images [B, 3, S, S]; its buffers stay as they were.
 
     Raises Problem where it cannot be trained on batches like this one.
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.module.buffers()]
     network.module.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), precision.autocast():
             logits = network(images)
     except (RuntimeError, ValueError, AssertionError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -125,7 +126,7 @@ def try_batch(network: Classifier, images: torch.Tensor) -> torch.Tensor:
     if tuple(logits.shape) != (len(images), len(network.classes)):
         raise Problem(f"network '{network.name}': gives {tuple(logits.shape)} for {len(images)} images of "
                       f"{len(network.classes)} classes; choose a classifier")
-    return logits
+    return logits.float()
 
 
 def parameters(module: nn.Module) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from kd import losses, models
 from kd.data.views import Batch, Views
 from kd.models import Classifier
 from kd.runtime import Precision
@@ -39,8 +38,3 @@ def answers(function: TeacherFunction, views: Views, leave: Callable[[], None] =
 
 def nobody(batch: Batch) -> None:
     """No teacher: training on labels alone."""
-
-
-def first_ratio(student: Classifier, teacher: TeacherFunction, batch: Batch, temperature: float, alpha: float) -> float:
-    """The two terms' gradient ratio on a batch, before any step; leaves the student as it was."""
-    return losses.gradient_ratio(models.try_batch(student, batch.images), teacher(batch), batch.labels, temperature, alpha)

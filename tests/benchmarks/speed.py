@@ -235,33 +235,37 @@ def breakdown(ours, steps=6):
     return found | {"rest": total - sum(found.values()), "step": total}
 
 
-def grid(root, options):
-    """Seconds from picture files to the results of 8 pairs, teachers trained on the way: ours, then the plain scripts."""
-    seconds = {}
-    words = [sys.executable, str(ROOT / "distill.py"), "--teacher", *GRID["teachers"], "--student", *GRID["students"],
-             "--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained",
-             "--image-size", options.grid_size, "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device,
-             "--out", root.parent / "runs", "--cache-dir", root.parent / "cold"]
+def clocked(words):
+    """(seconds, peak memory in MB) of a command that must succeed."""
     begun = time.perf_counter()
     process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    seconds["ours"] = time.perf_counter() - begun
-    print(f"grid, ours: {seconds['ours']:.1f} s", file=sys.stderr, flush=True)
-    assert status == 0 and len(list((root.parent / "runs").rglob("report.json"))) == 10
-    begun = time.perf_counter()
-    common = ["--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs, "--device", options.device]
-    for teacher in GRID["teachers"]:
-        file, name = root.parent / f"{teacher}.pt", PLAIN_NAMES[teacher]
-        jobs = [("--model", name, "--save", file)]
-        jobs += [("--model", student, "--save", root.parent / "student.pt", "--teacher", name, "--teacher-file", file)
-                 for student in GRID["students"]]
-        for job in jobs:
-            process = plain("train", *common, *job)
-            process.communicate()
-            assert process.returncode == 0
-    seconds["plain"] = time.perf_counter() - begun
-    return {"seconds": seconds, "plain / ours": seconds["plain"] / seconds["ours"],
-            "peak memory of ours, MB": usage.ru_maxrss / 1024}
+    assert status == 0, words
+    seconds = time.perf_counter() - begun
+    print(f"{seconds:6.1f} s  {' '.join(map(str, words[1:6]))} ...", file=sys.stderr, flush=True)
+    return seconds, usage.ru_maxrss / 1024
+
+
+def grid(root, options):
+    """Seconds to train two teachers, then from their files and the pictures to the results of all 8 pairs, from a cold start."""
+    place, python = root.parent, sys.executable
+    common = ["--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained", "--image-size", options.grid_size,
+              "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device, "--out", place / "runs"]
+    ours = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common, "--cache-dir", place / "one"]),
+            clocked([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common,
+                     "--cache-dir", place / "two"])]
+    assert len(list((place / "runs").rglob("report.json"))) == 10
+    words = [python, HERE / "plain.py", "train", "--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs,
+             "--device", options.device]
+    names = [(PLAIN_NAMES[name], place / f"{name}.pt") for name in GRID["teachers"]]
+    pairs = [("--model", student, "--save", place / "student.pt", "--teacher", name, "--teacher-file", file)
+             for name, file in names for student in GRID["students"]]
+    plain = [sum(clocked([*words, "--model", name, "--save", file])[0] for name, file in names),
+             sum(clocked([*words, *pair])[0] for pair in pairs)]
+    (teachers_ours, _), (pairs_ours, memory) = ours
+    return {"ours, s": {"2 teachers": teachers_ours, "8 pairs": pairs_ours},
+            "plain, s": {"2 teachers": plain[0], "8 pairs": plain[1]}, "plain / ours, 8 pairs": plain[1] / pairs_ours,
+            "plain / ours, teachers and pairs": sum(plain) / (teachers_ours + pairs_ours), "peak memory of ours, MB": memory}
 
 
 def starting(repeats=3):
@@ -310,7 +314,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=Path("speed.json"))
     parser.add_argument("--only", choices=("steps", "grid"))
-    for name, default in (("size", 224), ("batch-size", 16), ("turns", 4), ("grid-size", 64), ("grid-epochs", 3)):
+    for name, default in (("size", 224), ("batch-size", 16), ("turns", 4), ("grid-size", 224), ("grid-epochs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -319,13 +323,13 @@ def main():
     found = {"machine": f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}",
              "batch size": options.batch_size, "image size": options.size}
     with tempfile.TemporaryDirectory() as place:
-        root = pictures(Path(place) / "pictures", {"train": max(16, options.batch_size), "valid": 4, "test": 4})
+        root = pictures(Path(place) / "pictures", {"train": max(16, options.batch_size), "valid": 2, "test": 2})
         if options.only != "grid":
             found["resnet18 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet18", full=True)
             found["resnet50 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet50", full=False)
             found["decoding, ms a picture"], found["start-up, s"] = decoding(root, options.size), starting()
         if options.only != "steps":
-            found["grid of 8 pairs and 2 teachers"] = grid(root, options)
+            found["grid of 2 teachers and 4 students"] = grid(root, options)
     used, own = (after - earlier for after, earlier in zip(cpu_seconds(), before))
     found["share of CPU time that other processes took"] = max(0.0, 1 - own / used)
     if device.type == "cuda":
