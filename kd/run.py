@@ -63,8 +63,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
         session = Session(every[0].data, signals)
         unfinished = [settings for settings in every if not RunFolder(folder_of(settings)).finished]
         if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
-            for settings in unfinished:
-                check_files(settings, RunFolder(folder_of(settings)), session)
+            check_each(unfinished, session)
             session.open()
         for settings in every:
             folder = RunFolder(folder_of(settings))
@@ -78,6 +77,20 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     if failed:
         raise Problem(f"{len(failed)} of {len(every)} runs failed: {', '.join(str(path) for path, _ in failed)}; see the lines "
                       "above, mend that and run the same command again", failed[0][1])
+
+
+def check_each(unfinished: list, session: Session) -> None:
+    """Tell early which runs of a list will fail for want of their files. Raises Problem where all will."""
+    faults = []
+    for settings in unfinished:
+        try:
+            check_files(settings, RunFolder(folder_of(settings)), session)
+        except Problem as problem:
+            faults.append(problem)
+    if len(faults) == len(unfinished):
+        raise faults[0]
+    for problem in faults:
+        say(f"warning: {problem}; the other runs of the list go on")
 
 
 def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:

@@ -79,6 +79,18 @@ def pick_precision(amp: str, device: torch.device) -> Precision:
     return Precision(device.type, amp)
 
 
+def kind_of(device: torch.device) -> str:
+    """What decides the last bits of a result on a device: torch's version, the processor, on a CPU the number of threads."""
+    if device.type == "cpu":
+        return f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    return f"{torch.__version__} {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}"
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device, without waiting for it where that is safe: CUDA copies small or page-locked memory at once."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def random_stream(*key: int) -> np.random.Generator:
     """A counter-based generator that is a pure function of a few small numbers."""
     entropy = np.random.SeedSequence(key).generate_state(2, np.uint64)

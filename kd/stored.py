@@ -11,7 +11,7 @@ import torch
 from kd.data.index import digest, slug
 from kd.data.views import Batch, Views
 from kd.models import Classifier
-from kd.runtime import Precision, say, why_not
+from kd.runtime import Precision, kind_of, say, to_device, why_not
 from kd.teachers import TeacherFunction, live
 
 FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
@@ -23,10 +23,12 @@ TOLERANCE = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
 def key_of(network: Classifier, weights: str, views: Views, precision: Precision) -> str:
     """A name for everything that a teacher's logits depend on; `weights` is the hash of its state.
 
-    The batch size belongs to it: it moves the last bits of float32, and what a run gives may not depend on those before it.
+    What a run gives may not depend on those before it. So all that moves the last bits of float32 belongs to it as well: in which
+    batches images come, and what computes them.
     """
+    batches = f"{views.batch_size} {views.shuffle} {views.seed}"
     return digest([network.architecture, weights, str(network.mean.tolist()), str(network.std.tolist()), views.identity(),
-                   precision.words, views.device.type, str(views.batch_size)])
+                   batches, precision.words, views.device.type, kind_of(views.device)])
 
 
 class StoredLogits:
@@ -40,7 +42,8 @@ class StoredLogits:
 
     def __init__(self, cache_dir: str, network: Classifier, key: str, views: Views, precision: Precision):
         self.network, self.precision = network, precision
-        self.slots, self.augmented, self.device = len(views), views.augment, views.device
+        self.slots, self.device = len(views), views.device
+        self.changing = views.augment or views.shuffle  # from epoch to epoch: what is seen, or in which batch
         self.live: TeacherFunction = live(network, precision)
         self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
@@ -59,10 +62,10 @@ class StoredLogits:
             self.table = torch.from_numpy(values).to(self.device)
         self.asked += len(slots)
         if self.known[slots].all():
-            return self.table[batch.slots.to(self.table.device, non_blocking=True)]
+            return self.table[to_device(batch.slots, self.device)]
         logits = self.live(batch)
         self.computed += len(slots)
-        self.table[batch.slots.to(self.table.device, non_blocking=True)] = logits
+        self.table[to_device(batch.slots, self.device)] = logits
         self.known[slots] = True
         self.fresh.append(slots)
         if len(self.fresh) >= FLUSH_EVERY:
@@ -115,7 +118,7 @@ class StoredLogits:
         self.writable = False
 
     def _seen(self, epoch: int) -> int:
-        return epoch if self.augmented else 0
+        return epoch if self.changing else 0
 
     def _read(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(logits float32 [slots, K], which of them are whole: bool [slots]) of an epoch."""

@@ -78,7 +78,8 @@ def assert_as_if_nothing_had_been(whole, *folders):
 
 def disturbed(command, strike, chance, longest, most):
     """Start `command`, let `strike(child)` disturb it at a random moment, again and again until it ends; -> strikes."""
-    for strikes in range(200):
+    strikes = 0
+    for _ in range(200):
         child, allowed = Child(command), ()
         if strikes < most:
             # The first one always finds it alive; later ones leave more and more time, or a busy machine would never get through.
@@ -87,9 +88,13 @@ def disturbed(command, strike, chance, longest, most):
         code = child.wait()
         assert code in (0, *allowed) and "Traceback" not in child.err, (code, child.err)
         assert not child.err.count("error:") > 1
-        if code == 0:
-            assert strikes > 0
+        if code == 0 and strikes:
             return strikes
+        if code == 0:  # faster than the machine was when `longest` was measured: from the start, disturbed earlier
+            shutil.rmtree("runs")
+            longest /= 2
+        else:
+            strikes += 1
     raise AssertionError("no progress in 200 tries")
 
 

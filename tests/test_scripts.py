@@ -13,6 +13,7 @@ from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd import experiment
+from kd.errors import Problem
 from kd.results import report as reports
 
 
@@ -263,6 +264,29 @@ def test_whatever_fails_keeps_no_other_of_its_list_from_running(script, monkeypa
     monkeypatch.setattr(experiment.Experiment, "run", run)
     found, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])
     assert found == code and "1 of 2 runs failed" in out and (DATA / "teacher/kdwide/seed0/report.json").is_file()
+
+
+@pytest.mark.case(18)
+def test_missing_weights_of_one_network_are_told_first_and_stop_no_other(script, monkeypatch):
+    def out_of_reach(name):
+        if name == "kdtiny":
+            raise Problem("weights of kdtiny: out of reach")
+    monkeypatch.setattr("kd.models.require_weights", out_of_reach)
+    monkeypatch.setattr("kd.models.create_pretrained", lambda name, architecture, options: timm.create_model(name, **options))
+    pretrained = [*(word for word in TINY if word != "--no-pretrained"), "--max-steps", "1"]
+    code, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *pretrained])
+    assert code == 2 and "1 of 2 runs failed" in out and (DATA / "teacher/kdwide/seed0/report.json").is_file()
+    assert out.index("warning: weights of kdtiny: out of reach") < out.index("training kdwide")
+    code, out = script("train_teacher", ["--model", "kdtiny", "kdtiny", *pretrained, "--tag", "x"])
+    assert code == 2 and out.splitlines()[-1] == "error: weights of kdtiny: out of reach"
+
+
+@pytest.mark.case(22)
+def test_class_names_that_matplotlib_would_read_as_formulas(script, picture_tree):
+    root = picture_tree("set", {"cost $ and ^$": 16, "$\\foo$": 16})
+    short = [*TINY, "--max-steps", "1"]
+    code, out = script("train_teacher", ["--model", "kdtiny", *short, "--dataset", "folder", "--data-dir", root])
+    assert code == 0 and Path("runs/set-patient-32/teacher/kdtiny/seed0/confusion.png").is_file()
 
 
 def test_a_stop_ends_the_whole_list(script):

@@ -67,11 +67,24 @@ def test_what_is_stored_equals_the_live_teacher_bit_for_bit(precision):
     assert again.computed == 12  # a new epoch has new views
 
 
-def test_views_without_augmentation_are_stored_once_for_all_epochs():
+def test_views_that_never_change_are_stored_once():
     views = make_views(augment=False)
+    views.shuffle = False
     store = stored(views)
     epoch_of(store, views, 0), epoch_of(store, views, 5)
     assert store.computed == SLOTS
+
+
+def test_unchanged_views_in_changing_batches_equal_the_live_teacher_bit_for_bit():
+    network = teacher(name="resnet18").to(CPU)  # large enough that a batch's size moves its last bits
+    alive = live(network, FLOAT)
+    for seed in (3, 4):
+        views = make_views(96, seed, augment=False, batch_size=8, rows=20)
+        for _ in range(2):
+            store = stored(views, network)
+            for epoch in (1, 0):
+                assert same(epoch_of(store, views, epoch), epoch_of(alive, views, epoch))
+            store.close()
 
 
 def test_anything_that_changes_the_logits_changes_the_key(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from kd.data.store import Store
+from kd.runtime import to_device
 
 # slots of each batch -> uint8 [B, C, S, S] on the device, one a batch
 Feed = Callable[[Iterable[np.ndarray]], Iterator[torch.Tensor]]
@@ -37,7 +38,7 @@ def resident(store: Store, rows: np.ndarray, device: torch.device) -> Feed:
     for start in range(0, len(distinct), 1024):
         pictures[start:start + 1024] = store.gather(distinct[start:start + 1024]).to(device)
     places = torch.from_numpy(places)
-    return lambda batches: (pictures[places[slots].to(device, non_blocking=True)] for slots in batches)
+    return lambda batches: (pictures[to_device(places[slots], device)] for slots in batches)
 
 
 def ahead(store: Store, rows: np.ndarray, device: torch.device) -> Feed:
@@ -56,7 +57,7 @@ def ahead(store: Store, rows: np.ndarray, device: torch.device) -> Feed:
             for slots in batches:
                 coming.append(thread.submit(gather, slots))
                 if len(coming) > 1:
-                    yield coming.pop(0).result().to(device, non_blocking=True)
+                    yield to_device(coming.pop(0).result(), device)
             for last in coming:
-                yield last.result().to(device, non_blocking=True)
+                yield to_device(last.result(), device)
     return batches_of

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from kd.data.feed import feed
 from kd.data.index import digest
 from kd.data.store import Store
-from kd.runtime import random_stream
+from kd.runtime import random_stream, to_device
 
 TURN, SCALE, SHIFT = 10.0, 0.1, 0.05
 _RECIPE = "views 1"  # to be counted up when the same (seed, epoch, slot) begins to give other pixels
@@ -66,8 +66,8 @@ class Views:
         for slots, pictures in zip(slots_of, self._feed(slots_of)):
             images = pictures.to(torch.float32).div_(255)
             if recipe is not None:
-                images = warp(images, recipe[slots].to(self.device, non_blocking=True))
-            labels = self.labels[slots].to(self.device, non_blocking=True)
+                images = warp(images, to_device(recipe[slots], self.device))
+            labels = to_device(self.labels[slots], self.device)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
     def identity(self) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from kd import checkpoint
 from kd.errors import printable
 from kd.results.evidence import confidence_bins
 
+matplotlib.rcParams["text.parse_math"] = False  # a class or folder may be called "$5"
 BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 
 

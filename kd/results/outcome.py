@@ -93,13 +93,13 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid:
 def _write(folder: RunFolder, dataset: Dataset, state: State, logits: dict, taught: dict, report: dict, events: Events) -> None:
     rows = {"valid": dataset.parts.valid, "test": dataset.parts.test}
     title = f"{folder.path.parent.name}, test part (n = {len(rows['test'])})"
+    checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
+                                               report["results"]["best"]["epoch"], dataset))
+    checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits, taught))
     drawn = {"confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
              "reliability": reliability(report["evidence"]["calibration"], logits["test"],
                                         dataset.index.labels[rows["test"]], title)}
     drawn = {name: figures.pixels(figure) for name, figure in drawn.items()}
-    checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
-                                               report["results"]["best"]["epoch"], dataset))
-    checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits, taught))
     for name, pixels in drawn.items():
         try:
             figures.save(folder.path / f"{name}.png", pixels)
