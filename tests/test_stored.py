@@ -79,7 +79,7 @@ def test_unchanged_views_in_changing_batches_equal_the_live_teacher_bit_for_bit(
     network = teacher(name="resnet18").to(CPU)  # large enough that a batch's size moves its last bits
     alive = live(network, FLOAT)
     for seed in (3, 4):
-        views = make_views(96, seed, augment=False, batch_size=8, rows=20)
+        views = make_views(96, seed, augment=False, batch_size=16, rows=40)
         for _ in range(2):
             store = stored(views, network)
             for epoch in (1, 0):
