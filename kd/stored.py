@@ -40,6 +40,8 @@ class StoredLogits:
     with what there is.
     """
 
+    file: int | None = None  # also where construction fails before a file is open
+
     def __init__(self, cache_dir: str, network: Classifier, key: str, views: Views, precision: Precision):
         self.network, self.precision = network, precision
         self.slots, self.device = len(views), views.device
@@ -47,7 +49,7 @@ class StoredLogits:
         self.live: TeacherFunction = live(network, precision)
         self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
-        self.file, self.writable, self.epoch, self.fresh, self.asked, self.computed = None, True, None, [], 0, 0
+        self.writable, self.epoch, self.fresh, self.asked, self.computed = True, None, [], 0, 0
         self._open()
         if self.file is not None:
             self._check(views)
@@ -114,7 +116,8 @@ class StoredLogits:
 
     def _warn(self, error: OSError) -> None:
         if self.writable:
-            say(f"warning: '{self.path}': {why_not(error)}; the teacher's logits are not stored any more, and this run goes on")
+            say(f"warning: '{self.path}': {why_not(error)}; the teacher's logits are not stored any more, and this run goes "
+                "on; free space or give another --cache-dir for the next one")
         self.writable = False
 
     def _seen(self, epoch: int) -> int:
