@@ -126,9 +126,8 @@ def student_of(settings) -> str:
 
 
 def portable(settings: dict) -> dict:
-    """The same settings with the data's folder as an absolute path: a run is found again from anywhere."""
-    here = settings["data_dir"]
-    return settings | {"data_dir": here and str(Path(here).resolve())}
+    """The same settings with the data's folder and errata as absolute paths: a run is found again from anywhere."""
+    return settings | {key: settings[key] and str(Path(settings[key]).resolve()) for key in ("data_dir", "errata")}
 
 
 def changed(old: dict, settings, ignored: tuple[str, ...] = ()) -> list[str]:

@@ -22,6 +22,46 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
     return sklearn_metrics.confusion_matrix(labels, logits.argmax(1), labels=range(logits.shape[1])).tolist()
 
 
+def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Cohen's kappa of predicted and true grade, a disagreement weighing (i - j)^2 (Cohen 1968, Psychological Bulletin 70).
+
+    None where none is expected, so that kappa is 0 / 0: labels and predictions hold one and the same grade. logits [N, K],
+    column k of grade k, labels [N], N >= 1.
+    """
+    predicted = logits.argmax(1)
+    if len({*labels.tolist(), *predicted.tolist()}) < 2:
+        return None
+    return float(sklearn_metrics.cohen_kappa_score(labels, predicted, labels=range(logits.shape[1]), weights="quadratic"))
+
+
+def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float | None:
+    """Area under the ROC curve of the probability of grades from `at` on, against whether the grade is one of them.
+
+    The softmax's probabilities are summed and taken as log-odds: the order is the same, and none is lost near 0 and 1. None
+    where all images are on one side or no grade is. logits [N, K], column k of grade k, labels [N], N >= 1.
+    """
+    referable = labels >= at
+    if logits.shape[1] <= at or referable.all() or not referable.any():
+        return None
+    logits = logits.astype(np.float64)
+    odds = np.logaddexp.reduce(logits[:, at:], axis=1) - np.logaddexp.reduce(logits[:, :at], axis=1)
+    return float(sklearn_metrics.roc_auc_score(referable, odds))
+
+
+def grades(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """The figures of ordered grades: `quadratic_kappa`, `referable_auc` (grade 2 on), and the `reason` why one is None, or None.
+
+    logits [N, K], column k of grade k, labels [N], N >= 1.
+    """
+    kappa, auc = quadratic_weighted_kappa(logits, labels), referable_auc(logits, labels)
+    reasons = ["quadratic_kappa: labels and predictions hold one grade alone"] if kappa is None else []
+    if auc is None:
+        why = f"there are only {logits.shape[1]} grades" if logits.shape[1] <= 2 else (
+            "no image is of grade 2 or above" if (labels < 2).all() else "no image is below grade 2")
+        reasons.append(f"referable_auc: {why}")
+    return {"quadratic_kappa": kappa, "referable_auc": auc, "reason": "; ".join(reasons) or None}
+
+
 def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
     """scikit-learn's report as a dictionary: precision, recall, f1-score and support for each class and the averages.
 

@@ -21,6 +21,9 @@ def option(default, help, *, choices=None, above=None, least=None, most=None, id
     return field(default=default, metadata=metadata)
 
 
+DATASETS = ("mura", "folder", "synthetic", "eyepacs", "aptos", "messidor", "messidor2")
+
+
 @dataclass(frozen=True)
 class Teacher:
     """the teacher"""
@@ -52,9 +55,12 @@ class Distillation:
 class Data:
     """pictures and parts"""
 
-    dataset: str = option("mura", "how the data lie on disk", choices=("mura", "folder", "synthetic"))
+    dataset: str = option("mura", "how the data lie on disk", choices=DATASETS)
     data_dir: str | None = option(None, "folder that holds them", metavar="DIR")
     label: str = option("part", "MURA's label: the body part (the thesis) or abnormal/normal", choices=("part", "abnormal"))
+    errata: str | None = option(None, "corrections of a retinopathy set: image,grade (or drop)", metavar="FILE")
+    graded: bool = option(False, "classes 0, 1, 2 ... are ordered grades: kappa and referable AUC too; the retinopathy sets know "
+                                 "it")
     split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
                         choices=("patient", "thesis", "given"))
     split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
@@ -67,6 +73,8 @@ class Data:
     synthetic_seed: int = option(0, "seed of the synthetic set", least=0, most=2**62)
     image_size: int = option(224, "side of the square that networks see, in pixels", least=16, most=2048)
     resize: str = option("squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad"))
+    crop: str = option("auto", "crop to the disc of a fundus photograph; auto: fundus for the retinopathy sets",
+                       choices=("auto", "none", "fundus"))
     channels: int = option(0, "store 1 (grey) or 3 (colour) channels; 0: look at the pictures", choices=(0, 1, 3))
     cache_dir: str = option("cache", "decoded pictures, teachers' logits; may be deleted at any time", metavar="DIR",
                             identity=False)
@@ -151,10 +159,11 @@ class Judging:
     """how"""
 
     dataset: str | None = option(None, "other pictures than the run's own test part (folder), or what --check-data looks at",
-                                 choices=("mura", "folder", "synthetic"))
+                                 choices=DATASETS)
     data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without "
                                   "--dataset: where the run's own data lie now", metavar="DIR")
     label: str = option("part", "MURA's label, for --check-data", choices=("part", "abnormal"))
+    errata: str | None = option(None, "corrections of a retinopathy set, for --check-data", metavar="FILE")
     margin: float = option(0.01, "a student is as good as its teacher where the interval of the difference ends above minus this",
                            least=0, most=1)
     batch_size: int = option(64, "images at a time", least=1, most=10**6)

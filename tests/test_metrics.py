@@ -1,9 +1,13 @@
 """Numbers from logits, against hand-worked examples."""
 
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from kd import metrics
+from kd.results.evidence import probabilities
 
 # Five images of three classes; the third is never predicted.
 LOGITS = np.array([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [2, 0, 0], [0, 2, 0]])
@@ -33,3 +37,46 @@ def test_a_class_that_is_never_predicted_is_null_and_counts_as_zero_in_the_avera
 def test_a_class_without_images_has_no_recall():
     report = metrics.classification_report(LOGITS[:3], LABELS[:3], ("a", "b", "c"))
     assert report["c"]["recall"] is None and report["macro avg"]["recall"] == pytest.approx(2 / 3)
+
+
+def of(predicted, classes=3):
+    """Logits that predict these classes."""
+    return 4.0 * np.eye(classes)[predicted]
+
+
+def test_quadratic_kappa_of_a_hand_worked_example():
+    # labels 0 0 1 2, predicted 0 1 1 0: squared distances 0 1 0 4, in all 5.
+    # Expected: each label (2, 1, 1 of 4) with each prediction (2, 2, 0 of 4), times 4 images:
+    #   label 0: (2 * 0 + 2 * 1) * 2 = 4; label 1: (2 * 1 + 2 * 0) * 1 = 2; label 2: (2 * 4 + 2 * 1) * 1 = 10; 16 / 4 = 4 in all.
+    assert metrics.quadratic_weighted_kappa(of([0, 1, 1, 0]), np.array([0, 0, 1, 2])) == pytest.approx(1 - 5 / 4)
+    assert metrics.quadratic_weighted_kappa(of([0, 1, 2]), np.array([0, 1, 2])) == 1.0
+
+
+def test_figures_of_grades_are_scikit_learns():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 2, (200, 5)), random.integers(0, 5, 200)
+    found = metrics.grades(logits, labels)
+    assert found["quadratic_kappa"] == pytest.approx(cohen_kappa_score(labels, logits.argmax(1), weights="quadratic"))
+    assert found["referable_auc"] == pytest.approx(roc_auc_score(labels >= 2, probabilities(logits)[:, 2:].sum(1)))
+    assert metrics.referable_auc(logits, labels, at=4) == pytest.approx(roc_auc_score(labels >= 4, probabilities(logits)[:, 4]))
+    assert found["reason"] is None
+
+
+def test_the_order_of_very_sure_predictions_counts():
+    logits = np.array([[0, 0, 50.0], [0, 0, 60], [0, 0, 70], [0, 0, 80]])  # all of probability 1 in float64
+    assert metrics.referable_auc(logits, np.array([0, 1, 2, 2])) == 1.0
+
+
+ONE_GRADE = "quadratic_kappa: labels and predictions hold one grade alone; referable_auc: "
+
+
+@pytest.mark.parametrize("predicted, labels, classes, kappa, auc, reason", [
+    ([1, 1], [1, 1], 5, None, None, f"{ONE_GRADE}no image is of grade 2 or above"),
+    ([3, 3], [3, 3], 5, None, None, f"{ONE_GRADE}no image is below grade 2"),
+    ([0, 0], [1, 1], 5, 0.0, None, "referable_auc: no image is of grade 2 or above"),
+    ([2, 2], [0, 4], 5, 0.0, 0.5, None), ([0, 1], [0, 1], 2, 1.0, None, "referable_auc: there are only 2 grades")])
+def test_a_figure_of_grades_that_is_not_defined_is_null_with_its_reason(predicted, labels, classes, kappa, auc, reason):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = metrics.grades(of(predicted, classes), np.array(labels))
+    assert found == {"quadratic_kappa": kappa, "referable_auc": auc, "reason": reason}

@@ -5,16 +5,18 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from kd.data import folder
+from kd.data.fundus import crop_to_circle
+from kd.data.index import Index, Sample
 from kd.data.store import Store
 from kd.errors import Problem
 
 
-def opened(root, size=16, resize="squash", channels=0):
+def opened(root, size=16, resize="squash", channels=0, crop="none"):
     index = folder.read(str(root))
-    return Store(index, "cache", size, resize, channels)
+    return Store(index, "cache", size, resize, channels, crop)
 
 
 def all_rows(store):
@@ -161,3 +163,59 @@ def test_jpegs_are_read_at_a_smaller_scale_with_nearly_the_same_result(picture_t
     store.ensure(all_rows(store))
     exact = np.asarray(Image.fromarray(smooth).resize((16, 16), Image.Resampling.BILINEAR), dtype=float)
     assert np.abs(store.pictures[0, 0] - exact).mean() < 2
+
+
+@pytest.fixture
+def fundus_tree(picture_tree):
+    """A grey picture, and an orange disc of diameter 100 on black in a wide picture."""
+    root = picture_tree("set", {"a": 1, "b": 1})
+    picture = Image.new("RGB", (300, 120))
+    ImageDraw.Draw(picture).ellipse((150, 10, 249, 109), fill=(200, 90, 30))
+    picture.save(root / "b" / "image0.png")
+    return root
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_a_fundus_picture_is_cropped_before_it_is_resized_and_keeps_its_colour(fundus_tree, resize):
+    store = opened(fundus_tree, size=32, resize=resize, crop="fundus")
+    store.ensure(all_rows(store))
+    square = crop_to_circle(Image.open(fundus_tree / "b/image0.png"))
+    expected = np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert store.channels == 3 and (store.pictures[1] == expected).all() and 97 <= square.width <= 103
+    assert store.pictures[1, :, 16, 16].tolist() == [200, 90, 30] and store.pictures[1, 0, 16, 1:31].min() > 150
+
+
+def test_a_fundus_picture_may_be_kept_grey_where_that_is_said(fundus_tree):
+    store = opened(fundus_tree, channels=1, crop="fundus")
+    store.ensure(all_rows(store))
+    grey = round(0.299 * 200 + 0.587 * 90 + 0.114 * 30)
+    assert store.pictures.shape[1] == 1 and store.pictures[1, 0, 8, 8] == grey
+
+
+def test_a_deep_fundus_picture_is_scaled_to_8_bits_before_its_disc_is_looked_for(picture_tree):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    off = np.hypot(*(np.mgrid[:120, :200] - 59.5 - np.array([0, 40])[:, None, None]))
+    Image.fromarray(np.where(off < 50, 40_000, 300).astype(np.uint16)).save(root / "a/image0.png")
+    store = opened(root, crop="fundus")
+    store.ensure(all_rows(store))
+    assert store.pictures[0, :, 8, 8].tolist() == [round(40_000 / 257)] * 3 and store.pictures[0, :, 8, 1].min() > 140
+
+
+def test_a_jpeg_is_read_at_twice_the_size_where_it_is_cropped(picture_tree, monkeypatch):
+    root = picture_tree("set", {"a": 1, "b": 1})
+    (root / "a/image0.png").unlink()
+    Image.new("RGB", (512, 512), (200, 90, 30)).save(root / "a/image0.jpg")
+    seen = []
+    monkeypatch.setattr("kd.data.store.crop_to_circle", lambda picture: seen.append(picture.size) or picture)
+    store = opened(root, size=32, crop="fundus")
+    store.ensure(np.array([0]))
+    assert seen == [(64, 64)]
+
+
+def test_the_crop_is_in_the_key_and_without_one_the_key_stays(picture_tree):
+    samples = Sample("a.png", 0, "p", "s"), Sample("b.png", 1, "q", "t")
+    index = Index("set", ("a", "b"), samples, draw=lambda row: np.zeros((8, 8), np.uint8), stamp="pinned", channels=1)
+    assert Store(index, "cache", 16, "squash", 0).folder.name == "set-16-4085911d858f28f0"
+    root = picture_tree("set", {"a": 1, "b": 1})
+    plain, cropped = opened(root, channels=3), opened(root, channels=3, crop="fundus")
+    assert plain.folder != cropped.folder and plain.recipe != cropped.recipe

@@ -1,16 +1,18 @@
 """From the data section of the settings to pictures that are ready: index, parts and store in one place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from kd.data import folder, mura, synthetic
+from kd.data import folder, mura, retinopathy, synthetic
 from kd.data.index import Index, digest, slug
+from kd.data.retinopathy import RETINOPATHY
 from kd.data.splits import Parts, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
+from kd.errors import Problem
 from kd.settings import Data
 
 EVALUATION_BATCH = 64
@@ -65,7 +67,17 @@ class Dataset:
 
 
 def read_index(data: Data) -> Index:
-    """The index that the settings name. Raises Problem where it cannot be read."""
+    """The index that the settings name, graded where they say so. Raises Problem where it cannot be read, or not so."""
+    if data.errata is not None and data.dataset not in RETINOPATHY:
+        raise Problem(f"errata '{data.errata}' in --errata: --dataset {data.dataset} takes none; leave it out, or give one of "
+                      f"{', '.join(RETINOPATHY)}")
+    index = _read(data)
+    return replace(index, graded=True) if data.graded else index
+
+
+def _read(data: Data) -> Index:
+    if data.dataset in RETINOPATHY:
+        return retinopathy.read(data.dataset, data.data_dir, data.errata)
     if data.dataset == "mura":
         return mura.read(data.data_dir, data.label)
     if data.dataset == "folder":
@@ -79,14 +91,15 @@ def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
     `leave` is called now and then while pictures are decoded and may end the work by an exception.
     """
     parts = split(index, data.split, data.split_seed, (data.train_per_class, data.valid_per_class, data.test_per_class))
-    store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels)
+    crop = index.crop if data.crop == "auto" else data.crop
+    store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
     store.ensure(np.concatenate([rows for _, rows in parts.items()]), leave)
     return Dataset(data, index, parts, store, parts.hash(index))
 
 
 def run_name(data: Data) -> str:
     """The name of a data set, its split and size, as run folders carry it: `mura-patient-224`; known without reading."""
-    name = {"mura": "mura" if data.label == "part" else "mura_abnormal", "synthetic": "synthetic",
-            "folder": slug(Path(data.data_dir or ".").resolve().name)}[data.dataset]
+    name = {"mura": "mura" if data.label == "part" else "mura_abnormal",
+            "folder": slug(Path(data.data_dir or ".").resolve().name)}.get(data.dataset, data.dataset)
     seed = f"{data.split_seed}" if data.split_seed else ""
     return f"{name}-{data.split}{seed}-{data.image_size}"

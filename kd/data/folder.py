@@ -1,11 +1,10 @@
 """Any pictures: class folders, train/valid/test folders of class folders, or an images.csv; also without labels."""
 
-import csv
-import io
 import os
 from pathlib import Path
 
 from kd.data.index import UNLABELED, Index, Sample, slug, walk
+from kd.data.table import read_csv
 from kd.errors import Problem, first_ten
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -74,15 +73,7 @@ def _has_parts(root: Path, tops: set[str]) -> bool:
 
 
 def _from_csv(root: Path, table: Path, classes: tuple[str, ...] | None) -> tuple[list[dict], int]:
-    try:
-        text = table.read_bytes().decode("utf-8-sig")
-        if "\0" in text:
-            raise csv.Error(f"row {text[:text.index(chr(0))].count(chr(10)) + 1} holds a NUL byte")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        columns = [name.strip() for name in next(reader, ())]
-        records = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise Problem(f"'{table}': cannot be read as CSV ({error}); save it as UTF-8 text with commas") from None
+    columns, records = read_csv(table)
     if "path" not in columns or not set(columns) <= COLUMNS or len(set(columns)) < len(columns):
         raise Problem(f"header '{','.join(columns)[:200]}' in {table}: must be path,label[,patient][,study][,split], with "
                       "commas; mend line 1")

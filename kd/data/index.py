@@ -39,6 +39,10 @@ class Index:
     channels  1 grey, 3 colour, 0 where the pictures must tell
     skipped   files that were passed over on purpose (hidden ones), for the report
     notes     what a user should know before training on it
+    graded    the classes are ordered grades "0", "1", ...: class k is grade k
+    crop      how pictures are prepared before they are resized: `none`, or `fundus` (cropped to the disc)
+
+    Raises Problem where it is graded and the classes are not such grades.
     """
 
     name: str
@@ -51,6 +55,13 @@ class Index:
     channels: int = 0
     skipped: int = 0
     notes: tuple[str, ...] = field(default=())
+    graded: bool = False
+    crop: str = "none"
+
+    def __post_init__(self):
+        if self.graded and (len(self.classes) < 2 or self.classes != tuple(map(str, range(len(self.classes))))):
+            raise Problem(f"classes {list(self.classes)} in {self.root or self.name}: --graded needs the grades 0, 1, 2 ... from "
+                          "0 on, at least two, as their names; rename them, or leave --graded out")
 
     def file(self, row: int) -> Path:
         """The picture's file. Only for sets with a root."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from kd.data.fundus import crop_to_circle
 from kd.data.index import Index, digest
 from kd.errors import Problem, first_ten
 from kd.runtime import cannot_write, make_folder, watched
@@ -26,14 +27,17 @@ class Store:
 
     pictures  uint8 [N, C, S, S], read-only memory map; a row is defined once `ensure` was called with it
     hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined as `pictures` is
+    crop      `none`, or `fundus`: each picture is cropped to its disc before it is resized, and kept in colour where
+              `channels` is 0
     """
 
-    def __init__(self, index: Index, cache_dir: str, size: int, resize: str, channels: int):
-        self.index, self.size, self.resize = index, size, resize
-        self.channels = channels or index.channels or _channels_of(index)
+    def __init__(self, index: Index, cache_dir: str, size: int, resize: str, channels: int, crop: str = "none"):
+        self.index, self.size, self.resize, self.crop = index, size, resize, crop
+        self.channels = channels or (3 if crop == "fundus" else index.channels or _channels_of(index))
         # The stamp of a row changes with its file: a replaced picture is decoded again, and it alone.
         self._stamps = _stamps(index)
-        self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
+        # Without a crop it is what it was before there were crops: pictures that are decoded already stay.
+        self.recipe = f"{_RECIPE} {size} {resize} {self.channels}" + (f" {crop}" if crop != "none" else "")
         key = digest([self.recipe, index.stamp, *(s.path for s in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
@@ -94,8 +98,9 @@ class Store:
                 content, picture = drawn.tobytes(), Image.fromarray(drawn)
             else:
                 content = _file_bytes(self.index.file(row))
-                picture = _open(content, self.size, self.channels)
-            array = _squared(picture, self.size, self.resize, self.channels)
+                # A disc is only a part of its picture.
+                picture = _open(content, self.size * (2 if self.crop == "fundus" else 1), self.channels)
+            array = _squared(picture, self.size, self.resize, self.channels, self.crop)
         except Exception as error:
             # Pillow raises anything from SyntaxError to struct.error for bad files: each is a bad picture, never a crash.
             return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
@@ -177,7 +182,7 @@ def _open(content: bytes, size: int, channels: int) -> Image.Image:
     return ImageOps.exif_transpose(picture)
 
 
-def _squared(picture: Image.Image, size: int, resize: str, channels: int) -> np.ndarray:
+def _squared(picture: Image.Image, size: int, resize: str, channels: int, crop: str) -> np.ndarray:
     """Pillow image -> uint8 [C, S, S]. 16-bit grey is scaled to 8 bits (Pillow's own conversion clips it)."""
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
@@ -186,6 +191,8 @@ def _squared(picture: Image.Image, size: int, resize: str, channels: int) -> np.
         picture = Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))
     if picture.mode in ("P", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
+    if crop == "fundus":
+        picture = crop_to_circle(picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
     if resize == "pad":
         picture = ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR, color=0)

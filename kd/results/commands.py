@@ -14,7 +14,7 @@ from kd.results.card import write_card
 from kd.results.evaluation import evaluate
 from kd.results.tables import write_tables
 from kd.runtime import make_folder, say
-from kd.settings import Data, EvaluateSettings, Judging
+from kd.settings import DATASETS, Data, EvaluateSettings, Judging
 
 
 def carry_out(settings: EvaluateSettings) -> None:
@@ -78,8 +78,8 @@ def write_curves(runs: list[Path]) -> Path:
 def check_data(how: Judging) -> dict:
     """Print and write what is wrong with a data set. Raises Problem (2) if anything is."""
     if how.dataset is None:
-        raise Problem("dataset in --dataset: not given; --check-data needs --dataset mura|folder|synthetic (and --data-dir DIR)")
-    result = audit(read_index(Data(dataset=how.dataset, data_dir=how.data_dir, label=how.label)))
+        raise Problem(f"dataset in --dataset: not given; --check-data needs --dataset {'|'.join(DATASETS)} (and --data-dir DIR)")
+    result = audit(read_index(Data(dataset=how.dataset, data_dir=how.data_dir, label=how.label, errata=how.errata)))
     target = make_folder(Path(how.out)) / f"check-{result['name']}.json"
     checkpoint.write_json(target, {"schema_version": 1, "data_dir": how.data_dir, **result})
     say(audit_text(result))

@@ -1,0 +1,377 @@
+"""EyePACS, APTOS, Messidor and Messidor-2 in their own formats: right grades and patients, one clear line for each fault."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image, ImageDraw
+
+from kd import config
+from kd.data import retinopathy
+from kd.data.dataset import read_index, run_name
+from kd.data.index import Index
+from kd.data.retinopathy import RETINOPATHY, patient_of
+from kd.errors import Problem
+from kd.folder import RunFolder
+from kd.settings import DATASETS, Data, TeacherSettings
+
+# Legacy Excel files as Messidor's: Base11 has five pictures of grades 0 1 2 3 0 (20990101_1000k_0100_PP.tif), Base33 four of
+# grades 3 3 1 "0" (20990303_3000k_0400_PP.tif; the last as text, and a header in other case and with blanks). In bad_grade
+# rows 3 to 5 have the grades "mild", TRUE and 4; bad_columns has the header Image name,Grade. All names are made up.
+FIXTURES = Path(__file__).parent / "fixtures"
+BASE11 = [f"20990101_1000{k}_0100_PP.tif" for k in range(1, 6)]
+BASE33 = [f"20990303_3000{k}_0400_PP.tif" for k in range(1, 5)]
+MESSIDOR2 = "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable\n"
+
+
+def draw(path, number):
+    """A small disc with a mark of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.new("RGB", (48, 40))
+    ImageDraw.Draw(picture).ellipse((6, 2, 41, 37), fill=(160, 80, 20))
+    picture.putpixel((16 + number % 16, 12 + number // 16), (255, 255, 255))
+    picture.save(path)
+
+
+def eyepacs(root):
+    names = [f"{patient}_{eye}" for patient in (10, 13, 15) for eye in ("left", "right")]
+    for number, name in enumerate(names):
+        draw(root / "train" / f"{name}.jpeg", 20 * number)
+    (root / "trainLabels.csv").write_text("image,level\n" + "".join(f"{name},{k % 5}\n" for k, name in enumerate(names)))
+
+
+def aptos(root):
+    for number, name in enumerate(("000c1434d8d7", "001639a390f0", "0024cdab0c1e")):
+        draw(root / "train_images" / f"{name}.png", number)
+    draw(root / "test_images" / "0005cfc8afb6.png", 9)
+    (root / "train.csv").write_text("id_code,diagnosis\n000c1434d8d7,2\n001639a390f0,4\n0024cdab0c1e,0\n")
+
+
+def messidor(root):
+    for number, (base, names) in enumerate((("Base11", BASE11), ("Base33", BASE33))):
+        for place, name in enumerate(names):
+            draw(root / base / name, 20 * number + place)
+        shutil.copy(FIXTURES / f"Annotation_{base}.xls", root / base)
+
+
+def messidor2(root):
+    for number, name in enumerate(("20990101_10001_0100_PP.png", "IM000001.jpg", "IM000002.JPG")):
+        draw(root / "IMAGES" / name, 20 * number)
+    (root / "messidor_data.csv").write_text(f"{MESSIDOR2}20990101_10001_0100_PP.tif,0,0,1\nIM000001.JPG,4.0,1.0,1.0\n"
+                                            "IM000002.jpg,,,0\n")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """tree(kind) -> the folder of a small set of that kind."""
+    def make(kind):
+        root = tmp_path / kind
+        root.mkdir()
+        {"eyepacs": eyepacs, "aptos": aptos, "messidor": messidor, "messidor2": messidor2}[kind](root)
+        return root
+    return make
+
+
+def read(root, errata=None):
+    return retinopathy.read(root.name, str(root), errata)
+
+
+def grades(index):
+    return [index.classes[sample.label] for sample in index.samples]
+
+
+def write(root, name, text):
+    (root / name).write_text(text)
+
+
+def test_eyepacs_has_both_eyes_of_a_patient(tree):
+    index = read(tree("eyepacs"))
+    assert index.name == "eyepacs" and index.classes == ("0", "1", "2", "3", "4") and grades(index) == list("012340")
+    assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13", "15", "15"]
+    assert all(sample.study == sample.patient and sample.part is None for sample in index.samples)
+    assert index.channels == 3 and index.graded and index.crop == "fundus" and not index.notes and not index.skipped
+
+
+@pytest.mark.parametrize("name", ["testLabels.csv", "retinopathy_solution.csv"])
+def test_eyepacs_test_labels_count_where_their_pictures_are_there(tree, name):
+    root = tree("eyepacs")
+    write(root, name, "image,level,Usage\n1_left,3,Private\n1_right,0,Public\n")
+    index = read(root)
+    assert {sample.part for sample in index.samples} == {None}
+    assert index.notes == (f"{name} was passed over: none of its 2 pictures is there",)
+    for number, eye in enumerate(("left", "right")):
+        draw(root / "test" / f"1_{eye}.jpeg", 5 + number)
+    index = read(root)
+    assert [sample.part for sample in index.samples] == ["test"] * 2 + ["train"] * 6 and grades(index)[:2] == ["3", "0"]
+    (root / "test/1_left.jpeg").unlink()
+    with pytest.raises(Problem, match=f"{name} row 2 '1_left' .no such picture"):
+        read(root)
+
+
+def test_aptos_knows_no_patients_and_its_test_images_are_not_looked_at(tree):
+    root = tree("aptos")
+    index = read(root)
+    assert grades(index) == ["2", "4", "0"] and all(s.patient == s.study == s.path for s in index.samples)
+    assert index.samples[0].path == "train_images/000c1434d8d7.png" and index.file(0).is_file()
+    assert len(index.notes) == 1 and "3 of 3 pictures have no patient" in index.notes[0]
+    (root / "train_images").rename(root / "pictures")
+    assert "1 pictures that no table lists were left out" in read(root).notes
+
+
+def test_messidor_is_read_from_all_its_legacy_excel_files(tree):
+    index = read(tree("messidor"))
+    assert index.classes == ("0", "1", "2", "3") and grades(index) == list("01230") + list("3310")
+    assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33] and not index.notes
+    assert index.samples[5].path == f"Base33/{BASE33[0]}"
+
+
+def test_messidor2_leaves_ungradable_pictures_out_and_shares_names_with_messidor(tree):
+    index = read(tree("messidor2"))
+    assert [sample.path for sample in index.samples] == ["IMAGES/20990101_10001_0100_PP.png", "IMAGES/IM000001.jpg"]
+    assert grades(index) == ["0", "4"] and index.notes == ("1 pictures that are not gradable were left out",)
+    assert index.samples[0].patient == read(tree("messidor")).samples[0].patient
+
+
+def test_hidden_files_are_counted_and_pictures_without_a_row_left_out_with_a_note(tree):
+    root = tree("eyepacs")
+    (root / "train/._10_left.jpeg").write_bytes(b"\0\5\x16\7")
+    draw(root / "train/999_left.jpeg", 77)
+    index = read(root)
+    assert index.skipped == 1 and len(index.samples) == 6 and index.notes == ("1 pictures that no table lists were left out",)
+
+
+def test_tables_may_have_a_byte_order_mark_blank_lines_and_blanks(tree):
+    root = tree("aptos")
+    write(root, "train.csv", "\ufeffid_code,diagnosis\r\n\r\n000c1434d8d7, 2\r\n 001639a390f0,4.0\r\n0024cdab0c1e,0\r\n")
+    assert grades(read(root)) == ["2", "4", "0"]
+
+
+def test_errata_change_and_drop(tree):
+    root = tree("messidor")
+    write(root, "fixes.csv", f"image,grade\n{BASE11[0]},3\n{BASE11[1][:-4]},drop\n{BASE11[2]},2\n")
+    (root / "Base11" / BASE11[1]).unlink()  # what is dropped need not be there
+    index = read(root, str(root / "fixes.csv"))
+    assert grades(index) == list("3230") + list("3310")
+    assert index.notes == ("errata fixes.csv: 1 grades changed, 1 pictures dropped",)
+
+
+def test_of_identical_pictures_of_one_grade_the_first_is_kept(tree):
+    root = tree("messidor")
+    shutil.copy(root / "Base33" / BASE33[0], root / "Base33" / BASE33[1])
+    index = read(root)
+    assert [sample.path[-len(BASE33[0]):] for sample in index.samples[5:]] == [BASE33[0], *BASE33[2:]]
+    assert index.notes == ("1 pictures were left out: identical to another",)
+
+
+def test_identical_pictures_of_two_grades_are_named_until_errata_drop_one(tree):
+    root = tree("messidor")
+    shutil.copy(root / "Base33" / BASE33[0], root / "Base33" / BASE33[2])
+    with pytest.raises(Problem) as caught:
+        read(root)
+    assert f"Base33/{BASE33[0]} (grade 3) = Base33/{BASE33[2]} (grade 1) have different grades" in str(caught.value)
+    assert "--errata FILE" in str(caught.value)
+    write(root, "fixes.csv", f"image,grade\n{BASE33[2]},drop\n")
+    assert len(read(root, str(root / "fixes.csv")).samples) == 8
+
+
+def test_identical_pictures_of_two_patients_and_parts_leave_one_in_the_test_part(tree):
+    root = tree("eyepacs")
+    write(root, "testLabels.csv", "image,level,Usage\n7_left,1,Public\n")
+    (root / "unseen").mkdir()
+    shutil.copy(root / "train/10_right.jpeg", root / "unseen/7_left.jpeg")
+    index = read(root)
+    assert [sample.patient for sample in index.samples if sample.label == 1] == ["7"]
+    assert index.notes == ("1 pictures were left out: identical to another, 1 of them of another patient",)
+
+
+def test_only_files_of_equal_size_are_read_for_copies(tree, monkeypatch):
+    root = tree("messidor")
+    for number, file in enumerate(sorted(root.rglob("*.tif"))):
+        file.write_bytes(b"x" * (number + 1 if number < 7 else 7))
+    read_files = []
+    digest = retinopathy.hashlib.file_digest
+    monkeypatch.setattr(retinopathy.hashlib, "file_digest", lambda file, name: read_files.append(file.name) or digest(file, name))
+    with pytest.raises(Problem, match="different grades"):
+        read(root)
+    assert len(read_files) == 3
+
+
+def test_pictures_that_cannot_be_read_are_no_copies_of_each_other(tree):
+    root = tree("eyepacs")
+    for name in ("10_left", "10_right"):
+        (root / f"train/{name}.jpeg").write_bytes(b"")
+    for name in ("13_left", "13_right"):
+        (root / f"train/{name}.jpeg").unlink()
+    (root / "train/13_left.jpeg").symlink_to("nowhere")
+    os.mkfifo(root / "train/13_right.jpeg")
+    assert len(read(root).samples) == 6
+
+
+@pytest.mark.parametrize("kind, path, patient", [
+    ("eyepacs", "train/10_left.jpeg", "10"), ("eyepacs", "test/3/7_right.JPEG", "7"),
+    ("messidor", "Base11/2099_1_PP.tif", "2099_1_PP"), ("messidor2", "2099_1_PP.JPG", "2099_1_PP"),
+    ("aptos", "train_images/00.png", "train_images/00.png"), ("folder", "a/patient1/x.png", "a/patient1/x.png"),
+    ("mura", "train/XR_HAND/patient00001/study1_positive/image1.png", "patient00001"), ("mura", "image1.png", "image1.png")])
+def test_the_patient_of_a_path(kind, path, patient):
+    assert patient_of(kind, path) == patient
+
+
+def without(*names):
+    return lambda root: [(root / name).unlink() for name in names]
+
+
+def table(name, text):
+    return lambda root: write(root, name, text)
+
+
+def rows(name, *lines):
+    """Further rows at the end of a table."""
+    return lambda root: write(root, name, (root / name).read_text() + "\n".join(lines) + "\n")
+
+
+def excel(name):
+    return lambda root: shutil.copy(FIXTURES / name, root)
+
+
+@pytest.mark.parametrize("kind, change, words", [
+    ("eyepacs", without("trainLabels.csv"), ["'trainLabels.csv'", "no such file", "give the folder"]),
+    ("aptos", without("train.csv"), ["'train.csv'", "no such file"]),
+    ("messidor", without("Base11/Annotation_Base11.xls", "Base33/Annotation_Base33.xls"), ["'Annotation*.xls'", "no such file"]),
+    ("messidor2", without("messidor_data.csv"), ["'messidor_data.csv'", "no such file"]),
+    ("eyepacs", table("trainLabels.csv", "image,grade\n10_left,0\n"), ["header 'image,grade'", "must be image,level;", "row 1"]),
+    ("eyepacs", table("testLabels.csv", "image,level\n"), ["header 'image,level'", "testLabels.csv", "image,level,Usage"]),
+    ("aptos", table("train.csv", "id_code;diagnosis\n"), ["header 'id_code;diagnosis'", "must be id_code,diagnosis"]),
+    ("messidor2", table("messidor_data.csv", "image_id\n"), ["header 'image_id'", MESSIDOR2.strip()]),
+    ("messidor", excel("Annotation_bad_columns.xls"), ["header 'Image name,Grade'", "must be Image name,Ophthalmologic "
+                                                       "department,Retinopathy grade,Risk", "Annotation_bad_columns.xls"]),
+    ("messidor", table("Annotation_x.xls", "Image name,Grade\n"), ["Annotation_x.xls", "legacy Excel", "download it again"]),
+    ("messidor", lambda root: (root / "Annotation_x.xls").write_bytes((FIXTURES / "Annotation_Base11.xls").read_bytes()[:3000]),
+     ["Annotation_x.xls", "cannot be read as a legacy Excel file"]),
+    ("messidor", lambda root: [shutil.rmtree(root / "Base11"), excel("Annotation_bad_grade.xls")(root)],
+     [f"Annotation_bad_grade.xls row 3 '{BASE11[1]}' (grade 'mild' is none of 0, 1, 2, 3)",
+      f"row 4 '{BASE11[2]}' (grade 'bool:1'", f"row 5 '{BASE11[3]}' (grade '4'", "mend"]),
+    ("aptos", table("train.csv", "id_code,diagnosis\n"), ["has no rows"]),
+    ("aptos", table("train.csv", 'id_code,diagnosis\n"a,1\n'), ["train.csv", "cannot be read as CSV"]),
+    ("aptos", rows("train.csv", "a,1,2", "b"), ["train.csv row 5 'a' (not as many fields as the header)", "row 6 'b'"]),
+    ("eyepacs", rows("trainLabels.csv", "16_left,2", "16_right,2"),
+     ["trainLabels.csv row 8 '16_left' (no such picture), trainLabels.csv row 9 '16_right' (no such picture)", "drop"]),
+    ("messidor2", rows("messidor_data.csv", "IM000009.jpg,1,0,1"), ["row 5 'IM000009.jpg' (no such picture)"]),
+    ("messidor", without(f"Base33/{BASE33[2]}"), [f"Base33/Annotation_Base33.xls row 4 '{BASE33[2]}' (no such picture)"]),
+    ("eyepacs", rows("trainLabels.csv", "10_left,1", "13_left.jpeg,5"),
+     ["row 8 '10_left' (stands in trainLabels.csv row 2 '10_left' too), trainLabels.csv row 9 '13_left.jpeg' (stands in"]),
+    ("aptos", rows("train.csv", "x,5", "y,", "z,-1", "u,1.5", "v,\u0662"),
+     ["row 5 'x' (grade '5' is none of 0, 1, 2, 3, 4)", "row 6 'y' (grade ''", "row 7 'z' (grade '-1'", "row 8", "row 9"]),
+    ("aptos", rows("train.csv", *(f"gone{k},1" for k in range(25))), ["row 5 'gone0'", "row 14 'gone9'", "(25 in all)"]),
+    ("messidor2", rows("messidor_data.csv", "IM000003.jpg,,,1"), ["row 5 'IM000003.jpg' (grade '' is none of"]),
+    ("messidor2", rows("messidor_data.csv", "IM000003.jpg,1,0,yes"), ["row 5 'IM000003.jpg' (adjudicated_gradable 'yes'"]),
+    ("messidor2", table("messidor_data.csv", f"{MESSIDOR2}IM000001.JPG,,,0\n"), ["no picture has a grade"]),
+    ("eyepacs", lambda root: draw(root / "sample/10_left.png", 3), ["sample/10_left.png = train/10_left.jpeg", "move all"]),
+    ("eyepacs", rows("trainLabels.csv", "a\0,1"), ["trainLabels.csv", "row 8 holds a NUL byte"])])
+def test_each_fault_is_one_line_with_row_value_and_cure(tree, kind, change, words):
+    root = tree(kind)
+    change(root)
+    with pytest.raises(Problem) as caught:
+        read(root)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize("text, words", [
+    (None, ["errata 'fixes.csv' in --errata: no such file", "image,grade"]),
+    ("image,level\n10_left,1\n", ["header 'image,level'", "must be image,grade"]),
+    ("image,grade\n10_left,1\n99_left,0\n98_left,drop\n",
+     ["--errata", "fixes.csv row 3 '99_left' (the tables give no such", "row 4"]),
+    ("image,grade\n10_left,5\n10_right,lose\n",
+     ["row 2 '10_left' (grade '5' is none of 0, 1, 2, 3, 4, drop)", "row 3 '10_right'"]),
+    ("image,grade\n10_left,1\n10_left.jpeg,drop\n", ["row 3 '10_left.jpeg' (stands in fixes.csv row 2 '10_left' too)"]),
+    ("image,grade\n" + "".join(f"{p}_{eye},drop\n" for p in (10, 13, 15) for eye in ("left", "right")),
+     ["no picture has a grade"])])
+def test_bad_errata_are_one_line_with_row_value_and_cure(tree, text, words):
+    if text is not None:
+        Path("fixes.csv").write_text(text)
+    with pytest.raises(Problem) as caught:
+        read(tree("eyepacs"), "fixes.csv")
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize("kind", RETINOPATHY)
+def test_no_folder_and_no_xlrd_are_told(tree, kind, monkeypatch):
+    for where, why in ((None, "not given"), ("absent", "no such folder")):
+        with pytest.raises(Problem, match=f"--data-dir: {why}.*{kind}"):
+            retinopathy.read(kind, where)
+    monkeypatch.setitem(sys.modules, "xlrd", None)
+    if kind == "messidor":
+        with pytest.raises(Problem, match="xlrd .* not installed; pip install -r requirements.txt"):
+            read(tree(kind))
+    else:
+        assert read(tree(kind)).samples
+
+
+def test_grades_must_be_numbers_from_0_on(tree, picture_tree):
+    assert Index("x", ("0", "1"), (), graded=True).graded
+    for classes in (("0",), (), ("1", "2"), ("0", "2"), ("a", "b")):
+        with pytest.raises(Problem, match="--graded needs the grades 0, 1, 2"):
+            Index("x", classes, (), graded=True)
+    graded = Data(dataset="folder", data_dir=str(picture_tree("ok", {"0": 1, "1": 1})), graded=True)
+    assert read_index(graded).graded and not read_index(dataclasses.replace(graded, graded=False)).graded
+    with pytest.raises(Problem, match="classes .'a', 'b'. in .*rename them, or leave --graded out"):
+        read_index(dataclasses.replace(graded, data_dir=str(picture_tree("bad", {"a": 1, "b": 1}))))
+
+
+def test_the_settings_name_the_sets(tree):
+    assert set(RETINOPATHY) < set(DATASETS)
+    for kind in RETINOPATHY:
+        data = Data(dataset=kind, data_dir=str(tree(kind)))
+        assert read_index(data).name == kind and run_name(data) == f"{kind}-patient-224"
+    with pytest.raises(Problem, match="errata 'x' in --errata: --dataset mura takes none"):
+        read_index(Data(errata="x"))
+
+
+def test_a_run_knows_its_errata_by_their_absolute_path(tmp_path):
+    [settings] = config.parse(TeacherSettings, ["--dataset", "aptos", "--errata", "fixes.csv"])
+    folder = RunFolder(tmp_path)
+    folder.claim(settings)
+    assert json.loads(folder.settings.read_text())["errata"] == str(tmp_path / "fixes.csv")
+    folder.resume.touch()
+    folder.claim(settings)
+    with pytest.raises(Problem, match="errata: .*fixes.csv.* -> null"):
+        folder.claim(config.replace(settings, errata=None))
+
+
+@pytest.mark.parametrize("kind", RETINOPATHY)
+def test_check_data_looks_at_every_set(script, tree, kind):
+    code, out = script("evaluate", ["--check-data", "--dataset", kind, "--data-dir", tree(kind)])
+    result = json.loads(Path(f"runs/check-{kind}.json").read_text())
+    assert code == 0 and "nothing wrong was found" in out and result["modes"] == {"RGB": result["images"]}
+    assert sum(sum(parts.values()) for parts in result["counts"].values()) == result["images"]
+
+
+def test_check_data_takes_errata(script, tree):
+    Path("fixes.csv").write_text("image,grade\n10_left,drop\n")
+    argv = ["--check-data", "--dataset", "eyepacs", "--data-dir", tree("eyepacs"), "--errata", "fixes.csv"]
+    code, out = script("evaluate", argv)
+    assert code == 0 and "note: errata fixes.csv: 0 grades changed, 1 pictures dropped" in out and "5 images, 3 patients" in out
+
+
+def test_a_network_trains_on_cropped_pictures_in_colour(script, tmp_path):
+    root = tmp_path / "eyepacs"
+    names = [f"{patient}_{eye}" for patient in range(30) for eye in ("left", "right")]
+    for number, name in enumerate(names):
+        draw(root / f"{name}.jpeg", number)
+    write(root, "trainLabels.csv", "image,level\n" + "".join(f"{name},{k % 5}\n" for k, name in enumerate(names)))
+    argv = ["--model", "kdtiny", *TINY, "--dataset", "eyepacs", "--data-dir", root, "--epochs", "1"]
+    assert script("train_teacher", argv)[0] == 0
+    run = Path("runs/eyepacs-patient-32/teacher/kdtiny/seed0")
+    with (run / "predictions.csv").open() as file:
+        assert {row["patient"] for row in csv.DictReader(file)} < set(map(str, range(30)))
+    [pictures] = Path("cache/pictures").glob("eyepacs-32-*/pictures")
+    stored = np.fromfile(pictures, np.uint8).reshape(60, 3, 32, 32)
+    assert (stored[:, 0, 16, 2:30].min(1) > 80).all() and (stored[:, 0, 16, 16] > stored[:, 2, 16, 16] + 80).all()
+    code, out = script("train_teacher", [*argv, "--crop", "none"])
+    assert code == 2 and 'crop: "auto" -> "none"' in out.splitlines()[-1]
