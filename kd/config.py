@@ -97,10 +97,11 @@ def _parser(kind, from_file: bool) -> argparse.ArgumentParser:
 def _add_flag(group, entry, section):
     kind, _ = _type(entry, section)
     argument = dict(entry.metadata["argument"])
-    default = entry.default if entry.default is not dataclasses.MISSING else None
+    default = entry.default if entry.default is not dataclasses.MISSING else " ".join(map(str, entry.default_factory()))
     help = entry.metadata["help"] + ("" if default in (None, "") else f" (default {default})")
-    if kind is list:
-        group.add_argument(entry.name if entry.metadata["positional"] else "--" + entry.name, help=help, **argument)
+    if typing.get_origin(kind) is list:
+        flag = entry.name if entry.metadata["positional"] else "--" + entry.name.replace("_", "-")
+        group.add_argument(flag, help=help, **argument)
     elif kind is bool:
         group.add_argument("--" + entry.name.replace("_", "-"), action=argparse.BooleanOptionalAction, help=help)
     else:
@@ -117,7 +118,7 @@ def _type(entry, section) -> tuple[type, bool]:
     hint = typing.get_type_hints(section)[entry.name]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(option for option in options if option is not type(None))
-    return (list if typing.get_origin(kind) is list else kind), type(None) in options
+    return kind, type(None) in options
 
 
 def _checked(entry, section, value, where):
@@ -125,7 +126,15 @@ def _checked(entry, section, value, where):
     kind, optional = _type(entry, section)
     if optional and value in (None, "none"):  # the word clears what a settings file says
         return None
-    given, value = value, _converted(value, kind, entry.name, where)
+    if typing.get_origin(kind) is not list:
+        return _within_limits(entry, _converted(value, kind, entry.name, where), value, where)
+    given = value if isinstance(value, list) else [value]
+    if not given and entry.default_factory():
+        raise Problem(f"{entry.name} '[]' in {where}: an empty list; give at least one")
+    return [_within_limits(entry, _converted(item, typing.get_args(kind)[0], entry.name, where), item, where) for item in given]
+
+
+def _within_limits(entry, value, given, where):
     limits = entry.metadata["limits"]
     if limits["choices"] and value not in limits["choices"]:
         near = _nearest(str(value), [str(choice) for choice in limits["choices"]])
@@ -135,15 +144,13 @@ def _checked(entry, section, value, where):
         ("above", limits["above"], lambda limit: not value > limit),
         ("at least", limits["least"], lambda limit: not value >= limit),
         ("at most", limits["most"], lambda limit: not value <= limit)) if limit is not None and broken(limit)]
-    if bounds or (kind is float and not math.isfinite(value)):
+    if bounds or (type(value) is float and not math.isfinite(value)):
         must = " and ".join(bounds) or "finite"
         raise Problem(f"{entry.name} '{given}' in {where}: must be {must}; give another value (see --help)")
     return value
 
 
 def _converted(value, kind, name, where):
-    if kind is list:
-        return [str(item) for item in value]
     try:
         if kind is str and isinstance(value, str) and "\0" not in os.fsdecode(os.fsencode(value)):
             return value

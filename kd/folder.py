@@ -12,9 +12,10 @@ from kd.settings import DistillSettings, Teacher, TeacherSettings
 from kd.state import SCHEMA, State
 from kd.strategies import STRATEGIES
 
+PLACES = ("data_dir", "unlabeled_dir")  # of pictures, whose hashes a run knows
 # What a resume file holds, as `checkpoint.fault` reads it.
-RESUME = {"state": SCHEMA, "split_hash": str, "content_hash": str, "precision": str, "teacher": (dict, type(None)),
-          "clock": {"seconds": float, "started": str}}
+RESUME = {"state": SCHEMA, "split_hash": str, "content_hash": str, "pool_hash": (str, type(None)), "precision": str,
+          "teacher": (dict, type(None)), "clock": {"seconds": float, "started": str}}
 
 
 class RunFolder:
@@ -43,7 +44,7 @@ class RunFolder:
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         if self.settings.is_file() and (self.finished or self.begun):
-            changes = changed(checkpoint.read_json(self.settings), settings, () if self.finished else ("data_dir",))
+            changes = changed(checkpoint.read_json(self.settings), settings, () if self.finished else PLACES)
             if changes:
                 raise Problem(f"run folder '{self.path}': holds a run with other settings ({'; '.join(changes)}); give --tag "
                               "NAME for a folder beside it, or the same settings")
@@ -126,8 +127,8 @@ def student_of(settings) -> str:
 
 
 def portable(settings: dict) -> dict:
-    """The same settings with the data's folder and errata as absolute paths: a run is found again from anywhere."""
-    return settings | {key: settings[key] and str(Path(settings[key]).resolve()) for key in ("data_dir", "errata")}
+    """The same settings with the places of the data as absolute paths: a run is found again from anywhere."""
+    return settings | {key: str(Path(settings[key]).resolve()) for key in (*PLACES, "errata") if settings.get(key)}
 
 
 def changed(old: dict, settings, ignored: tuple[str, ...] = ()) -> list[str]:

@@ -1,7 +1,8 @@
-"""The only training loop: fit, train_epoch, predict. It knows no modes, files or folders."""
+"""The only training loop: fit, train_epoch, predict. It runs a list of phases and knows no modes, files or folders."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,49 +21,82 @@ from kd.teachers import TeacherFunction, answers
 LOG_EVERY = 20
 
 
-def fit(state: State, train: Views, valid: Views, teacher: TeacherFunction, objective: Objective, training: Training,
-        precision: Precision, *, watch: Callable[[State], bool] = lambda state: False,
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run: what is seen, who teaches, what is minimised.
+
+    views       batches; without labels where the phase reads none. Then no epoch is chosen by accuracy: the last one counts
+    start, end  the run's steps that it takes: from `start` on, before `end`
+    lr          learning rate at its start
+    """
+
+    name: str
+    views: Views
+    teacher: TeacherFunction
+    objective: Objective
+    start: int
+    end: int
+    lr: float
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether its images come with labels."""
+        return self.views.labels is not None
+
+    def describe(self) -> str:
+        """Its size in words."""
+        labels = "" if self.reads_labels else " without labels"
+        return f"{self.name}: {self.end - self.start} steps, {len(self.views)} images{labels}, {self.views.steps} steps an epoch"
+
+
+def fit(state: State, phases: list[Phase], valid: Views, training: Training, precision: Precision, *,
+        watch: Callable[[State], bool] = lambda state: False,
         after_step: Callable[[State], None] = lambda state: None,
         after_epoch: Callable[[State, dict], None] = lambda state, row: None,
         leave: Callable[[], None] = lambda: None) -> None:
-    """Train until the epochs or steps are done or `watch` says so; goes on from wherever `state.progress` stands.
+    """Train until the last phase is done or `watch` says so; goes on from wherever `state.progress` stands.
+
+    Every phase begins with the weights that the one before it ended with, whichever of its epochs was the best.
 
     watch        called after every step; True ends training there
     after_step   called after every step, when the state is whole: to save, to log, to leave by an exception
     after_epoch  called with the epoch's row of the history
     leave        called between two batches of a validation: to leave by an exception, the state being that of the last step
     """
-    total = min(training.epochs * train.steps, training.max_steps or math.inf)
     while not state.progress.ended:
-        train_epoch(state, train, teacher, objective, training, precision, total, watch, after_step)
-        row, progress = _row(state, valid, leave), state.progress
+        phase = phases[state.progress.phase]
+        train_epoch(state, phase, training, precision, watch, after_step)
+        row, progress = _row(state, phase, valid, leave), state.progress
         # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
-        if progress.best is None or progress.stopped or row["valid_accuracy"] > progress.best["valid_accuracy"]:
+        if (progress.best is None or progress.stopped or not phase.reads_labels
+                or row["valid_accuracy"] > progress.best["valid_accuracy"]):
             progress.best, state.best_weights = row, state_on_cpu(state.network.module)
         progress.history.append(row)
         after_epoch(state, row)
         state.end_epoch()
         if progress.stopped:
             progress.ended = "stopped"
-        elif progress.total >= total:
-            progress.ended = "epochs" if progress.epoch >= training.epochs else "max_steps"
+        elif progress.total >= phase.end:
+            if phase is phases[-1]:
+                progress.ended = "max_steps" if progress.total == training.max_steps else "epochs"
+            else:
+                state.end_phase()
 
 
-def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective: Objective, training: Training,
-                precision: Precision, total: int, watch, after_step) -> None:
+def train_epoch(state: State, phase: Phase, training: Training, precision: Precision, watch, after_step) -> None:
     """The rest of an epoch, from `state.progress.step` on."""
     progress, network, optimizer, scaler = state.progress, state.network, state.optimizer, state.scaler
     network.module.train()
-    for batch in train.epoch(progress.epoch, progress.step):
-        if progress.total >= total or progress.stopped:
+    for batch in phase.views.epoch(progress.epoch, progress.step):
+        if progress.total >= phase.end or progress.stopped:
             break
-        set_lr(optimizer, training, progress.total, total)
-        seed_step(train.device, training.seed, progress.epoch, progress.step)
-        taught = teacher(batch)  # before the student's forward: measured faster than after it
+        set_lr(optimizer, training.schedule, phase, progress.total)
+        seed_step(phase.views.device, training.seed, progress.epoch, progress.step)
+        taught = phase.teacher(batch)  # before the student's forward: measured faster than after it
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has the gradients' memory, too
         with precision.autocast():
             logits = network(batch.images)
-        terms = objective(logits, taught, batch.labels)
+        terms = phase.objective(logits, taught, batch.labels)
         scaler.scale(terms["loss"]).backward()
         scaler.unscale_(optimizer)
         norm = None
@@ -71,34 +105,34 @@ def train_epoch(state: State, train: Views, teacher: TeacherFunction, objective:
         state.divergence.watch(terms["loss"], norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
-        state.add(terms, (logits.detach().argmax(1) == batch.labels).sum(), len(batch.labels))
+        state.add(terms, len(batch.slots))
         progress.step, progress.total = progress.step + 1, progress.total + 1
-        progress.images += len(batch.labels)
-        if progress.total % LOG_EVERY == 0 or train.device.type == "cpu":
+        progress.images += len(batch.slots)
+        if progress.total % LOG_EVERY == 0 or phase.views.device.type == "cpu":
             state.divergence.check()
         progress.stopped = watch(state)
         after_step(state)
     state.divergence.check()
 
 
-def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int, total: int) -> float:
-    """The learning rate of a step: a pure function of its number. Cosine falls from lr to 0 over `total` steps."""
-    lr = training.lr
-    if training.schedule == "cosine":
-        lr *= 0.5 * (1 + math.cos(math.pi * step / total))
+def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: int) -> float:
+    """The learning rate of a step: a pure function of its number. Cosine falls from the phase's lr to 0 over its steps."""
+    lr = phase.lr
+    if schedule == "cosine":
+        lr *= 0.5 * (1 + math.cos(math.pi * (step - phase.start) / (phase.end - phase.start)))
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
-def _row(state: State, valid: Views, leave) -> dict:
+def _row(state: State, phase: Phase, valid: Views, leave) -> dict:
     """The history's row of the epoch that ends here. Train figures are running means over augmented views."""
     means = state.means()
     logits, labels = predict(state.network, valid, leave), valid.labels.numpy()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(f"epoch that ends at step {state.progress.total}: its loss or validation logits are not finite; lower --lr "
                       "or set --clip-norm 1, under another --tag", DIVERGED)
-    return {"epoch": state.progress.epoch + 1, "steps": state.progress.total,
+    return {"epoch": state.progress.epoch + 1, "phase": phase.name, "steps": state.progress.total,
             **{f"train_{name}": value for name, value in means.items()},
             "valid_accuracy": metrics.accuracy(logits, labels), "valid_nll": metrics.nll(logits, labels)}
 

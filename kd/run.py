@@ -9,9 +9,11 @@ import torch
 from kd import checkpoint, config, models, trained, weights
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import Index, slug
+from kd.data.pool import Pool, open_pool
 from kd.errors import Problem, Stopped, complain
 from kd.experiment import Experiment
-from kd.folder import RunFolder, changed, folder_of, student_of, teacher_settings
+from kd.folder import PLACES, RunFolder, changed, folder_of, student_of, teacher_settings
+from kd.lesson import stages_of
 from kd.results import report as reports
 from kd.results.outcome import summary
 from kd.runtime import StopSignals, lock, pick_device, say
@@ -29,6 +31,7 @@ class Session:
         self.stores: dict[str, StoredLogits] = {}  # that teacher's, by their keys; checked once
         self._index: Index | None = None
         self._dataset: Dataset | None = None
+        self._pool: Pool | None = None
 
     def read(self) -> Index:
         """The data's index, read at the first call."""
@@ -41,6 +44,15 @@ class Session:
             self._dataset = open_dataset(self.data, self.read(), self.signals.leave)
             say_data(self._dataset)
         return self._dataset
+
+    def open_pool(self, settings) -> Pool | None:
+        """The pictures that a run sees without labels, decoded at the first call; None where its mode shows none."""
+        if not any(stage.images == "pool" for stage in stages_of(settings)):
+            return None
+        if self._pool is None:
+            self._pool = open_pool(self.open(), settings.unlabeled, self.signals.leave)
+            say_pool(self._pool)
+        return self._pool
 
     def load(self, file: Path, name: str | None = None) -> trained.Trained:
         """A teacher's model.pt, or with `name` any file of that network's weights; many students in a row read it once."""
@@ -107,7 +119,8 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
         check_files(settings, folder, session)
         try:
             finder = functools.partial(find_teacher, settings, session)
-            return Experiment(settings, folder, session.open(), session.signals, finder, session.stores).run()
+            dataset, pool = session.open(), session.open_pool(settings)
+            return Experiment(settings, folder, dataset, pool, session.signals, finder, session.stores).run()
         except RuntimeError as error:  # torch's own of a GPU, and of a CPU one that is told by its words alone
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
@@ -159,6 +172,14 @@ def say_data(dataset: Dataset) -> None:
         say(f"note: {account['skipped_files']} hidden files passed over")
 
 
+def say_pool(pool: Pool) -> None:
+    """What is seen without labels, and what was kept out of it."""
+    found = pool.account
+    say(f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set, {found['of_unlabeled_dir']} of "
+        f"--unlabeled-dir); dropped for the validation and test part: {found['dropped_by_patient']} by patient, "
+        f"{found['dropped_by_file']} as identical files")
+
+
 def teacher_folders(settings: DistillSettings) -> list[RunFolder]:
     """Where a teacher may lie: under the student's --tag, then under none."""
     wanted = teacher_settings(settings)
@@ -172,6 +193,8 @@ def find_teacher(settings: DistillSettings, session: Session) -> tuple[trained.T
     """
     how, dataset = settings.distillation, session.open()
     remarks = [text for text in (unusual(how.mode, how.teacher, how.student),) if text]
+    if settings.unlabeled.unlabeled_dir is not None and session.open_pool(settings) is None:
+        remarks.append(f"mode {how.mode} shows no unlabelled pictures: --unlabeled-dir is not used")
     if how.teacher_checkpoint is not None:
         found = session.load(Path(how.teacher_checkpoint), how.teacher)
         trained.refuse_overlap(found, dataset)
@@ -184,7 +207,7 @@ def find_teacher(settings: DistillSettings, session: Session) -> tuple[trained.T
         found = session.load(folder.model)
         unlike = trained.differences(found, dataset)
         if not unlike:
-            recipe = changed(checkpoint.read_json(folder.settings), wanted, ("tag", "data_dir"))
+            recipe = changed(checkpoint.read_json(folder.settings), wanted, ("tag", *PLACES))
             return found, str(folder.path.relative_to(settings.output.out)), remarks + [f"teacher's {text}" for text in recipe]
         if folder.path == own.path:
             raise Problem(f"teacher in '{folder.path}': was trained on other data ({'; '.join(unlike)}); give another --tag to "

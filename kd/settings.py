@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from kd.strategies import STRATEGIES
 
+POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
+
 
 def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, positional=False,
            several=False, **argument):
@@ -52,6 +54,22 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Unlabeled:
+    """distilling through unlabelled images (--mode unlabeled, unlabeled-only)"""
+
+    unlabeled_dir: str | None = option(None, "pictures to match the teacher on, beside those of the train part: any tree; labels "
+                                       "in it are never read", metavar="DIR")
+    unlabeled_dataset: str = option("folder", "whose names tell the patients of --unlabeled-dir", choices=POOLS)
+    strict: bool = option(False, "refuse unlabelled pictures of validation or test patients, instead of dropping them")
+    match: str = option("logit-mse", "loss of phase one, in which the student matches its teacher", choices=("logit-mse", "kd"))
+    match_temperatures: list[float] = option([4.0], "T of --match kd; of several the mean", metavar="T", nargs="+", above=0,
+                                             most=1000)
+    match_share: float = option(0.8, "share of all steps that phase one takes; phase two has the others", above=0, most=0.99)
+    finetune: str = option("ce", "loss of phase two on the labelled images: labels alone, or --alpha of KD", choices=("ce", "kd"))
+    finetune_lr: float | None = option(None, "learning rate of phase two (else --lr)", above=0)
+
+
+@dataclass(frozen=True)
 class Data:
     """pictures and parts"""
 
@@ -64,6 +82,11 @@ class Data:
     split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
                         choices=("patient", "thesis", "given"))
     split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
+    labeled_fraction: float = option(1.0, "share of the train part's patients that keep their labels; their images repeat, so "
+                                     "that an epoch keeps its steps", above=0, most=1)
+    labeled_seed: int = option(0, "seed of which patients keep their labels", least=0, most=2**62)
+    balance: str = option("none", "rare classes: count their images' losses for more (weights), or repeat them (draw)",
+                          choices=("none", "weights", "draw"))
     train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1,
                                          most=10**6)
     valid_per_class: int | None = option(None, "validation images a class (MURA: 250; else 15 %%)", least=1, most=10**6)
@@ -134,6 +157,7 @@ class DistillSettings:
     """Train a student on the labels and on what a teacher says of the same images."""
 
     distillation: Distillation = field(default_factory=Distillation)
+    unlabeled: Unlabeled = field(default_factory=Unlabeled)
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
     training: Training = field(default_factory=Training)
@@ -150,6 +174,8 @@ class Evaluation:
                                 "commands that fill empty cells; written to DIR", metavar="DIR")
     card: str | None = option(None, "student and teacher of a run side by side: size, arithmetic, latency, accuracy",
                               metavar="RUN")
+    arms: str | None = option(None, "learning with few labels: four arms over label fractions, from all runs below DIR, as a "
+                              "table and a plot written there", metavar="DIR")
     curves: list[str] = option([], "learning curves of runs in one picture, curves.png beside the runs", metavar="RUN", nargs="+")
     check_data: bool = option(False, "what is wrong with a data set; exit 2 if anything is")
 
@@ -158,12 +184,12 @@ class Evaluation:
 class Judging:
     """how"""
 
-    dataset: str | None = option(None, "other pictures than the run's own test part (folder), or what --check-data looks at",
+    dataset: str | None = option(None, "other pictures than the run's own test part, or what --check-data looks at",
                                  choices=DATASETS)
-    data_dir: str | None = option(None, "the folder of those pictures (class folders, images.csv, or unlabelled); without "
+    data_dir: str | None = option(None, "their folder (for folder: class folders, images.csv, or unlabelled); without "
                                   "--dataset: where the run's own data lie now", metavar="DIR")
-    label: str = option("part", "MURA's label, for --check-data", choices=("part", "abnormal"))
-    errata: str | None = option(None, "corrections of a retinopathy set, for --check-data", metavar="FILE")
+    label: str = option("part", "MURA's label", choices=("part", "abnormal"))
+    errata: str | None = option(None, "corrections of a retinopathy set", metavar="FILE")
     margin: float = option(0.01, "a student is as good as its teacher where the interval of the difference ends above minus this",
                            least=0, most=1)
     batch_size: int = option(64, "images at a time", least=1, most=10**6)
@@ -174,7 +200,7 @@ class Judging:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --card, --curves, --check-data."""
+    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --arms, --card, --curves, --check-data."""
 
     evaluation: Evaluation = field(default_factory=Evaluation)
     judging: Judging = field(default_factory=Judging)

@@ -17,15 +17,18 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 class Progress:
     """Where a run stands. With weights and optimizer it is all that resuming needs: randomness is a function of it.
 
-    epoch, step  the next step to take: `step` counts inside the epoch, `total` over the run, `images` what they held
+    phase        which of the run's phases it is in
+    epoch, step  the next step to take: `step` counts inside the epoch, `epoch` and `total` over the run, `images` what they held
     sums         running sums of the epoch so far: name -> sum over images, and "images"
     history      one row for each finished epoch
     looks        (total step, accuracy) of each look at the validation images inside an epoch
-    best         the history row with the highest validation accuracy (the first of equals)
+    best         of the phase so far, the history row with the highest validation accuracy (the first of equals); in a phase
+                 that reads no labels the last row
     stopped      whether `watch` has ended training
     ended        why training is over: "" while it is not, else "epochs", "max_steps" or "stopped"
     """
 
+    phase: int = 0
     epoch: int = 0
     step: int = 0
     total: int = 0
@@ -40,8 +43,8 @@ class Progress:
 
 # What `State.state_dict` holds, as `checkpoint.fault` reads it.
 SCHEMA = {"weights": dict, "optimizer": dict, "scaler": dict, "best_weights": (dict, type(None)),
-          "progress": {"epoch": int, "step": int, "total": int, "images": int, "sums": dict, "history": list, "looks": list,
-                       "best": (dict, type(None)), "stopped": bool, "ended": str}}
+          "progress": {"phase": int, "epoch": int, "step": int, "total": int, "images": int, "sums": dict, "history": list,
+                       "looks": list, "best": (dict, type(None)), "stopped": bool, "ended": str}}
 
 
 class State:
@@ -90,24 +93,23 @@ class State:
         finally:
             self.network.module.load_state_dict(own, strict=True)
 
-    def add(self, terms: dict[str, torch.Tensor], correct: torch.Tensor, images: int) -> None:
+    def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
         """Add a step's terms (batch means) to the epoch's sums, without waiting for the device."""
+        sums = [term.detach().float() * images for term in terms.values()]
         if self.sums is None:
-            self.terms = (*terms, "correct", "images")
+            self.terms = (*terms, "images")
             start = [self.progress.sums.get(name, 0.0) for name in self.terms]
-            self.sums = torch.tensor(start, dtype=torch.float32, device=correct.device)
-        sums = [*(term.detach().float() * images for term in terms.values()), correct.float()]
+            self.sums = torch.tensor(start, dtype=torch.float32, device=sums[0].device)
         self.sums += torch.stack([*sums, torch.full_like(sums[0], images)])
 
     def means(self) -> dict[str, float]:
-        """Means over the epoch's images so far: the loss, its terms, and accuracy. Between two epochs: of the one before."""
+        """Means over the epoch's images so far of the loss and its terms. Between two epochs: of the one before."""
         self._collect()
         if not self.progress.sums:
             return {name.removeprefix("train_"): value for name, value in self.progress.history[-1].items()
                     if name.startswith("train_")}
         images = self.progress.sums["images"]
-        means = {name: value / images for name, value in self.progress.sums.items() if name != "images"}
-        return {"accuracy" if name == "correct" else name: value for name, value in means.items()}
+        return {name: value / images for name, value in self.progress.sums.items() if name != "images"}
 
     def _collect(self) -> None:
         if self.sums is not None:
@@ -116,6 +118,11 @@ class State:
     def end_epoch(self) -> None:
         """Move on to the next epoch with empty sums."""
         self.progress.epoch, self.progress.step, self.progress.sums, self.sums = self.progress.epoch + 1, 0, {}, None
+
+    def end_phase(self) -> None:
+        """Move on to the next phase: the weights as they are, an optimizer without memory, a best epoch of its own."""
+        self.optimizer.state.clear()
+        self.progress.phase, self.progress.best, self.best_weights = self.progress.phase + 1, None, None
 
 
 class Divergence:

@@ -7,6 +7,19 @@ PLAIN_NETS = ("vgg11", "resnet18", "resnet34", "resnet50")
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A phase of a run, as a mode's row has it.
+
+    images  `train`: the labelled train part; `pool`: every picture that may be seen, without its label
+    loss    `labels`, `kd` (labels and the teacher), `match` (the teacher alone: --match) or `finetune` (--finetune)
+    """
+
+    name: str
+    images: str
+    loss: str
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A row of the mode table.
 
@@ -17,6 +30,7 @@ class Strategy:
     transfer   by which loss
     teachers, students  the thesis's pairs: every teacher with every student
     source     where the mode comes from
+    stages     the phases of the student's training, in turn
     """
 
     images: str
@@ -27,13 +41,19 @@ class Strategy:
     teachers: tuple[str, ...]
     students: tuple[str, ...]
     source: str
+    stages: tuple[Stage, ...] = (Stage("distil", "train", "kd"),)
 
 
+ALONE = (Stage("train", "train", "labels"),)  # of a network that nobody teaches
 STRATEGIES = {
     "normal": Strategy("labelled", "trained, large", None, "logits, output", "KL + CE", SE_NETS, PLAIN_NETS, "1503.02531"),
     "reverse": Strategy("labelled", "trained, small", None, "logits, output", "KL + CE", PLAIN_NETS, SE_NETS, "1909.11723"),
     "defective": Strategy("labelled", "stopped once validation accuracy passes 0.5", 0.5, "logits, output", "KL + CE",
                           SE_NETS, PLAIN_NETS, "1909.11723"),
+    "unlabeled": Strategy("unlabelled, then labelled", "trained", None, "logits, output", "logit MSE (or KL), then CE", (), (),
+                          "2009.00982", (Stage("match", "pool", "match"), Stage("finetune", "train", "finetune"))),
+    "unlabeled-only": Strategy("unlabelled", "trained", None, "logits, output", "logit MSE (or KL)", (), (), "2009.00982",
+                               (Stage("match", "pool", "match"),)),
 }
 
 

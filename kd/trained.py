@@ -9,12 +9,13 @@ import torch
 
 from kd import checkpoint, models, weights
 from kd.data.dataset import Dataset
+from kd.data.pool import Pool
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.models import Classifier
 
 # What model.pt holds, as `checkpoint.fault` reads it.
 SCHEMA = {"kind": str, "name": str, "architecture": str, "classes": list, "epoch": int, "state_dict": dict,
-          "input": {"image_size": int, "resize": str, "mean": list, "std": list},
+          "input": {"image_size": int, "resize": str, "crop": str, "mean": list, "std": list},
           "data": {"name": str, "split": str, "split_seed": int, "split_hash": str, "content_hash": str,
                    "patients": {"train": list, "valid": list}, "files": {"train": torch.Tensor, "valid": torch.Tensor}}}
 
@@ -28,21 +29,25 @@ class Trained:
     hash: str
 
 
-def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: int, dataset: Dataset) -> dict:
+def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: int, dataset: Dataset,
+         pool: Pool | None) -> dict:
     """The content of model.pt. `state` loads into `timm.create_model(architecture, num_classes=len(classes))` strictly.
 
     The patients and files of the train and validation parts travel along, so that nobody judges the network, or its
-    students, on what it has seen.
+    students, on what it has seen; what it has seen without labels counts as train.
     """
     settings = dataset.settings
+    patients, files = ({part: of(part) for part in ("train", "valid")} for of in (dataset.patients, dataset.files))
+    if pool is not None:
+        patients["train"] = sorted({*patients["train"], *pool.patients})
+        files["train"] = torch.unique(torch.cat([files["train"], pool.files()]), dim=0)
     return {"kind": kind, "name": network.name, "architecture": network.architecture, "classes": list(network.classes),
-            "input": {"image_size": settings.image_size, "resize": settings.resize,
+            "input": {"image_size": settings.image_size, "resize": settings.resize, "crop": dataset.store.crop,
                       "mean": network.mean.flatten().tolist(), "std": network.std.flatten().tolist()},
             "state_dict": state, "epoch": epoch,
             "data": {"name": dataset.index.name, "split": settings.split, "split_seed": settings.split_seed,
                      "split_hash": dataset.split_hash, "content_hash": dataset.content_hash,
-                     "patients": {part: dataset.patients(part) for part in ("train", "valid")},
-                     "files": {part: dataset.files(part) for part in ("train", "valid")}}}
+                     "patients": patients, "files": files}}
 
 
 def state_hash(state: dict[str, torch.Tensor]) -> str:
@@ -137,7 +142,7 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
              ("parts", f"{about['data']['split']} {about['data']['split_hash']}", f"{settings.split} {dataset.split_hash}"),
              ("pictures", about["data"]["content_hash"], dataset.content_hash),
              ("image_size", about["input"]["image_size"], settings.image_size),
-             ("resize", about["input"]["resize"], settings.resize)]
+             ("resize", about["input"]["resize"], settings.resize), ("crop", about["input"]["crop"], dataset.store.crop)]
     return [f"{what}: teacher {theirs}, student {ours}" for what, theirs, ours in pairs if theirs != ours]
 
 

@@ -338,7 +338,7 @@ def contents(number):
     torch.manual_seed(number)
     state = {"weights": {"w": torch.randn(60, 60)}, "optimizer": {}, "scaler": {}, "best_weights": None,
              "progress": dataclasses.asdict(Progress())}
-    return {"state": state, "split_hash": str(number), "content_hash": "", "precision": "", "teacher": None,
+    return {"state": state, "split_hash": str(number), "content_hash": "", "pool_hash": None, "precision": "", "teacher": None,
             "clock": {"seconds": 0.0, "started": ""}}
 
 

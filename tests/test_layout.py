@@ -7,11 +7,10 @@ from conftest import ROOT
 # From the top down: a module may import those before it.
 ORDER = ["kd", "errors", "strategies", "settings", "config", "runtime", "checkpoint", "metrics", "data",
          "data.index", "data.table", "data.mura", "data.folder", "data.grades", "data.retinopathy", "data.synthetic",
-         "data.splits", "data.fundus", "data.store", "data.audit", "data.feed", "data.views", "data.dataset",
-         "weights", "models", "trained", "losses", "teachers", "stored",
-         "state", "loop", "folder", "results", "results.report", "results.evidence", "results.figures", "results.events",
-         "results.outcome", "results.evaluation", "results.study", "results.tables", "results.card",
-         "results.commands", "experiment", "run"]
+         "data.splits", "data.fundus", "data.store", "data.audit", "data.feed", "data.views", "data.dataset", "data.pool",
+         "weights", "models", "trained", "losses", "teachers", "stored", "state", "loop", "folder", "lesson", "results",
+         "results.report", "results.evidence", "results.figures", "results.events", "results.outcome", "results.evaluation",
+         "results.study", "results.tables", "results.arms", "results.card", "results.commands", "experiment", "run"]
 
 
 def name_of(path):

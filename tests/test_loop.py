@@ -13,12 +13,13 @@ from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
-from kd.loop import fit, predict, set_lr, stop_at_accuracy
+from kd.loop import Phase, fit, predict, set_lr, stop_at_accuracy
 from kd.runtime import Precision
 from kd.settings import Training
 from kd.state import Progress, State
 
 CPU = torch.device("cpu")
+FLOAT = Precision("cpu", "off")
 
 
 @pytest.fixture
@@ -36,22 +37,37 @@ def fresh(training, amp="off", name="kdtiny"):
 
 
 def train(state, views, training, amp="off", **options):
-    options = {"teacher": teachers.nobody, "objective": losses.supervised()} | options
-    fit(state, *views, options.pop("teacher"), options.pop("objective"), training, Precision("cpu", amp), **options)
+    seen, valid = views
+    taught = options.pop("teacher", teachers.nobody), options.pop("objective", losses.supervised())
+    end = min(training.epochs * seen.steps, training.max_steps or 10**9)
+    phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr)])
+    fit(state, phases, valid, training, Precision("cpu", amp), **options)
     return state
 
 
+def two_phases(views, training, teacher):
+    """Seven steps without labels, into the second epoch, then five with."""
+    seen, _ = views
+    pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
+    match = losses.matching("logit-mse", [])
+    return [Phase("match", pool, teacher, match, 0, 7, training.lr),
+            Phase("finetune", seen, teacher, losses.distillation(4.0, 0.5), 7, 12, training.lr / 3)]
+
+
 @pytest.mark.case(1)
+@pytest.mark.parametrize("phases", [1, 2])
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp):
+def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp, phases):
     training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
     torch.manual_seed(1)
     teach = teachers.live(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", amp))
     options = {"teacher": teach, "objective": losses.distillation(4.0, 0.5)}
+    if phases == 2:
+        options = {"phases": two_phases(views, training, teach)}
     snapshots = []
     whole = train(fresh(training, amp), views, training, amp, **options,
                   after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
-    assert len(snapshots) == 12 and whole.progress.ended == "epochs"
+    assert len(snapshots) == 12 and whole.progress.ended == "epochs" and whole.progress.phase == phases - 1
     for snapshot in snapshots:
         torch.manual_seed(12345)  # whatever the new process's generator holds
         resumed = fresh(Training(seed=77), amp)
@@ -115,16 +131,22 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
 
     def go_on(snapshot):
         state = fresh(training, "fp16")
+        several = {}
+        if item == "progress.phase":
+            teacher = teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT)
+            several["phases"] = two_phases(views, training, teacher)
         if snapshot is not None:
             state.load_state_dict(copy.deepcopy(snapshot))
         snapshots = []
-        train(state, views, training, "fp16", watch=watch, after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
+        train(state, views, training, "fp16", **several, watch=watch,
+              after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
         return copy.deepcopy(state.state_dict()), snapshots
 
     start = copy.deepcopy(fresh(training, "fp16").state_dict())
     end, snapshots = go_on(None)
     # Inside the second epoch; for what is set at the end only, the step that stops, and the end itself.
-    moment = {"progress.stopped": snapshots[-1], "progress.ended": end}.get(item, snapshots[5])
+    moments = {"progress.stopped": snapshots[-1], "progress.ended": end, "progress.phase": snapshots[8]}
+    moment = moments.get(item, snapshots[5])
     if not stops:
         moment["progress"]["best"]["valid_accuracy"] = 1.1  # no later epoch can be better
     assert same(go_on(moment)[0], go_on(moment)[0])
@@ -257,9 +279,29 @@ def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(vi
 
 def test_the_learning_rate_is_a_function_of_the_step():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    cosine = Training(lr=0.2, schedule="cosine")
-    assert [set_lr(optimizer, cosine, step, 8) for step in (0, 4)] == [0.2, pytest.approx(0.1)]
-    assert set_lr(optimizer, Training(lr=0.2), 7, 8) == 0.2 == optimizer.param_groups[0]["lr"]
+    phase = Phase("train", None, teachers.nobody, losses.supervised(), 16, 24, 0.2)
+    assert [set_lr(optimizer, "cosine", phase, step) for step in (16, 20)] == [0.2, pytest.approx(0.1)]
+    assert set_lr(optimizer, "constant", phase, 23) == 0.2 == optimizer.param_groups[0]["lr"]
+
+
+def test_a_phase_begins_with_the_last_weights_and_an_optimizer_without_memory(views):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
+    first, second = two_phases(views, training, teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT))
+    state, seen = fresh(training), []
+    train(state, views, training, phases=[first, second],
+          after_step=lambda s: seen.append((s.progress.phase, next(iter(s.optimizer.state.values()))["step"].item())))
+    assert seen == [(0, step) for step in range(1, 8)] + [(1, step) for step in range(1, 6)]
+    assert [(row["phase"], row["steps"]) for row in state.progress.history] == [
+        ("match", 4), ("match", 7), ("finetune", 11), ("finetune", 12)]
+    assert "train_accuracy" not in state.progress.history[0] and state.progress.best["phase"] == "finetune"
+
+
+def test_a_phase_without_labels_chooses_no_epoch_by_them(views):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
+    match, _ = two_phases(views, training, teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT))
+    state = train(fresh(training), views, training, phases=[match])
+    assert state.progress.best is state.progress.history[-1]
+    assert same(state.best_weights, state.network.module.state_dict())
 
 
 def test_clipping_bounds_the_gradient(views):

@@ -201,7 +201,7 @@ def write_csv(root, text):
     ("path,label\na/image0.png,a\0\n", ["row 2", "NUL"]), ("path,label\na\0b.png,a\n", ["NUL"]),
     ('path,label\n"a/image0.png,a\n', ["cannot be read as CSV"]), (b"path,label\n\xff\xfe.png,a\n", ["cannot be read as CSV"]),
     ("path,label\n" + "x" * 300_000 + ",a\n", ["cannot be read as CSV"]), ("path,label\n" + "y" * 5000 + ",a\n", ["row 2"]),
-    ("path,label\na/image0.png,\nb/image0.png,b\n", ["a/image0.png have no label"]),
+    ("path,label\na/image0.png,\nb/image0.png,b\n", ["only ['b'] (1 pictures of images.csv have no label)"]),
     ("path,label\n" + "".join(f"gone{k}.png,a\n" for k in range(25)), ["row 2", "row 11", "(25 in all)"])])
 def test_a_bad_table_is_refused_with_row_and_value(script, picture_tree, text, words):
     root = picture_tree("set", {"a": 2, "b": 2})

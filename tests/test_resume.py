@@ -255,11 +255,11 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     folder.claim(settings)
     folder.resume.touch()
     folder.claim(settings)
-    keys = config.flat(settings, identity_only=True).keys() - {"data_dir", "errata"}  # paths, kept as absolute ones
+    keys = config.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
     for key in keys:
         old = config.flat(settings)[key]
         new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25, str: lambda: "other",
-               type(None): lambda: 3}[type(old)]()
+               list: lambda: [*old, 9.0], type(None): lambda: 3}[type(old)]()
         with pytest.raises(Problem) as caught:
             folder.claim(config.replace(settings, **{key: new}))
         assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)

@@ -224,7 +224,7 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
     code, out = script("evaluate", ["--tables", "runs"])
     left = out[out.index("# Left out"):]
     assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, split patient") == 2
-    assert "claims the same cell as" in left and "schema_version is 1, this program reads 2" in left
+    assert "claims the same cell as" in left and "schema_version is 1, this program reads 3" in left
     assert left.count("': damaged, not a JSON object") == 2 and "predictions.csv': cannot be read" in left
     assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
                                            "lacks its averages")), left
@@ -336,7 +336,7 @@ def test_curves_and_card(script, templates):
 @pytest.mark.parametrize("argv, words", [
     ([], "nothing given"), (["--tables", "runs", "--check-data"], "--tables and --check-data given"),
     (["run", "--card", "x"], "RUN ... and --card given"), (["--check-data"], "--check-data needs --dataset"),
-    (["run", "--dataset", "mura"], "only --check-data looks at it")])
+    (["run", "--dataset", "synthetic"], "only --check-data looks at it")])
 def test_exactly_one_thing_is_asked_of_evaluate(script, argv, words):
     code, out = script("evaluate", argv)
     assert code == 2 and words in out.splitlines()[-1]

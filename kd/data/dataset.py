@@ -9,7 +9,7 @@ import torch
 from kd.data import folder, mura, retinopathy, synthetic
 from kd.data.index import Index, digest, slug
 from kd.data.retinopathy import RETINOPATHY
-from kd.data.splits import Parts, overlaps, split
+from kd.data.splits import Kept, Parts, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import Problem
@@ -57,6 +57,7 @@ class Dataset:
             "index_hash": digest(map(index.identity, range(len(index.samples)))), "content_hash": self.content_hash,
             "leaks": self.parts.leaks or any(shared.values()),
             "classes": list(index.classes), "image_size": self.store.size, "channels": self.store.channels,
+            "crop": self.store.crop,
             "parts": {name: len(rows) for name, rows in parts.items()},
             "patients": {name: len(self.patients(name)) for name in parts},
             "per_class": {name: np.bincount(labels[rows], minlength=len(index.classes)).tolist()
@@ -90,7 +91,9 @@ def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
 
     `leave` is called now and then while pictures are decoded and may end the work by an exception.
     """
-    parts = split(index, data.split, data.split_seed, (data.train_per_class, data.valid_per_class, data.test_per_class))
+    parts = split(index, data.split, data.split_seed, (data.train_per_class, data.valid_per_class, data.test_per_class),
+                  Kept(data.labeled_fraction, data.labeled_seed, data.balance))
+    index = index.without_labels(np.setdiff1d(parts.pool, parts.train))
     crop = index.crop if data.crop == "auto" else data.crop
     store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
     store.ensure(np.concatenate([rows for _, rows in parts.items()]), leave)
@@ -98,8 +101,13 @@ def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
 
 
 def run_name(data: Data) -> str:
-    """The name of a data set, its split and size, as run folders carry it: `mura-patient-224`; known without reading."""
+    """The name of a data set, its split, size and labels, as run folders carry it; known without reading.
+
+    `mura-patient-224`; with the labels of 5 % of the patients, drawn by seed 1, `mura-patient-224-labels0.05.1`.
+    """
     name = {"mura": "mura" if data.label == "part" else "mura_abnormal",
             "folder": slug(Path(data.data_dir or ".").resolve().name)}.get(data.dataset, data.dataset)
     seed = f"{data.split_seed}" if data.split_seed else ""
-    return f"{name}-{data.split}{seed}-{data.image_size}"
+    labels = f"-labels{data.labeled_fraction:g}" if data.labeled_fraction < 1 else ""
+    labels += f".{data.labeled_seed}" if labels and data.labeled_seed else ""
+    return f"{name}-{data.split}{seed}-{data.image_size}{labels}"

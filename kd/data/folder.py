@@ -9,6 +9,7 @@ from kd.errors import Problem, first_ten
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 PART_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+TABLE = "images.csv"
 COLUMNS = {"path", "label", "patient", "study", "split"}
 
 
@@ -16,44 +17,80 @@ def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
     """The index of a folder. `classes` fixes the class list (another network's); else it is what is found, sorted.
 
     Without a patient column every picture counts as a patient of its own, and a note says so. Pictures outside class
-    folders, or rows without a label, are unlabelled: accepted only where `classes` is given.
+    folders are unlabelled: accepted only where `classes` is given; so are rows of images.csv without a label, with a note.
     Raises Problem for an empty folder, a bad CSV (with row numbers) and a class that `classes` does not have.
     """
     if data_dir is None:
         raise Problem("data_dir in --data-dir: not given; --dataset folder needs --data-dir DIR")
-    root = Path(data_dir)
-    if not os.path.isdir(root):
-        raise Problem(f"data_dir '{data_dir}' in --data-dir: no such folder; give the folder of the pictures")
-    table = root / "images.csv"
-    rows, skipped = _from_csv(root, table, classes) if table.is_file() else _from_tree(root)
-    if not rows:
-        raise Problem(f"data_dir '{data_dir}' in --data-dir: holds no pictures ({', '.join(PICTURES)}); give another folder")
+    root = _folder(data_dir, "--data-dir")
+    listed = (root / TABLE).is_file()
+    rows, skipped = _from_csv(root, root / TABLE, classes) if listed else _from_tree(root)
+    _some(rows, data_dir, "--data-dir")
     found = sorted({row["label"] for row in rows if row["label"]})
+    bare = [row["path"] for row in rows if not row["label"]]
     if classes is None:
-        unlabeled = [row["path"] for row in rows if not row["label"]]
-        if unlabeled:
-            raise Problem(f"pictures in {root}: {first_ten(unlabeled)} have no label; put each class into a folder, or list "
+        if bare and not listed:
+            raise Problem(f"pictures in {root}: {first_ten(bare)} have no label; put each class into a folder, or list "
                           "path,label in images.csv")
         if len(found) < 2:
-            raise Problem(f"classes in {root}: only {found}; a classifier needs at least two class folders")
+            without = f" ({len(bare)} pictures of {TABLE} have no label)" if bare else ""
+            raise Problem(f"classes in {root}: only {found}{without}; a classifier needs at least two class folders")
     unknown = [name for name in found if classes is not None and name not in classes]
     if unknown:
         raise Problem(f"classes {unknown} in {root}: the network knows {list(classes)}; rename the folders, or train on these")
-    classes = tuple(found) if classes is None else classes
-    samples = [Sample(row["path"], classes.index(row["label"]) if row["label"] else UNLABELED,
-                      row["patient"] or row["path"], row["study"] or row["patient"] or row["path"], row["split"])
-               for row in sorted(rows, key=lambda row: row["path"])]
     unknown = sum(not row["patient"] for row in rows)
     notes = (f"{unknown} of {len(rows)} pictures have no patient (images.csv with path,label,patient gives them): each counts "
              "as a patient of its own",) if unknown else ()
+    if bare and classes is None:
+        notes += (f"{len(bare)} of {len(rows)} pictures have no label: only distill.py --mode unlabeled learns from them",)
+    classes = tuple(found) if classes is None else classes
+    samples = [_sample(row, classes.index(row["label"]) if row["label"] else UNLABELED)
+               for row in sorted(rows, key=lambda row: row["path"])]
     return Index(slug(root.resolve().name), classes, tuple(samples), root=root, skipped=skipped, notes=notes)
 
 
-def _from_tree(root: Path) -> tuple[list[dict], int]:
+def read_pictures(data_dir: str, flag: str) -> Index:
+    """The pictures of a folder, which `flag` names, without their labels and parts: an index without classes.
+
+    Any tree will do; the patients are those of its images.csv, if there is one. Raises Problem for an empty folder and a bad CSV.
+    """
+    root = _folder(data_dir, flag)
+    if (root / TABLE).is_file():
+        rows, skipped = _from_csv(root, root / TABLE, None, ignored=("label", "split"))
+    else:
+        found, skipped = _pictures(root)
+        rows = [{"path": "/".join((*inside, name)), "patient": "", "study": "", "split": None} for inside, name in found]
+    _some(rows, data_dir, flag)
+    samples = tuple(_sample(row, UNLABELED) for row in sorted(rows, key=lambda row: row["path"]))
+    return Index(slug(root.resolve().name), (), samples, root=root, skipped=skipped)
+
+
+def _folder(data_dir: str, flag: str) -> Path:
+    if not os.path.isdir(data_dir):
+        raise Problem(f"folder '{data_dir}' in {flag}: no such folder; give the folder of the pictures")
+    return Path(data_dir)
+
+
+def _some(rows: list[dict], data_dir: str, flag: str) -> None:
+    if not rows:
+        raise Problem(f"folder '{data_dir}' in {flag}: holds no pictures ({', '.join(PICTURES)}); give another folder")
+
+
+def _sample(row: dict, label: int) -> Sample:
+    return Sample(row["path"], label, row["patient"] or row["path"], row["study"] or row["patient"] or row["path"], row["split"])
+
+
+def _pictures(root: Path) -> tuple[list[tuple[tuple[str, ...], str]], int]:
+    """((folders from root down, file name) of every picture, hidden files passed over)."""
     found, skipped = [], 0
     for inside, files in walk(root):
         skipped += sum(name.startswith(".") for name in files)
         found += [(inside, name) for name in files if name.lower().endswith(PICTURES) and not name.startswith(".")]
+    return found, skipped
+
+
+def _from_tree(root: Path) -> tuple[list[dict], int]:
+    found, skipped = _pictures(root)
     parted = _has_parts(root, {inside[0] if inside else "" for inside, _ in found})
     rows = []
     for inside, name in found:
@@ -72,7 +109,7 @@ def _has_parts(root: Path, tops: set[str]) -> bool:
     return bool(parts) and parts == tops
 
 
-def _from_csv(root: Path, table: Path, classes: tuple[str, ...] | None) -> tuple[list[dict], int]:
+def _from_csv(root: Path, table: Path, classes: tuple[str, ...] | None, ignored: tuple[str, ...] = ()) -> tuple[list[dict], int]:
     columns, records = read_csv(table)
     if "path" not in columns or not set(columns) <= COLUMNS or len(set(columns)) < len(columns):
         raise Problem(f"header '{','.join(columns)[:200]}' in {table}: must be path,label[,patient][,study][,split], with "
@@ -81,7 +118,7 @@ def _from_csv(root: Path, table: Path, classes: tuple[str, ...] | None) -> tuple
         raise Problem(f"'{table}': has no rows below its header; list the pictures, or remove it to read the folders as they are")
     rows, faults, seen, parts = [], [], {}, {}
     for number, fields in records:
-        row = {name: "" for name in COLUMNS} | dict(zip(columns, map(str.strip, fields)))
+        row = {name: "" for name in COLUMNS} | dict(zip(columns, map(str.strip, fields))) | dict.fromkeys(ignored, "")
         row["path"] = row["path"] and os.path.normpath(row["path"])
         fault = "not as many fields as the header" if len(fields) != len(columns) else _fault(root, row, classes, seen, parts)
         if fault:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,13 @@ class Index:
         sample = self.samples[row]
         label = self.classes[sample.label] if sample.label >= 0 else ""
         return "\t".join((sample.path, label, sample.patient, sample.study))
+
+    def without_labels(self, rows: np.ndarray) -> "Index":
+        """The same index, but that the labels of some rows are gone: what has them not cannot read them."""
+        samples = list(self.samples)
+        for row in rows:
+            samples[row] = samples[row]._replace(label=UNLABELED)
+        return replace(self, samples=tuple(samples))
 
     @property
     def labels(self) -> np.ndarray:

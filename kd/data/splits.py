@@ -1,6 +1,7 @@
 """Index -> train, validation and test parts. Patient-disjoint unless told otherwise."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,29 @@ FRACTION = 0.15
 THESIS_TRAIN, THESIS_VALID = 2201, 250
 
 
+class Kept(NamedTuple):
+    """Which labels of the train part are kept, and how often their images are shown.
+
+    fraction  of its patients, drawn by `seed` for each class; images repeat until an epoch is as long as with all labels
+    balance   `draw`: images of rare classes repeat until no class has fewer than another
+    """
+
+    fraction: float = 1.0
+    seed: int = 0
+    balance: str = "none"
+
+
 @dataclass(frozen=True)
 class Parts:
-    """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n]; a repeated image has several slots."""
+    """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n]; a repeated image has several slots.
+
+    pool  [m], each row once: what may be trained on without a label, the images of the train part among it
+    """
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+    pool: np.ndarray
     leaks: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -32,8 +49,8 @@ class Parts:
         return digest(f"{name}\t{index.identity(row)}" for name, rows in self.items() for row in rows)
 
 
-def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None, int | None]) -> Parts:
-    """Parts of a labelled index.
+def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None, int | None], kept: Kept = Kept()) -> Parts:
+    """Parts of an index. Images without a label stand in the pool alone; which labels are kept moves the train part alone.
 
     how    `patient`: no patient in two parts. A part that the data give is kept (patients of the test part leave the
            others, those of the validation part the train part); a missing one is drawn from the train part's patients.
@@ -46,9 +63,12 @@ def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None
     if how == "thesis" and (sizes[2] is not None or (sizes[0] is None) != (sizes[1] is None) and index.sizes is None):
         raise Problem("sizes under --split thesis: the test part is a tenth of the pool; give --train-per-class and "
                       "--valid-per-class together, or neither, and no --test-per-class")
+    if how == "thesis" and (kept.fraction < 1 or kept.balance == "draw"):
+        raise Problem("--labeled-fraction or --balance draw under --split thesis: it balances its images anyway, and puts "
+                      "patients in several parts; use --split patient")
     sizes = tuple(given if given is not None else own for given, own in zip(sizes, index.sizes or (None,) * 3))
     random = random_stream(seed, 11)
-    parts = _by_image(index, random, sizes) if how == "thesis" else _by_patient(index, how, random, sizes)
+    parts = _by_image(index, random, sizes) if how == "thesis" else _by_patient(index, how, random, sizes, kept)
     for name, rows in parts.items():
         absent = [index.classes[k] for k in range(len(index.classes)) if not (index.labels[rows] == k).any()]
         if absent and (name == "train" or not len(rows)):
@@ -59,24 +79,24 @@ def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None
 
 def _by_image(index: Index, random, sizes) -> Parts:
     train, valid = sizes[0] or THESIS_TRAIN, sizes[1] or THESIS_VALID
-    pool = np.arange(len(index.samples))
+    drawn_from = np.flatnonzero(index.labels >= 0)
     if sizes[0] is not None and sizes[1] is not None:
-        pool = _balanced(pool, index.labels, train + valid, random)
-    order = random.permutation(pool)
+        drawn_from = _balanced(drawn_from, index.labels, train + valid, random)
+    order = random.permutation(drawn_from)
     n_test = len(order) // 10
     n_valid = round(0.9 * len(order) * valid / (train + valid))
     n_train = int(0.9 * len(order) * train / (train + valid))
     ends = np.cumsum((n_test, n_valid, n_train))
     test, valid_rows, train_rows = (np.sort(rows) for rows in np.split(order[:ends[-1]], ends[:-1]))
-    return Parts(train_rows, valid_rows, test, leaks=True,
+    return Parts(train_rows, valid_rows, test, np.union1d(train_rows, np.flatnonzero(index.labels < 0)), leaks=True,
                  notes=("split 'thesis' draws by image: it LEAKS patients and copies between the parts",))
 
 
-def _by_patient(index: Index, how: str, random, sizes) -> Parts:
+def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
     labels = index.labels
     patients = np.unique([sample.patient for sample in index.samples], return_inverse=True)[1]
     given = np.array([sample.part or "train" for sample in index.samples])
-    rows = {name: np.flatnonzero(given == name) for name in NAMES}
+    rows = {name: np.flatnonzero((given == name) & (labels >= 0)) for name in NAMES}
     notes = []
     if how == "patient":
         notes += _separate(rows, patients)
@@ -85,13 +105,35 @@ def _by_patient(index: Index, how: str, random, sizes) -> Parts:
             drawn = _draw_patients(rows["train"], labels, patients, size, random)
             rows["train"] = rows["train"][~np.isin(patients[rows["train"]], patients[drawn])]
             rows[name] = drawn
+    pool = np.union1d(rows["train"], np.flatnonzero((given == "train") & (labels < 0)))
+    everything = rows["train"]
     if sizes[0] is not None:
-        rows["train"] = _balanced(rows["train"], labels, sizes[0], random)
+        rows["train"] = _balanced(everything, labels, sizes[0], random)
+    if kept.fraction < 1 or kept.balance == "draw":
+        # Random numbers of their own: the other parts are the same whatever is kept.
+        rows["train"], more = _keep(everything, len(rows["train"]), labels, patients, sizes[0], kept)
+        notes += more
     for name, size in (("valid", sizes[1]), ("test", sizes[2])):
         if size is not None:
             rows[name] = _at_most(rows[name], labels, size, random)
             notes += _short(index, name, labels[rows[name]], size)
-    return Parts(np.sort(rows["train"]), np.sort(rows["valid"]), np.sort(rows["test"]), notes=tuple(notes))
+    return Parts(np.sort(rows["train"]), np.sort(rows["valid"]), np.sort(rows["test"]), pool, notes=tuple(notes))
+
+
+def _keep(rows, slots: int, labels, patients, per_class: int | None, kept: Kept) -> tuple[np.ndarray, list[str]]:
+    """(train rows of the patients whose labels are kept, as many slots as without; what to know about it)."""
+    random, notes = random_stream(kept.seed, 12), []
+    if kept.fraction < 1:
+        chosen = _draw_patients(rows, labels, patients, None, random, kept.fraction)
+        few, all_of_them = (len(np.unique(patients[own])) for own in (chosen, rows))
+        notes.append(f"labels of {len(chosen)} of {len(rows)} train images kept ({few} of {all_of_them} patients); they repeat, "
+                     "so that an epoch keeps its steps")
+        rows = chosen
+    counts = np.bincount(labels[rows])
+    if per_class is None and kept.balance == "none":
+        return np.resize(random.permutation(rows), slots), notes
+    per_class = per_class or max(counts.max(), -(-slots // np.count_nonzero(counts)))
+    return _balanced(rows, labels, per_class, random), notes
 
 
 def _separate(rows: dict, patients) -> list[str]:
@@ -105,10 +147,10 @@ def _separate(rows: dict, patients) -> list[str]:
     return notes
 
 
-def _draw_patients(rows, labels, patients, per_class: int | None, random) -> np.ndarray:
-    """Rows of randomly drawn patients that hold `per_class` images of each class (or 15 % of each class)."""
+def _draw_patients(rows, labels, patients, per_class: int | None, random, fraction: float = FRACTION) -> np.ndarray:
+    """Rows of randomly drawn patients that hold `per_class` images of each class (or a fraction of each class, at least one)."""
     classes, counts = np.unique(labels[rows], return_counts=True)
-    need = dict(zip(classes, (per_class or np.maximum(1, np.round(counts * FRACTION)).astype(int)) * np.ones_like(counts)))
+    need = dict(zip(classes, (per_class or np.maximum(1, np.round(counts * fraction)).astype(int)) * np.ones_like(counts)))
     by_patient = {}
     for row in rows:
         by_patient.setdefault(patients[row], []).append(row)

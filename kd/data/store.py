@@ -86,9 +86,17 @@ class Store:
             raise Problem(f"pictures in {where}: {first_ten(bad)} cannot be read; replace them or take them out")
         return len(rows)
 
-    def gather(self, rows: np.ndarray) -> torch.Tensor:
-        """uint8 [len(rows), C, S, S] on the CPU, in the order of `rows`, repeats included."""
-        return torch.from_numpy(self.pictures[rows])
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of a picture."""
+        return self.pictures.shape[1:]
+
+    def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+        """uint8 [len(rows), C, S, S] on the CPU, in the order of `rows`, repeats included; in `out` where it is given."""
+        if out is None:
+            return torch.from_numpy(self.pictures[rows])
+        np.take(self.pictures, rows, axis=0, out=out.numpy(), mode="clip")
+        return out
 
     def _decode_row(self, row) -> str:
         row = int(row)
@@ -124,6 +132,23 @@ class Store:
                 os.fsync(self._files[name])
         except OSError as error:
             raise cannot_write(self.folder, error) from None
+
+
+class Joined:
+    """Two stores of the same recipe as one: the rows of the second come after those of the first."""
+
+    def __init__(self, first: Store, second: Store):
+        self.first, self.second, self.recipe, self.shape = first, second, first.recipe, first.shape
+        self.hashes = np.concatenate([first.hashes, second.hashes])
+
+    def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+        """As `Store.gather`."""
+        out = torch.empty(len(rows), *self.shape, dtype=torch.uint8) if out is None else out
+        start = len(self.first.hashes)
+        own = rows < start
+        for store, chosen, places in ((self.first, rows[own], own), (self.second, rows[~own] - start, ~own)):
+            out[torch.from_numpy(places)] = store.gather(chosen)
+        return out
 
 
 def _stamps(index: Index) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from kd.data.feed import feed
 from kd.data.index import digest
-from kd.data.store import Store
+from kd.data.store import Joined, Store
 from kd.runtime import random_stream, to_device
 
 TURN, SCALE, SHIFT = 10.0, 0.1, 0.05
@@ -17,11 +17,11 @@ _ORDER, _VIEW = 0, 1
 
 
 class Batch(NamedTuple):
-    """images float32 [B, 3, S, S] in 0..1 (grey ones: one channel in memory, expanded), labels int64 [B], slots int64 [B]
-    (places in the part, on the CPU), and the epoch that they are seen in."""
+    """images float32 [B, 3, S, S] in 0..1 (grey ones: one channel in memory, expanded), labels int64 [B] or None, slots
+    int64 [B] (places in the part, on the CPU), and the epoch that they are seen in."""
 
     images: torch.Tensor
-    labels: torch.Tensor
+    labels: torch.Tensor | None
     slots: torch.Tensor
     epoch: int
 
@@ -30,14 +30,15 @@ class Views:
     """One part of the data as batches.
 
     rows     int64 [n]: the store's row of each slot
+    labels   int64 [N], of the store's rows; None for pictures that are seen without
     augment  shuffled and changed views, anew in each epoch; else every slot as it is, in order
     """
 
-    def __init__(self, store: Store, rows: np.ndarray, labels: np.ndarray, *, batch_size: int, device: torch.device,
-                 seed: int = 0, shuffle: bool = False, augment: bool = False):
+    def __init__(self, store: Store | Joined, rows: np.ndarray, labels: np.ndarray | None, *, batch_size: int,
+                 device: torch.device, seed: int = 0, shuffle: bool = False, augment: bool = False):
         self.store, self.rows, self.device, self.seed = store, rows, device, seed
         self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
-        self.labels, self._feed = torch.from_numpy(labels[rows]), None
+        self.labels, self._feed = None if labels is None else torch.from_numpy(labels[rows]), None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +68,7 @@ class Views:
             images = pictures.to(torch.float32).div_(255)
             if recipe is not None:
                 images = warp(images, to_device(recipe[slots], self.device))
-            labels = to_device(self.labels[slots], self.device)
+            labels = None if self.labels is None else to_device(self.labels[slots], self.device)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
     def identity(self) -> str:

@@ -10,6 +10,7 @@ from kd.data.dataset import read_index
 from kd.errors import Problem
 from kd.results import figures
 from kd.results import report as reports
+from kd.results.arms import write_arms
 from kd.results.card import write_card
 from kd.results.evaluation import evaluate
 from kd.results.tables import write_tables
@@ -21,17 +22,19 @@ def carry_out(settings: EvaluateSettings) -> None:
     """Do the one thing that the settings ask for. Raises Problem where they ask for none or for several."""
     what, how = settings.evaluation, settings.judging
     asked = {"RUN ...": what.runs, "--tables": what.tables, "--card": what.card, "--curves": what.curves,
-             "--check-data": what.check_data}
+             "--arms": what.arms, "--check-data": what.check_data}
     given = [name for name, value in asked.items() if value]
     if len(given) != 1:
         raise Problem(f"command line of evaluate.py: {' and '.join(given) or 'nothing'} given; give exactly one of "
                       f"{', '.join(asked)} (see --help)")
-    if how.dataset not in (None, "folder") and not what.check_data:
-        raise Problem(f"dataset '{how.dataset}' in --dataset: only --check-data looks at it; runs are evaluated on 'folder'")
+    if how.dataset == "synthetic" and not what.check_data:
+        raise Problem("dataset 'synthetic' in --dataset: only --check-data looks at it; give RUN alone for its own test part")
     if what.runs:
         _each(what.runs, lambda run: evaluate(run, how))
     elif what.tables:
         write_tables(Path(what.tables), how.margin)
+    elif what.arms:
+        write_arms(Path(what.arms))
     elif what.card:
         write_card(Path(what.card), how.device)
     elif what.curves:

@@ -16,7 +16,7 @@ from kd.loop import predict
 from kd.results import evidence, figures
 from kd.results import report as reports
 from kd.runtime import make_folder, pick_device, say
-from kd.settings import Judging, TeacherSettings
+from kd.settings import Data, Judging, TeacherSettings
 
 SCHEMA_VERSION = 1
 
@@ -60,8 +60,9 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Judging) -> di
 
 def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> dict:
     data = report["data"]
-    index = folder_reader.read(how.data_dir, tuple(data["classes"]))
-    store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"])
+    index = _index(how, tuple(data["classes"]))
+    store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"],
+                  data["crop"])
     rows = np.arange(len(index.samples))
     store.ensure(rows)
     views = Views(store, rows, index.labels, batch_size=how.batch_size, device=pick_device(how.device))
@@ -79,6 +80,17 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> d
     return _write(target, folder, result, index)
 
 
+def _index(how: Judging, classes: tuple[str, ...]) -> Index:
+    """The pictures of --dataset, in the classes that a network knows. Raises Problem where they are of others."""
+    if how.dataset == "folder":
+        return folder_reader.read(how.data_dir, classes)
+    index = read_index(Data(dataset=how.dataset, data_dir=how.data_dir, label=how.label, errata=how.errata))
+    if index.classes != classes:
+        raise Problem(f"dataset '{how.dataset}' in --dataset: its classes are {list(index.classes)}, the network knows "
+                      f"{list(classes)}; give one of the same scale")
+    return index
+
+
 def _finite(logits: np.ndarray, folder: RunFolder) -> np.ndarray:
     if not np.isfinite(logits).all():
         raise Problem(f"model '{folder.model}': its logits are not finite, so its weights are damaged; restore it",
@@ -94,7 +106,8 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
     labels = index.labels[rows]
     return {"accuracy": metrics.accuracy(logits, labels), "nll": metrics.nll(logits, labels),
             "evidence": evidence.summarise(logits, labels, [index.samples[row].study for row in rows],
-                                           report["evidence"]["calibration"]["temperature"]),
+                                           report["evidence"]["calibration"]["temperature"],
+                                           report["evidence"]["grades"] is not None),
             "classification_report": metrics.classification_report(logits, labels, index.classes),
             "confusion_matrix": metrics.confusion_matrix(logits, labels), "reason": None}
 
@@ -104,8 +117,9 @@ def _beyond(found: dict) -> str:
     scores = [f"{name} scaling: " + ", ".join(f"{key} {value:.4f}" for key, value in found["calibration"][name].items())
               for name in ("before", "after")]
     study, temperature = found["study"], found["calibration"]["temperature"]
+    grades = f"\n{evidence.grades_text(found['grades'])}" if found["grades"] else ""
     return (f"{study['studies']} studies: accuracy {study['accuracy']:.4f}; macro-F1 {found['macro_f1']:.4f}; balanced accuracy "
-            f"{found['balanced_accuracy']:.4f}\n{'; '.join(scores)} (T = {temperature:.3f})")
+            f"{found['balanced_accuracy']:.4f}\n{'; '.join(scores)} (T = {temperature:.3f}){grades}")
 
 
 def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:

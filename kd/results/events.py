@@ -76,7 +76,7 @@ class Events:
         """A finished epoch: a row of the history."""
         for name, value in row.items():
             group, _, figure = name.partition("_")
-            if group == "valid" or figure == "accuracy":
+            if group == "valid" or figure in ("accuracy", "agreement"):
                 self.writer.add_scalar(f"epoch/{name}", value, row["steps"])
         self.writer.flush()
 
@@ -93,7 +93,8 @@ class Events:
             self.writer.add_image(name, pixels, total, dataformats="HWC")
         settings = {key: value if isinstance(value, (bool, int, float, str)) else str(value)
                     for key, value in report["settings"].items()}
-        results = {f"hparam/{key}": value for key, value in report["results"]["best"].items() if key != "epoch"}
+        results = {f"hparam/{key}": value for key, value in report["results"]["best"].items()
+                   if key != "epoch" and value is not None}
         self.writer.add_hparams(settings, results, run_name=".", global_step=total)
 
     @_or_go_without

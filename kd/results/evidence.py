@@ -82,12 +82,23 @@ def agreement(predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, pa
             "first_newly_wrong": [paths[row] for row in newly_wrong[:NEWLY_WRONG_LISTED]]}
 
 
-def summarise(logits: np.ndarray, labels: np.ndarray, studies: list[str], temperature: float) -> dict:
-    """The figures beyond accuracy of some labelled images. F1 and recall are means over the classes that are there."""
+def summarise(logits: np.ndarray, labels: np.ndarray, studies: list[str], temperature: float, graded: bool) -> dict:
+    """The figures beyond accuracy of some labelled images. F1 and recall are means over the classes that are there.
+
+    `graded`: the classes are ordered grades, so kappa and referable AUC are told, too.
+    """
     predicted, present = logits.argmax(1), np.unique(labels)
     return {"macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
             "balanced_accuracy": float(recall_score(labels, predicted, labels=present, average="macro", zero_division=0)),
-            "study": by_study(logits, labels, studies), "calibration": calibration(logits, labels, temperature)}
+            "study": by_study(logits, labels, studies), "calibration": calibration(logits, labels, temperature),
+            "grades": metrics.grades(logits, labels) if graded else None}
+
+
+def grades_text(grades: dict) -> str:
+    """The figures of ordered grades on a line."""
+    kappa, auc = ("undefined" if grades[key] is None else f"{grades[key]:.4f}" for key in ("quadratic_kappa", "referable_auc"))
+    reason = f" ({grades['reason']})" if grades["reason"] else ""
+    return f"quadratic weighted kappa {kappa}, AUC of referable (grade >= 2) {auc}{reason}"
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -90,6 +90,31 @@ def heat_map(table: dict, title: str) -> Figure:
     return figure
 
 
+def arms(found: dict, names: dict[str, str]) -> Figure:
+    """Test accuracy against the number of labelled images, a line an arm, with standard deviations over seeds.
+
+    `found` is a group of arms.json, `names` the arms' captions.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained", dpi=110)
+    axes = figure.add_subplot()
+    for number, (arm, caption) in enumerate(names.items()):
+        rows = [(float(np.mean(row["images"])), row["cells"][arm]["accuracy"]) for row in found["rows"] if arm in row["cells"]]
+        if rows:
+            own = GREY if number == len(names) - 1 else f"C{number}"
+            axes.errorbar([images for images, _ in rows], [score["mean"] for _, score in rows],
+                          yerr=[score["sd"] or 0 for _, score in rows], capsize=3, marker="o", markersize=4, label=caption,
+                          color=own, linestyle="--" if own == GREY else "-")
+    ticks = [float(np.mean(row["images"])) for row in found["rows"]]
+    axes.set(xscale="log", xlabel="labelled images", ylabel="test accuracy")
+    axes.set_xticks(ticks, [f"{images:g}\n{100 * row['fraction']:g} %" for images, row in zip(ticks, found["rows"])])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_title(printable(f"{found['student']} <- {found['teacher']} {found['tag']}"), fontsize=10)
+    figure.supxlabel(printable(found["data"]), fontsize=7)
+    return figure
+
+
 def curves(histories: dict[str, list[dict]]) -> Figure:
     """Learning curves of runs: name -> rows of the report's history. Loss, train and validation accuracy by epoch."""
     figure = Figure(figsize=(13.5, 4.2 + 0.16 * len(histories)), layout="constrained", dpi=110)
@@ -98,8 +123,8 @@ def curves(histories: dict[str, list[dict]]) -> Figure:
              "train_accuracy": "train accuracy (augmented views)", "valid_accuracy": "validation accuracy"}
     for (key, label), axes in zip(shown.items(), panels):
         for number, (name, rows) in enumerate(histories.items()):
-            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=printable(name),
-                      color=f"C{number % 10}", linestyle=("-", "--", ":", "-.")[number // 10 % 4])
+            axes.plot([row["epoch"] for row in rows], [row.get(key, np.nan) for row in rows], marker="o", markersize=3,
+                      label=printable(name), color=f"C{number % 10}", linestyle=("-", "--", ":", "-.")[number // 10 % 4])
         axes.set(xlabel="epoch", title=label, yscale="log" if key == "train_loss" else "linear")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 
 from kd import checkpoint, config, metrics, models, trained
 from kd.data.dataset import Dataset
+from kd.data.pool import Pool
 from kd.data.views import Views
 from kd.errors import Problem, printable
 from kd.folder import RunFolder, portable
-from kd.loop import predict
+from kd.lesson import Lesson
+from kd.loop import Phase, predict
 from kd.results import evidence, figures
 from kd.results import report as reports
 from kd.results.events import Events
@@ -54,47 +56,55 @@ class Clock:
                              "numpy": np.__version__, "pillow": PIL.__version__}}
 
 
-def conclude(settings, folder: RunFolder, dataset: Dataset, state: State, valid: Views, test: Views, teacher: dict | None,
-             judge: Callable[[Views], np.ndarray] | None, clock: dict, events: Events, leave: Callable[[], None]) -> dict:
+def conclude(settings, folder: RunFolder, dataset: Dataset, pool: Pool | None, state: State, lesson: Lesson, valid: Views,
+             test: Views, clock: dict, events: Events, leave: Callable[[], None]) -> dict:
     """Predict with the last and the best weights, write all files of the finished run (the report last), return the report.
 
-    teacher  the report's account of the teacher; `judge` gives the logits of some views that student and teacher are compared on
-    leave    may end the predictions by an exception; the state is then as it was
+    `leave` may end the predictions by an exception; the state is then as it was.
     """
     network, progress, classes = state.network, state.progress, dataset.index.classes
     last = predict(network, test, leave) if progress.history[-1]["epoch"] != progress.best["epoch"] else None
     with state.best_in_network():
         logits = {"valid": predict(network, valid, leave), "test": predict(network, test, leave)}
         last = logits["test"] if last is None else last
-        taught = {"test": judge(test).argmax(1)} if judge else {}
+        taught = {"test": lesson.judge(test).argmax(1)} if lesson.judge else {}
     labels, rows = test.labels.numpy(), dataset.parts.test
     samples = [dataset.index.samples[row] for row in rows]
     report = reports.check({
         "schema_version": reports.SCHEMA_VERSION, "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
         "command": "distill.py" if isinstance(settings, DistillSettings) else "train_teacher.py",
-        "settings": portable(config.flat(settings)), "data": dataset.describe(), "teacher": teacher,
+        "settings": portable(config.flat(settings)), "data": dataset.describe() | {"pool": pool and pool.account},
+        "teacher": lesson.account,
         "student": {"name": network.name, "architecture": network.architecture,
                     "parameters": models.parameters(network.module),
                     "pretrained": settings.network.pretrained and not settings.network.weights,
                     "weights_hash": trained.state_hash(state.best_weights)},
-        "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended},
+        "history": {"epochs": progress.history, "looks": progress.looks, "steps": progress.total, "ended": progress.ended,
+                    "phases": [_phase(phase, progress.total) for phase in lesson.phases]},
         "results": {"best": _result(progress.best, logits["test"], test),
-                    "last": _result(progress.history[-1], last, test)},
+                    "last": _result(progress.history[-1], last, test),
+                    "reason": None if lesson.phases[-1].reads_labels else
+                    "train_accuracy is null: no label was read; the last epoch counts, none was chosen"},
         "classification_report": metrics.classification_report(logits["test"], labels, classes),
         "confusion_matrix": metrics.confusion_matrix(logits["test"], labels),
         "evidence": evidence.summarise(logits["test"], labels, [sample.study for sample in samples],
-                                       evidence.fit_temperature(logits["valid"], valid.labels.numpy())),
+                                       evidence.fit_temperature(logits["valid"], valid.labels.numpy()), dataset.index.graded),
         "agreement": evidence.agreement(logits["test"].argmax(1), taught["test"], labels, [printable(s.path) for s in samples])
-        if judge else None, "clock": clock})
-    _write(folder, dataset, state, logits, taught, report, events)
+        if lesson.judge else None, "clock": clock})
+    packed = trained.pack(report["kind"], state.network, state.best_weights, progress.best["epoch"], dataset, pool)
+    _write(folder, dataset, packed, logits, taught, report, events)
     return report
 
 
-def _write(folder: RunFolder, dataset: Dataset, state: State, logits: dict, taught: dict, report: dict, events: Events) -> None:
+def _phase(phase: Phase, total: int) -> dict:
+    return {"name": phase.name, "steps": max(0, min(phase.end, total) - phase.start), "images": len(phase.views),
+            "labelled": phase.reads_labels}
+
+
+def _write(folder: RunFolder, dataset: Dataset, packed: dict, logits: dict, taught: dict, report: dict, events: Events) -> None:
     rows = {"valid": dataset.parts.valid, "test": dataset.parts.test}
     title = f"{folder.path.parent.name}, test part (n = {len(rows['test'])})"
-    checkpoint.save(folder.model, trained.pack(report["kind"], state.network, state.best_weights,
-                                               report["results"]["best"]["epoch"], dataset))
+    checkpoint.save(folder.model, packed)
     checkpoint.write_text(folder.path / "predictions.csv", reports.predictions_csv(dataset.index, rows, logits, taught))
     drawn = {"confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
              "reliability": reliability(report["evidence"]["calibration"], logits["test"],
@@ -119,7 +129,7 @@ def reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title
 
 
 def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
-    return {"epoch": row["epoch"], "train_accuracy": row["train_accuracy"], "valid_accuracy": row["valid_accuracy"],
+    return {"epoch": row["epoch"], "train_accuracy": row.get("train_accuracy"), "valid_accuracy": row["valid_accuracy"],
             "test_accuracy": metrics.accuracy(test_logits, test.labels.numpy())}
 
 
@@ -128,8 +138,12 @@ def summary(report: dict, folder: RunFolder) -> str:
     lines = [f"{'':>6}{'epoch':>7}{'train':>9}{'valid':>9}{'test':>9}"]
     for name in ("best", "last"):
         row = report["results"][name]
-        lines.append(f"{name:>6}{row['epoch']:>7}" + "".join(f"{row[f'{part}_accuracy']:>9.4f}"
-                                                           for part in ("train", "valid", "test")))
+        figures = (row[f"{part}_accuracy"] for part in ("train", "valid", "test"))
+        lines.append(f"{name:>6}{row['epoch']:>7}" + "".join(f"{'-' if f is None else format(f, '.4f'):>9}" for f in figures))
+    if report["results"]["reason"]:
+        lines.append(f"({report['results']['reason']})")
+    if report["evidence"]["grades"]:
+        lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
     if report["teacher"]:
         teacher = report["teacher"]
         lines.append(f"teacher {teacher['name']}: valid {teacher['valid_accuracy']:.4f}, test {teacher['test_accuracy']:.4f}")

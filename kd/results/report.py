@@ -11,31 +11,36 @@ from kd import checkpoint
 from kd.data.index import Index
 from kd.errors import BAD_CHECKPOINT, Problem, printable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
 _FIGURE = (float, type(None))
 _SCORES = {"ece": float, "nll": float, "brier": float}
-_RESULT = {"epoch": int, "train_accuracy": float, "valid_accuracy": float, "test_accuracy": float}
+_RESULT = {"epoch": int, "train_accuracy": _FIGURE, "valid_accuracy": float, "test_accuracy": float}
 # Key -> type, tuple of types, or the keys inside. What depends on the clock or the machine stands in `clock` alone.
 SCHEMA = {
     "schema_version": int, "kind": str, "command": str, "settings": dict,
     "data": {"name": str, "reader": str, "split": str, "split_hash": str, "index_hash": str, "content_hash": str, "leaks": bool,
-             "classes": list, "image_size": int, "channels": int, "parts": dict, "patients": dict, "per_class": dict,
-             "distinct_images": dict, "overlaps": {"patients": int, "files": int}, "skipped_files": int, "notes": list},
+             "classes": list, "image_size": int, "channels": int, "crop": str, "parts": dict, "patients": dict, "per_class": dict,
+             "distinct_images": dict, "overlaps": {"patients": int, "files": int}, "skipped_files": int, "notes": list,
+             "pool": (dict, type(None))},
     "teacher": (dict, type(None)),
     "student": {"name": str, "architecture": str, "parameters": int, "pretrained": bool, "weights_hash": str},
-    "history": {"epochs": list, "looks": list, "steps": int, "ended": str},
-    "results": {"best": _RESULT, "last": _RESULT},
+    "history": {"epochs": list, "looks": list, "steps": int, "ended": str, "phases": list},
+    "results": {"best": _RESULT, "last": _RESULT, "reason": (str, type(None))},
     "classification_report": dict, "confusion_matrix": list,
     "evidence": {"macro_f1": float, "balanced_accuracy": float, "study": {"studies": int, "accuracy": float},
-                 "calibration": {"temperature": float, "before": _SCORES, "after": _SCORES}},
+                 "calibration": {"temperature": float, "before": _SCORES, "after": _SCORES}, "grades": (dict, type(None))},
     "agreement": (dict, type(None)),
     "clock": {"seconds": float, "images_per_second": _FIGURE, "device": str, "precision": str, "threads": int,
               "versions": dict, "started": str, "finished": str},
 }
 TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "valid_accuracy": float,
            "test_accuracy": float, "gradient_ratio": _FIGURE, "differences": list}
-ROW = {"epoch", "steps", "train_loss", "train_accuracy", "valid_accuracy"}
+POOL = {"images": int, "of_the_data_set": int, "of_unlabeled_dir": int, "dropped_by_patient": int, "dropped_by_file": int,
+        "name": (str, type(None)), "skipped_files": int, "hash": str}
+GRADES = {"quadratic_kappa": _FIGURE, "referable_auc": _FIGURE, "reason": (str, type(None))}
+PHASE = {"name": str, "steps": int, "images": int, "labelled": bool}
+ROW = {"epoch", "phase", "steps", "train_loss", "valid_accuracy"}
 AGREEMENT = {"same_prediction": float, "newly_wrong": int, "newly_right": int, "first_newly_wrong": list}
 
 
@@ -46,9 +51,12 @@ def check(report: dict, where: str = "report") -> dict:
         fault = f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
     else:
         fault = checkpoint.fault(report, SCHEMA, "report")
-    for key, schema in (("teacher", TEACHER), ("agreement", AGREEMENT)):
-        if not fault and report[key] is not None:
-            fault = checkpoint.fault(report[key], schema, key)
+    if not fault:
+        optional = ((report["teacher"], TEACHER, "teacher"), (report["agreement"], AGREEMENT, "agreement"),
+                    (report["data"]["pool"], POOL, "data.pool"), (report["evidence"]["grades"], GRADES, "evidence.grades"),
+                    *((phase, PHASE, "history.phases") for phase in report["history"]["phases"]))
+        faults = (checkpoint.fault(value, schema, where) for value, schema, where in optional if value is not None)
+        fault = next((text for text in faults if text), "")
     if not fault:
         fault = _odd(report)
     if fault:

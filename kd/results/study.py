@@ -46,8 +46,8 @@ class Run:
         return (data["name"], data["split"], settings["split_seed"], data["image_size"], settings["resize"], data["channels"],
                 *(data["parts"][part] for part in PARTS), data["split_hash"], data["content_hash"])
 
-    def accuracy(self, part: str) -> float:
-        """Of the best epoch by validation accuracy, as a fraction."""
+    def accuracy(self, part: str) -> float | None:
+        """Of the best epoch by validation accuracy, as a fraction; None for `train` where no label was read."""
         return self.report["results"]["best"][f"{part}_accuracy"]
 
     @functools.cached_property

@@ -65,7 +65,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
 
 def _accuracies(runs: dict) -> dict:
     """Mean and standard deviation over seeds (None with one) for each part, and how many seeds."""
-    values = {part: [run.accuracy(part) for run in runs.values()] for part in PARTS}
+    values = {part: [run.accuracy(part) for run in runs.values() if run.accuracy(part) is not None] for part in PARTS}
     return {"n": len(runs), **{part: {"mean": float(np.mean(own)), "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None}
                                if own else None for part, own in values.items()}}
 
@@ -127,7 +127,8 @@ def _grid(table: dict) -> list[str]:
 def _figures(cell: dict) -> str:
     if not cell["n"]:
         return NOT_RUN
-    parts = [f"{cell[part]['mean']:.4f}" + (f" ± {cell[part]['sd']:.4f}" if cell["n"] > 1 else "") for part in PARTS]
+    parts = [f"{own['mean']:.4f}" + (f" ± {own['sd']:.4f}" if cell["n"] > 1 else "") if (own := cell[part]) else NOT_RUN
+             for part in PARTS]
     return f"{' / '.join(parts)} (n = {cell['n']})"
 
 

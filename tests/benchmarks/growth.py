@@ -22,7 +22,7 @@ import torch  # noqa: E402
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
 from kd import losses, models  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
-from kd.loop import train_epoch  # noqa: E402
+from kd.loop import Phase, train_epoch  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
@@ -72,12 +72,12 @@ def measured(images):
         logits = teacher(batch)
         parts.append(time.perf_counter() - begun)
         return logits
-    objective = losses.distillation(4.0, 0.5)
+    phase = Phase("distil", views, timed, losses.distillation(4.0, 0.5), 0, 10**9, training.lr)
     for _ in range(2):  # the second time the logits are stored
         marks.clear(), parts.clear()
         state.progress.step = 0
         with contextlib.suppress(Enough):
-            train_epoch(state, views, timed, objective, training, FLOAT, 10**9, lambda state: False, after_step)
+            train_epoch(state, phase, training, FLOAT, lambda state: False, after_step)
         steps = [1000 * (b - a) for a, b in zip(marks, marks[1:])]
     return {"images": images, "first start, s": first, "ms a picture": 1000 * first / images, "second start, s": second,
             "MB of the data": (with_data - bare) / 1e6, "MB of the data and 120 steps": (memory() - networks - bare) / 1e6,

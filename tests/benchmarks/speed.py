@@ -31,7 +31,7 @@ from kd import losses, models, teachers  # noqa: E402
 from kd.data import synthetic  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.store import Store  # noqa: E402
-from kd.loop import train_epoch  # noqa: E402
+from kd.loop import Phase, train_epoch  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
@@ -80,7 +80,7 @@ class Ours:
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
                     self.teacher(batch)
-        self.objective = losses.distillation(4.0, 0.5)
+        self.phase = Phase("distil", self.views, self.teacher, losses.distillation(4.0, 0.5), 0, 10**9, self.training.lr)
         if compile:
             self.state.network.compile()
 
@@ -96,8 +96,7 @@ class Ours:
                 raise Pause
         while True:
             try:
-                train_epoch(self.state, self.views, self.teacher, self.objective, self.training, self.precision, 10**9,
-                            lambda state: False, after_step)
+                train_epoch(self.state, self.phase, self.training, self.precision, lambda state: False, after_step)
             except Pause:
                 return (marks[-1] - marks[0]) / steps
             progress.epoch, progress.step = (progress.epoch + 1) % 2, 0
