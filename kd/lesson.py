@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kd import losses, metrics, teachers, trained
+from kd import config, losses, metrics, teachers, trained
 from kd.data.dataset import Dataset
 from kd.data.pool import Pool
 from kd.data.views import Batch, Views
@@ -37,6 +37,24 @@ def stages_of(settings) -> tuple[Stage, ...]:
     return STRATEGIES[settings.distillation.mode].stages if isinstance(settings, DistillSettings) else ALONE
 
 
+def shows_pool(settings) -> bool:
+    """Whether a run sees pictures without labels."""
+    return any(stage.images == "pool" for stage in stages_of(settings))
+
+
+def idle(settings) -> list[str]:
+    """The flags whose value is not their default, and that a run of these settings does not look at."""
+    given, default = config.flat(settings), config.flat(type(settings)())
+    matches, fine, both = (any(stage.loss == loss for stage in stages_of(settings)) for loss in ("match", "finetune", "kd"))
+    both, others = both or (fine and given["finetune"] == "kd"), matches and given["unlabeled_dir"] is not None
+    used = {"temperature": both, "alpha": both, "finetune": fine, "finetune_lr": fine, "match": matches,
+            "match_share": matches and fine, "match_temperatures": matches and given["match"] == "kd", "unlabeled_dir": matches,
+            "unlabeled_dataset": others, "strict": others, "look_every": given.get("stop_at_val_accuracy") is not None,
+            "labeled_seed": given["labeled_fraction"] < 1 or given["balance"] == "draw"}
+    unused = [key for key in used.keys() & given.keys() if not used[key] and given[key] != default[key]]
+    return ["--" + key.replace("_", "-") for key in sorted(unused)]
+
+
 class Tutor:
     """Lays out the phases of a run; asks, judges and introduces its teacher."""
 
@@ -46,10 +64,15 @@ class Tutor:
         self.device, self.precision, self.stores, self.leave = device, precision, stores, leave
         how = {"batch_size": self.training.batch_size, "seed": self.training.seed, "shuffle": True,
                "augment": self.training.augment}
-        self.views = {"train": dataset.views("train", device, **how)}
+        self.views = {"train": dataset.views("train", device, shown=dataset.parts.shown, **how)}
         if pool is not None:
             self.views["pool"] = pool.views(device, **how)
         self.judged = dataset.views("valid", device), dataset.views("test", device)
+        steps = self.training.epochs * self.views["train"].steps
+        self.steps = min(steps, self.training.max_steps or steps)
+        if self.steps < len(self.stages):
+            raise Problem(f"steps of mode {settings.distillation.mode}: {self.steps} in all for {len(self.stages)} phases; give "
+                          "more --epochs or --max-steps, or a smaller --batch-size")
         weighted = settings.data.balance == "weights"
         labels, classes = self.views["train"].labels, len(dataset.index.classes)
         self.weights = losses.class_weights(labels, classes).to(device) if weighted else None
@@ -82,11 +105,9 @@ class Tutor:
 
     def phases(self, teacher_of: Callable[[Views], TeacherFunction]) -> list[Phase]:
         """The stages with their steps: --epochs of the train part in all, whatever is shown, and --match-share of them first."""
-        total = self.training.epochs * self.views["train"].steps
-        total = min(total, self.training.max_steps or total)
-        ends = [total]
+        ends = [self.steps]
         if len(self.stages) > 1:
-            ends.insert(0, min(max(1, round(total * self.settings.unlabeled.match_share)), max(1, total - 1)))
+            ends.insert(0, min(max(1, round(self.steps * self.settings.unlabeled.match_share)), self.steps - 1))
         found, start = [], 0
         for stage, end in zip(self.stages, ends):
             views = self.views[stage.images]
@@ -113,12 +134,13 @@ class Tutor:
         how = self.settings.distillation
         return losses.distillation(how.temperature, how.alpha, self.weights)
 
-    def ratio(self, logits: torch.Tensor, phase: Phase, first: Batch) -> float | None:
-        """The KD term's gradient over the label term's on the first batch; None where the first phase has not both."""
+    def ratio(self, logits: torch.Tensor, phase: Phase, first: Batch) -> tuple[float | None, str | None]:
+        """(the KD term's gradient over the label term's on the first batch, why there is none)."""
         how = self.settings.distillation
         if first.labels is None:
-            return None
-        return losses.gradient_ratio(logits, phase.teacher(first), first.labels, how.temperature, how.alpha, self.weights)
+            return None, "the first phase reads no labels"
+        ratio = losses.gradient_ratio(logits, phase.teacher(first), first.labels, how.temperature, how.alpha, self.weights)
+        return (ratio, None) if np.isfinite(ratio) else (None, "the label term has no gradient")
 
     def ask(self, chosen: trained.Trained, views: Views, precision: Precision) -> TeacherFunction:
         """The teacher for some views: its stored logits, which fill themselves, or with --no-stored-logits the network."""
@@ -139,21 +161,21 @@ class Tutor:
         if asked:
             say(f"teacher's logits: {asked} asked for, {computed} computed, the others were stored")
 
-    def introduce(self, chosen: trained.Trained, judge: Callable[[Views], np.ndarray], ratio: float | None, source: str,
-                  remarks: list[str]) -> dict:
+    def introduce(self, chosen: trained.Trained, judge: Callable[[Views], np.ndarray], ratio: tuple[float | None, str | None],
+                  source: str, remarks: list[str]) -> dict:
         """Print, and return for the report, how good the teacher is and how its term weighs against the label's."""
         how = self.settings.distillation
         name = f"{how.teacher} ({source})"
         valid, test = (self.teacher_accuracy(judge(views), views, name) for views in self.judged)
         say(f"teacher {name}: validation accuracy {valid:.4f}")
-        if ratio is not None:
-            say(f"gradient of the KD term over that of the label term, first batch: {ratio:.3g} "
+        if ratio[0] is not None:
+            say(f"gradient of the KD term over that of the label term, first batch: {ratio[0]:.3g} "
                 f"(alpha {how.alpha:g}, T {how.temperature:g})")
         for remark in remarks:
             say(f"note: {remark}")
         return {"name": how.teacher, "architecture": chosen.network.architecture, "source": source, "hash": chosen.hash,
                 "split": chosen.about and chosen.about["data"]["split_hash"], "valid_accuracy": valid, "test_accuracy": test,
-                "gradient_ratio": ratio if ratio is not None and np.isfinite(ratio) else None, "differences": remarks}
+                "gradient_ratio": ratio[0], "gradient_reason": ratio[1], "differences": remarks}
 
     def teacher_accuracy(self, logits: np.ndarray, views: Views, name: str) -> float:
         """Accuracy on some views. Raises Problem (3) for a teacher whose logits are not finite: its weights are damaged."""

@@ -9,11 +9,11 @@ import torch
 from kd import checkpoint, config, models, trained, weights
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import Index, slug
-from kd.data.pool import Pool, open_pool
+from kd.data.pool import Pool, open_pool, read_unlabeled
 from kd.errors import Problem, Stopped, complain
 from kd.experiment import Experiment
 from kd.folder import PLACES, RunFolder, changed, folder_of, student_of, teacher_settings
-from kd.lesson import stages_of
+from kd.lesson import idle, shows_pool
 from kd.results import report as reports
 from kd.results.outcome import summary
 from kd.runtime import StopSignals, lock, pick_device, say
@@ -31,6 +31,7 @@ class Session:
         self.stores: dict[str, StoredLogits] = {}  # that teacher's, by their keys; checked once
         self._index: Index | None = None
         self._dataset: Dataset | None = None
+        self._source: Index | None = None
         self._pool: Pool | None = None
 
     def read(self) -> Index:
@@ -45,12 +46,18 @@ class Session:
             say_data(self._dataset)
         return self._dataset
 
+    def read_pool(self, settings) -> Index | None:
+        """The pictures of --unlabeled-dir, found at the first call; None where there are none, or the mode shows none."""
+        if shows_pool(settings) and self._source is None:
+            self._source = read_unlabeled(settings.unlabeled)
+        return self._source
+
     def open_pool(self, settings) -> Pool | None:
         """The pictures that a run sees without labels, decoded at the first call; None where its mode shows none."""
-        if not any(stage.images == "pool" for stage in stages_of(settings)):
+        if not shows_pool(settings):
             return None
         if self._pool is None:
-            self._pool = open_pool(self.open(), settings.unlabeled, self.signals.leave)
+            self._pool = open_pool(self.open(), settings.unlabeled, self.read_pool(settings), self.signals.leave)
             say_pool(self._pool)
         return self._pool
 
@@ -76,7 +83,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
         unfinished = [settings for settings in every if not RunFolder(folder_of(settings)).finished]
         if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
             check_each(unfinished, session)
-            session.open()
+            session.open_pool(unfinished[0]) or session.open()
         for settings in every:
             folder = RunFolder(folder_of(settings))
             try:
@@ -117,6 +124,8 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
         check_files(settings, folder, session)
+        if idle(settings):
+            say(f"note: {', '.join(idle(settings))}: not used by this run")
         try:
             finder = functools.partial(find_teacher, settings, session)
             dataset, pool = session.open(), session.open_pool(settings)
@@ -145,6 +154,7 @@ def check_settings(settings) -> None:
 def check_files(settings, folder: RunFolder, session: Session) -> None:
     """Refuse, before pictures are decoded, data without an index, and weights that are missing, out of reach or do not fit."""
     session.read()
+    session.read_pool(settings)
     network, wanted = settings.network, []
     if isinstance(settings, DistillSettings):
         file = settings.distillation.teacher_checkpoint
@@ -176,8 +186,9 @@ def say_pool(pool: Pool) -> None:
     """What is seen without labels, and what was kept out of it."""
     found = pool.account
     say(f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set, {found['of_unlabeled_dir']} of "
-        f"--unlabeled-dir); dropped for the validation and test part: {found['dropped_by_patient']} by patient, "
-        f"{found['dropped_by_file']} as identical files")
+        f"--unlabeled-dir, of which {found['of_unknown_patients']} show unknown patients); dropped for the validation and "
+        f"test part: {found['dropped_by_patient']} by patient, {found['dropped_by_file']} as identical files; "
+        f"{found['copies']} copies left out")
 
 
 def teacher_folders(settings: DistillSettings) -> list[RunFolder]:
@@ -193,11 +204,11 @@ def find_teacher(settings: DistillSettings, session: Session) -> tuple[trained.T
     """
     how, dataset = settings.distillation, session.open()
     remarks = [text for text in (unusual(how.mode, how.teacher, how.student),) if text]
-    if settings.unlabeled.unlabeled_dir is not None and session.open_pool(settings) is None:
-        remarks.append(f"mode {how.mode} shows no unlabelled pictures: --unlabeled-dir is not used")
     if how.teacher_checkpoint is not None:
         found = session.load(Path(how.teacher_checkpoint), how.teacher)
         trained.refuse_overlap(found, dataset)
+        if settings.data.labeled_fraction < 1:
+            remarks.append("the teacher of --teacher-checkpoint may know labels that --labeled-fraction hides")
         return found, Path(how.teacher_checkpoint).name, remarks + trained.differences(found, dataset)
     wanted, own = teacher_settings(settings), teacher_folders(settings)[0]
     for folder in teacher_folders(settings):

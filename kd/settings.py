@@ -60,7 +60,8 @@ class Unlabeled:
     unlabeled_dir: str | None = option(None, "pictures to match the teacher on, beside those of the train part: any tree; labels "
                                        "in it are never read", metavar="DIR")
     unlabeled_dataset: str = option("folder", "whose names tell the patients of --unlabeled-dir", choices=POOLS)
-    strict: bool = option(False, "refuse unlabelled pictures of validation or test patients, instead of dropping them")
+    strict: bool = option(False, "refuse a --unlabeled-dir that shows validation or test patients, instead of dropping "
+                          "those")
     match: str = option("logit-mse", "loss of phase one, in which the student matches its teacher", choices=("logit-mse", "kd"))
     match_temperatures: list[float] = option([4.0], "T of --match kd; of several the mean", metavar="T", nargs="+", above=0,
                                              most=1000)
@@ -82,10 +83,11 @@ class Data:
     split: str = option("patient", "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
                         choices=("patient", "thesis", "given"))
     split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
-    labeled_fraction: float = option(1.0, "share of the train part's patients that keep their labels; their images repeat, so "
-                                     "that an epoch keeps its steps", above=0, most=1)
+    labeled_fraction: float = option(1.0, "share of the train part's labels that are kept, of each class, by whole patients; "
+                                     "their images repeat, so that an epoch keeps its steps", above=0, most=1)
     labeled_seed: int = option(0, "seed of which patients keep their labels", least=0, most=2**62)
-    balance: str = option("none", "rare classes: count their images' losses for more (weights), or repeat them (draw)",
+    balance: str = option("none", "rare classes: their images' label losses count for more (weights), or they are drawn as "
+                          "often as the others (draw)",
                           choices=("none", "weights", "draw"))
     train_per_class: int | None = option(None, "train images a class; small classes repeat (MURA: 2201; else all)", least=1,
                                          most=10**6)

@@ -1,4 +1,4 @@
-"""The modes as data: which teacher meets which student. The loop knows none of them."""
+"""The modes as data: which teacher meets which student on which images. The loop knows none of them."""
 
 from dataclasses import dataclass
 

@@ -93,6 +93,8 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
 
 
 def _unpack(content: dict, path: Path) -> Trained:
+    if isinstance(content.get("input"), dict):
+        content["input"].setdefault("crop", "none")  # a file that is older than crops
     fault = checkpoint.fault({key: value for key, value in content.items() if key != "format"}, SCHEMA, "it") or _odd(content)
     if fault:
         raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)

@@ -15,12 +15,15 @@ from PIL import Image, ImageDraw
 
 from kd import config
 from kd.data import retinopathy
-from kd.data.dataset import read_index, run_name
+from kd.data.dataset import Dataset, read_index, run_name
 from kd.data.index import Index
+from kd.data.pool import open_pool, read_unlabeled
 from kd.data.retinopathy import RETINOPATHY, patient_of
+from kd.data.splits import Parts
+from kd.data.store import Store
 from kd.errors import Problem
 from kd.folder import RunFolder
-from kd.settings import DATASETS, Data, TeacherSettings
+from kd.settings import DATASETS, Data, TeacherSettings, Unlabeled
 
 # Legacy Excel files as Messidor's: Base11 has five pictures of grades 0 1 2 3 0 (20990101_1000k_0100_PP.tif), Base33 four of
 # grades 3 3 1 "0" (20990303_3000k_0400_PP.tif; the last as text, and a header in other case and with blanks). In bad_grade
@@ -128,14 +131,15 @@ def test_aptos_knows_no_patients_and_its_test_images_are_not_looked_at(tree):
 def test_messidor_is_read_from_all_its_legacy_excel_files(tree):
     index = read(tree("messidor"))
     assert index.classes == ("0", "1", "2", "3") and grades(index) == list("01230") + list("3310")
-    assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33] and not index.notes
+    assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33]
+    assert len(index.notes) == 1 and "9 of 9 pictures have no patient" in index.notes[0]
     assert index.samples[5].path == f"Base33/{BASE33[0]}"
 
 
 def test_messidor2_leaves_ungradable_pictures_out_and_shares_names_with_messidor(tree):
     index = read(tree("messidor2"))
     assert [sample.path for sample in index.samples] == ["IMAGES/20990101_10001_0100_PP.png", "IMAGES/IM000001.jpg"]
-    assert grades(index) == ["0", "4"] and index.notes == ("1 pictures that are not gradable were left out",)
+    assert grades(index) == ["0", "4"] and index.notes[:-1] == ("1 pictures that are not gradable were left out",)
     assert index.samples[0].patient == read(tree("messidor")).samples[0].patient
 
 
@@ -159,7 +163,7 @@ def test_errata_change_and_drop(tree):
     (root / "Base11" / BASE11[1]).unlink()  # what is dropped need not be there
     index = read(root, str(root / "fixes.csv"))
     assert grades(index) == list("3230") + list("3310")
-    assert index.notes == ("errata fixes.csv: 1 grades changed, 1 pictures dropped",)
+    assert index.notes[:-1] == ("errata fixes.csv: 1 grades changed, 1 pictures dropped",)
 
 
 def test_of_identical_pictures_of_one_grade_the_first_is_kept(tree):
@@ -167,7 +171,7 @@ def test_of_identical_pictures_of_one_grade_the_first_is_kept(tree):
     shutil.copy(root / "Base33" / BASE33[0], root / "Base33" / BASE33[1])
     index = read(root)
     assert [sample.path[-len(BASE33[0]):] for sample in index.samples[5:]] == [BASE33[0], *BASE33[2:]]
-    assert index.notes == ("1 pictures were left out: identical to another",)
+    assert index.notes[:-1] == ("1 pictures were left out: identical to another",)
 
 
 def test_identical_pictures_of_two_grades_are_named_until_errata_drop_one(tree):
@@ -375,3 +379,31 @@ def test_a_network_trains_on_cropped_pictures_in_colour(script, tmp_path):
     assert (stored[:, 0, 16, 2:30].min(1) > 80).all() and (stored[:, 0, 16, 16] > stored[:, 2, 16, 16] + 80).all()
     code, out = script("train_teacher", [*argv, "--crop", "none"])
     assert code == 2 and 'crop: "auto" -> "none"' in out.splitlines()[-1]
+
+
+def test_a_pool_of_messidor_2_gives_up_what_it_shares_with_judged_pictures_of_messidor(tree):
+    """Other files of the same name: the stem is all that both sets tell of a patient."""
+    index = retinopathy.read("messidor", str(tree("messidor")))
+    shared = [row for row, sample in enumerate(index.samples) if sample.patient == "20990101_10001_0100_PP"]
+    others = np.setdiff1d(np.arange(len(index.samples)), shared)
+    store = Store(index, "cache", 32, "squash", 0, index.crop)
+    store.ensure(np.arange(len(index.samples)))
+    dataset = Dataset(Data(dataset="messidor"), index, Parts(others, others[:0], np.array(shared), others), store, "")
+    unlabeled = Unlabeled(unlabeled_dir=str(tree("messidor2")), unlabeled_dataset="messidor2")
+    pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
+    assert len(shared) == 1 and pool.account["dropped_by_patient"] == 1 and pool.account["dropped_by_file"] == 0
+    assert pool.account["of_unlabeled_dir"] == 2 and pool.store.second.crop == "fundus"  # the ungradable one has pixels, too
+
+
+def test_the_patients_of_a_pool_of_the_same_set_count_as_seen(tree, tmp_path):
+    index = retinopathy.read("eyepacs", str(tree("eyepacs")))
+    rows = np.arange(len(index.samples))
+    store = Store(index, "cache", 32, "squash", 0, index.crop)
+    store.ensure(rows)
+    test = np.array([row for row in rows if index.samples[row].patient == "15"])
+    dataset = Dataset(Data(dataset="eyepacs"), index, Parts(np.setdiff1d(rows, test), test[:0], test, rows[:0]), store, "")
+    for number, name in enumerate(("15_left", "100_left")):  # other files; the first of a judged patient
+        draw(tmp_path / "more" / f"{name}.jpeg", 200 + number)
+    unlabeled = Unlabeled(unlabeled_dir=str(tmp_path / "more"), unlabeled_dataset="eyepacs")
+    pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
+    assert pool.patients == ("100",) and pool.account["dropped_by_patient"] == 1

@@ -10,14 +10,14 @@ import torch
 from conftest import DATA, PAIR, TINY, same
 from faults import in_child
 
-from kd import config, losses
+from kd import config, lesson, losses
 from kd.data import synthetic
 from kd.data.dataset import open_dataset, read_index
 from kd.data.pool import open_pool, read_unlabeled
 from kd.data.splits import Kept, split
 from kd.errors import Problem
 from kd.results import report as reports
-from kd.settings import Data, DistillSettings, Unlabeled
+from kd.settings import Data, DistillSettings, TeacherSettings, Unlabeled
 
 UNLABELED = [*PAIR, "--mode", "unlabeled", "--batch-size", "12"]
 ONLY = [*PAIR, "--mode", "unlabeled-only"]
@@ -51,6 +51,11 @@ def clinic(tmp_path, picture_tree):
 def folder_data(root, **options):
     data = Data(dataset="folder", data_dir=str(root), image_size=32, **options)
     return open_dataset(data, read_index(data))
+
+
+def pool_of(dataset, **options):
+    unlabeled = Unlabeled(**options)
+    return open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
 
 
 # Which labels are kept.
@@ -105,10 +110,14 @@ def test_the_thesis_split_has_no_patients_to_hide():
 def test_drawing_evens_classes_out_and_weights_do_so_in_the_loss():
     index = synthetic.read(560, 0)
     uneven = index.without_labels(np.flatnonzero((index.labels > 0) & (np.arange(560) % 3 > 0)))
-    parts = split(uneven, "patient", 0, (None, None, None), Kept(balance="draw"))
-    counts = np.bincount(uneven.labels[parts.train])
-    plain = np.bincount(uneven.labels[split(uneven, "patient", 0, (None, None, None)).train])
-    assert len(set(counts)) == 1 and counts[0] == plain.max() > plain.min()
+    plain = split(uneven, "patient", 0, (None, None, None))
+    of_class = np.bincount(uneven.labels[plain.train])
+    for fraction in (1.0, 0.3):
+        parts = split(uneven, "patient", 0, (None, None, None), Kept(fraction, balance="draw"))
+        counts = np.bincount(uneven.labels[parts.train])
+        assert len(set(counts)) == 1 and parts.shown == len(plain.train) <= len(parts.train)
+    assert len(set(split(uneven, "patient", 0, (None, None, None), Kept(balance="draw")).train)) == len(plain.train)
+    assert of_class.max() > 2 * of_class.min()
     labels = torch.tensor([0, 0, 0, 1])
     weights = losses.class_weights(labels, 2)
     assert weights.tolist() == pytest.approx([2 / 3, 2]) and weights[labels].mean() == pytest.approx(1)
@@ -121,7 +130,7 @@ def test_drawing_evens_classes_out_and_weights_do_so_in_the_loss():
 
 def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labelled):
     dataset = folder_data(labelled)
-    pool = open_pool(dataset, Unlabeled())
+    pool = pool_of(dataset)
     judged = {dataset.index.samples[row].patient for part in ("valid", "test") for row in getattr(dataset.parts, part)}
     assert not judged & {dataset.index.samples[row].patient for row in pool.rows} and len(pool.rows) == len(dataset.parts.pool)
     views = pool.views(torch.device("cpu"), batch_size=4)
@@ -138,7 +147,7 @@ def test_rows_without_a_label_are_in_the_pool_alone(labelled):
     assert any("2 of 16 pictures have no label" in note for note in dataset.index.notes)
     in_parts = {paths[row] for _, rows in dataset.parts.items() for row in rows}
     assert not {"x/image0.png", "x/image15.png"} & in_parts
-    pool = {paths[row] for row in open_pool(dataset, Unlabeled()).rows}
+    pool = {paths[row] for row in pool_of(dataset).rows}
     judged = {dataset.index.samples[row].patient for row in dataset.parts.valid}
     assert ("x/image0.png" in pool) == ("p0" not in judged) and "x/image15.png" not in pool  # the second is a test patient's
 
@@ -151,12 +160,12 @@ def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic
     write_table(clinic, [(path, patients.get(path, "")) for path in pictures], "path,patient")
     dataset = folder_data(labelled, valid_per_class=1)
     train = {dataset.index.samples[row].patient for row in dataset.parts.train}
-    found = open_pool(dataset, Unlabeled(unlabeled_dir=str(clinic))).account
+    found = pool_of(dataset, unlabeled_dir=str(clinic)).account
     assert found["dropped_by_patient"] == 1 + ("p0" not in train) and found["dropped_by_file"] == 2
     assert found["of_unlabeled_dir"] == 14 - found["dropped_by_patient"] - 2
     assert found["of_the_data_set"] == len(dataset.parts.pool)
     with pytest.raises(Problem, match="copy0.png, copy1.png.* show patients of the validation or test part") as caught:
-        open_pool(dataset, Unlabeled(unlabeled_dir=str(clinic), strict=True))
+        pool_of(dataset, unlabeled_dir=str(clinic), strict=True)
     assert caught.value.code == 2
 
 
@@ -167,21 +176,37 @@ def test_a_pool_of_judged_pictures_alone_is_refused(labelled, tmp_path):
     empty = type(dataset)(dataset.settings, dataset.index, dataset.parts.__class__(
         dataset.parts.train, dataset.parts.valid, dataset.parts.test, np.empty(0, np.int64)), dataset.store, "")
     with pytest.raises(Problem, match="none are left"):
-        open_pool(empty, Unlabeled(unlabeled_dir=str(tmp_path / "stolen")))
+        pool_of(empty, unlabeled_dir=str(tmp_path / "stolen"))
 
 
 def test_copies_of_judged_pictures_inside_the_data_set_stay_out_of_the_pool(labelled):
     shutil.copy(labelled / "x/image15.png", labelled / "x/image2.png")
     dataset = folder_data(labelled)
     assert "p1" in {dataset.index.samples[row].patient for row in dataset.parts.train}
-    assert open_pool(dataset, Unlabeled()).account["dropped_by_file"] == 1
+    assert pool_of(dataset).account["dropped_by_file"] == 1
+
+
+def test_patients_of_a_table_are_believed_whatever_the_names_say(clinic):
+    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(pictures)], "path,patient")
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"))
+    assert {sample.patient for sample in index.samples} == {"p7", "image0"}
+
+
+def test_a_picture_that_lies_twice_is_seen_once(labelled, clinic):
+    shutil.copy(next(clinic.rglob("*.png")), clinic / "again.png")
+    shutil.copy(labelled / "x/image2.png", clinic / "of the train part.png")
+    dataset = folder_data(labelled)
+    pool = pool_of(dataset, unlabeled_dir=str(clinic))
+    assert pool.account["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
+    assert pool.account["of_unknown_patients"] == pool.account["of_unlabeled_dir"] == 12
 
 
 def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):
     root = picture_tree("eyes", {"train": 4})
     for number, name in enumerate(("10_left", "10_right", "13_left", "13_right")):
         (root / f"train/image{number}.png").rename(root / f"train/{name}.jpeg")
-    index = read_unlabeled(str(root), "eyepacs")
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(root), unlabeled_dataset="eyepacs"))
     assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13"] and index.name == "eyepacs"
     assert not index.classes and all(sample.label == -1 for sample in index.samples)
 
@@ -192,7 +217,7 @@ def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):
 def test_a_pool_that_cannot_be_read_is_one_line_before_the_teacher(script, tmp_path, make, words):
     make(tmp_path / "pool")
     code, out = script("distill", [*ONLY, "--unlabeled-dir", str(tmp_path / "pool")])
-    assert code == 2 and words in out.splitlines()[-1] and "training it first" not in out
+    assert code == 2 and words in out.splitlines()[-1] and "training it first" not in out and not Path("cache").exists()
 
 
 # Labels never reach it.
@@ -216,8 +241,8 @@ def test_permuted_and_deleted_labels_in_the_pool_give_the_same_weights_bit_for_b
     assert all(same(own, found["right"]) for own in found.values())
 
 
-def test_hidden_labels_move_nothing(script, labelled, monkeypatch):
-    """The same patients keep their labels; those of the others are exchanged, or were never there."""
+def test_once_drawn_hidden_labels_move_nothing(script, labelled, monkeypatch):
+    """The draw looks at all labels, as it keeps a share of each class; it is held still. Then those it hides are exchanged."""
     text = (labelled / "images.csv").read_text()
     rows = [line.split(",") for line in text.splitlines()[1:]]
     data = ["--dataset", "folder", "--data-dir", labelled, "--batch-size", "4"]
@@ -280,7 +305,8 @@ def test_phase_one_alone_reads_no_label_and_chooses_no_epoch(script):
     assert code == 0 and "no label was read" in out
     report = reports.read(DATA / "unlabeled-only/kdwide-kdtiny/seed0")
     assert report["results"]["best"] == report["results"]["last"] and report["results"]["best"]["train_accuracy"] is None
-    assert report["teacher"]["gradient_ratio"] is None and [phase["name"] for phase in report["history"]["phases"]] == ["match"]
+    assert report["teacher"]["gradient_ratio"] is None and report["teacher"]["gradient_reason"]
+    assert [phase["name"] for phase in report["history"]["phases"]] == ["match"]
     code, out = script("evaluate", [DATA / "unlabeled-only/kdwide-kdtiny/seed0"])
     assert code == 0 and ": the same" in out
     assert script("evaluate", ["--tables", "runs"])[0] == 0
@@ -289,7 +315,27 @@ def test_phase_one_alone_reads_no_label_and_chooses_no_epoch(script):
 
 def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic):
     code, out = script("distill", [*PAIR, "--mode", "normal", "--unlabeled-dir", clinic, "--max-steps", "1"])
-    assert code == 0 and "note: mode normal shows no unlabelled pictures: --unlabeled-dir is not used" in out
+    assert code == 0 and "note: --unlabeled-dir: not used by this run" in out
+
+
+@pytest.mark.parametrize("words, idle", [
+    (["--mode", "normal", "--match", "kd", "--finetune-lr", "1"], ["--finetune-lr", "--match"]),
+    (["--mode", "unlabeled-only", "--alpha", "0.9", "--finetune", "kd"], ["--alpha", "--finetune"]),
+    (["--mode", "unlabeled", "--alpha", "0.9", "--finetune", "kd", "--match-share", "0.5"], []),
+    (["--mode", "unlabeled", "--match-temperatures", "1", "--labeled-seed", "3", "--strict"],
+     ["--labeled-seed", "--match-temperatures", "--strict"])])
+def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
+    [settings] = config.parse(DistillSettings, words)
+    assert lesson.idle(settings) == idle
+    assert not lesson.idle(config.parse(TeacherSettings, [])[0])
+
+
+def test_one_step_is_too_few_for_two_phases(script):
+    code, out = script("distill", [*UNLABELED, "--max-steps", "1"])
+    assert code == 2 and "1 in all for 2 phases" in out.splitlines()[-1] and "training it first" not in out
+    code, out = script("distill", [*UNLABELED, "--max-steps", "2"])
+    phases = reports.read(DATA / "unlabeled/kdwide-kdtiny/seed0")["history"]["phases"]
+    assert code == 0 and [phase["steps"] for phase in phases] == [1, 1]
 
 
 def test_what_a_student_saw_without_labels_counts_as_seen(script, labelled, clinic):
@@ -376,12 +422,12 @@ def test_four_arms_over_label_fractions(arms, script):
     assert [row["fraction"] for row in found["rows"]] == [0.3, 1.0]
     assert (found["student"], found["teacher"]) == ("kdtiny", "kdwide")
     few, whole = found["rows"]
-    assert len(few["cells"]) == 5 and all(cell["n"] == 2 for cell in few["cells"].values()) and len(few["gaps"]) == 4
+    assert len(few["cells"]) == 5 and all(cell["accuracy"]["n"] == 2 for cell in few["cells"].values()) and len(few["gaps"]) == 4
     expected = [reports.read(Path(f"runs/synthetic-patient-32-labels0.3{end}/unlabeled/kdwide-kdtiny/seed{seed}"))
                 ["results"]["best"]["test_accuracy"] for end, seed in (("", 0), (".1", 1))]
     score = few["cells"]["unlabeled"]["accuracy"]
     assert score["mean"] == pytest.approx(np.mean(expected)) and score["sd"] == pytest.approx(np.std(expected, ddof=1))
-    assert whole["images"] == [140] and few["images"][0] < 60 and whole["cells"]["alone"]["n"] == 1
+    assert whole["images"] == [140] and few["images"][0] < 60 and whole["cells"]["alone"]["accuracy"]["n"] == 1
     assert all(one["gap"]["seeds"] == 2 for one in few["gaps"]) and "trained on the labels of its student" in out
 
 

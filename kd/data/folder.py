@@ -42,7 +42,8 @@ def read(data_dir: str | None, classes: tuple[str, ...] | None = None) -> Index:
     notes = (f"{unknown} of {len(rows)} pictures have no patient (images.csv with path,label,patient gives them): each counts "
              "as a patient of its own",) if unknown else ()
     if bare and classes is None:
-        notes += (f"{len(bare)} of {len(rows)} pictures have no label: only distill.py --mode unlabeled learns from them",)
+        notes += (f"{len(bare)} of {len(rows)} pictures have no label: only distill.py --mode unlabeled learns from them, and "
+                  "from none that is marked valid or test",)
     classes = tuple(found) if classes is None else classes
     samples = [_sample(row, classes.index(row["label"]) if row["label"] else UNLABELED)
                for row in sorted(rows, key=lambda row: row["path"])]

@@ -1,6 +1,6 @@
 """Pictures to be seen without labels: those of the train part, and any others; never those of a patient who is judged on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from kd.settings import Unlabeled
 class Pool:
     """Rows of a store.
 
-    patients  of the pictures of the data set at hand
+    patients  that it shows, as the data set at hand names them
     account   the report's: what is in it, and what was dropped
     """
 
@@ -42,49 +42,67 @@ class Pool:
         return torch.from_numpy(np.unique(self.store.hashes[self.rows], axis=0))
 
 
-def open_pool(dataset: Dataset, unlabeled: Unlabeled, leave=lambda: None) -> Pool:
-    """The pool of a data set: `dataset.parts.pool` and the pictures of --unlabeled-dir, decoded as the data set's own are.
+def open_pool(dataset: Dataset, unlabeled: Unlabeled, source: Index | None, leave=lambda: None) -> Pool:
+    """The pool of a data set: `dataset.parts.pool` and the pictures of `source`, decoded as the data set's own are.
 
     What shows a patient of the validation or test part, or is the same file as one of their pictures, is dropped, or with
-    --strict refused. Raises Problem for that, and where nothing is left.
+    --strict refused where it is of `source`. Raises Problem for that, and where nothing is left. Patients of equal names are
+    taken for one: an archive may name them as the hospital does. Of identical files one is kept.
     """
-    settings, samples, rows = dataset.settings, list(dataset.index.samples), dataset.parts.pool
-    store, source, own = dataset.store, None, len(dataset.index.samples)
-    store.ensure(rows, leave)
-    if unlabeled.unlabeled_dir is not None:
-        source = read_unlabeled(unlabeled.unlabeled_dir, unlabeled.unlabeled_dataset)
-        other = Store(source, settings.cache_dir, store.size, store.resize, store.channels, store.crop)
-        other.ensure(np.arange(len(source.samples)), leave)
-        store, rows = Joined(store, other), np.concatenate([rows, own + np.arange(len(source.samples))])
-        samples += source.samples
-    where = f" in --unlabeled-dir '{unlabeled.unlabeled_dir}'" if source else ""
+    store, rows, samples = _decoded(dataset, source, leave)
+    own = len(dataset.index.samples)
     by_patient, by_file = _judged(dataset, [samples[row] for row in rows], store.hashes[rows])
-    dropped = [samples[row].path for row in rows[by_patient | by_file]]
-    if dropped and unlabeled.strict:
-        raise Problem(f"unlabelled pictures{where}: {first_ten(dropped)} show patients of the validation or test part, or are "
+    dropped = by_patient | by_file
+    where = f" in --unlabeled-dir '{unlabeled.unlabeled_dir}'" if source else ""
+    foreign = [samples[row].path for row in rows[dropped] if row >= own]
+    if foreign and unlabeled.strict:
+        raise Problem(f"unlabelled pictures{where}: {first_ten(foreign)} show patients of the validation or test part, or are "
                       "the same files; take them out, or leave --strict out to have them dropped")
-    rows = rows[~(by_patient | by_file)]
-    if not len(rows):
-        raise Problem(f"unlabelled pictures{where}: none are left, all {len(dropped)} show validation or test patients; give "
-                      "others")
-    account = {"images": len(rows), "of_the_data_set": int((rows < own).sum()), "of_unlabeled_dir": int((rows >= own).sum()),
-               "dropped_by_patient": int(by_patient.sum()),
-               "dropped_by_file": int((by_file & ~by_patient).sum()), "name": source and source.name,
-               "skipped_files": source.skipped if source else 0}
-    # By content: neither names nor class folders move what is seen when.
-    patients = sorted({samples[row].patient for row in rows if row < own})
-    pool = Pool(store, rows[np.lexsort(store.hashes[rows].T)], tuple(patients), account)
+    if dropped.all():
+        raise Problem(f"unlabelled pictures{where}: none are left, all {len(rows)} show validation or test patients; give others")
+    left = _distinct(store, rows[~dropped])
+    foreign = left[left >= own]
+    account = {"images": len(left), "of_the_data_set": len(left) - len(foreign), "of_unlabeled_dir": len(foreign),
+               "dropped_by_patient": int(by_patient.sum()), "dropped_by_file": int((by_file & ~by_patient).sum()),
+               "copies": len(rows) - int(dropped.sum()) - len(left),
+               "of_unknown_patients": sum(samples[row].patient == samples[row].path for row in foreign),
+               "name": source and source.name, "skipped_files": source.skipped if source else 0}
+    comparable = left if source and source.name == dataset.index.name else left[left < own]
+    pool = Pool(store, left, tuple(sorted({samples[row].patient for row in comparable})), account)
     account["hash"] = pool.hash
     return pool
 
 
-def read_unlabeled(data_dir: str, kind: str) -> Index:
-    """The pictures below a folder, without any label: no file that holds labels is opened, but for the patients in images.csv."""
-    index = folder.read_pictures(data_dir, "--unlabeled-dir")
+def _decoded(dataset: Dataset, source: Index | None, leave) -> tuple[Store | Joined, np.ndarray, list[Sample]]:
+    """(the store that holds the data set's pool and all of `source`, their rows in it, the samples of all its rows)."""
+    store, rows = dataset.store, dataset.parts.pool
+    store.ensure(rows, leave)
+    if source is None:
+        return store, rows, list(dataset.index.samples)
+    other = Store(source, dataset.settings.cache_dir, store.size, store.resize, store.channels, store.crop)
+    more = np.arange(len(source.samples))
+    other.ensure(more, leave)
+    samples = [*dataset.index.samples, *source.samples]
+    return Joined(store, other), np.concatenate([rows, len(dataset.index.samples) + more]), samples
+
+
+def _distinct(store: Store | Joined, rows: np.ndarray) -> np.ndarray:
+    """The rows in the order of their files' content, the first of identical ones: names and folders move nothing."""
+    rows = rows[np.lexsort(store.hashes[rows].T)]
+    again = (store.hashes[rows[1:]] == store.hashes[rows[:-1]]).all(1)
+    return rows[np.concatenate([[True], ~again])]
+
+
+def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
+    """The pictures of --unlabeled-dir, if any, without labels: no file that holds them is opened, but images.csv for patients."""
+    if unlabeled.unlabeled_dir is None:
+        return None
+    index, kind = folder.read_pictures(unlabeled.unlabeled_dir, "--unlabeled-dir"), unlabeled.unlabeled_dataset
     if kind == "folder":
         return index
-    samples = (sample._replace(patient=patient_of(kind, sample.path)) for sample in index.samples)
-    return Index(kind, index.classes, tuple(samples), root=index.root, skipped=index.skipped)
+    samples = (sample if sample.patient != sample.path else sample._replace(patient=patient_of(kind, sample.path))
+               for sample in index.samples)
+    return replace(index, name=kind, samples=tuple(samples))
 
 
 def _judged(dataset: Dataset, samples: list[Sample], hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -42,9 +42,9 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
     samples, more = _without_copies(kind, root, samples)
     unlisted = len(pictures.keys() - {row.stem for row in rows})
     notes += more + ([f"{unlisted} pictures that no table lists were left out"] if unlisted else [])
-    if kind == "aptos":
-        notes.append(f"{len(samples)} of {len(samples)} pictures have no patient (APTOS tells none): each counts as a patient of "
-                     "its own")
+    if kind != "eyepacs":
+        notes.append(f"{len(samples)} of {len(samples)} pictures have no patient ({kind} tells none): each counts as a patient "
+                     "of its own, also where two are a patient's two eyes")
     return Index(kind, scale, tuple(samples), root=root, channels=3, skipped=skipped, notes=tuple(notes), graded=True,
                  crop="fundus")
 

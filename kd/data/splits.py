@@ -18,8 +18,9 @@ THESIS_TRAIN, THESIS_VALID = 2201, 250
 class Kept(NamedTuple):
     """Which labels of the train part are kept, and how often their images are shown.
 
-    fraction  of its patients, drawn by `seed` for each class; images repeat until an epoch is as long as with all labels
-    balance   `draw`: images of rare classes repeat until no class has fewer than another
+    fraction  of each class: whole patients are drawn by `seed` until they hold it, at least one. The draw itself looks at all
+              labels; nothing after it does. Their images repeat until an epoch is as long as with all labels
+    balance   `draw`: images of rare classes have more slots, until no class has fewer than another
     """
 
     fraction: float = 1.0
@@ -31,13 +32,15 @@ class Kept(NamedTuple):
 class Parts:
     """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n]; a repeated image has several slots.
 
-    pool  [m], each row once: what may be trained on without a label, the images of the train part among it
+    pool   [m], each row once: what may be trained on without a label, the images of the train part among it
+    shown  slots of `train` that an epoch shows, drawn anew in each; None for all
     """
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     pool: np.ndarray
+    shown: int | None = None
     leaks: bool = False
     notes: tuple[str, ...] = field(default=())
 
@@ -106,28 +109,29 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
             rows["train"] = rows["train"][~np.isin(patients[rows["train"]], patients[drawn])]
             rows[name] = drawn
     pool = np.union1d(rows["train"], np.flatnonzero((given == "train") & (labels < 0)))
-    everything = rows["train"]
+    everything, shown = rows["train"], None
     if sizes[0] is not None:
         rows["train"] = _balanced(everything, labels, sizes[0], random)
     if kept.fraction < 1 or kept.balance == "draw":
         # Random numbers of their own: the other parts are the same whatever is kept.
-        rows["train"], more = _keep(everything, len(rows["train"]), labels, patients, sizes[0], kept)
+        shown = len(rows["train"])
+        rows["train"], more = _keep(everything, shown, labels, patients, sizes[0], kept)
         notes += more
     for name, size in (("valid", sizes[1]), ("test", sizes[2])):
         if size is not None:
             rows[name] = _at_most(rows[name], labels, size, random)
             notes += _short(index, name, labels[rows[name]], size)
-    return Parts(np.sort(rows["train"]), np.sort(rows["valid"]), np.sort(rows["test"]), pool, notes=tuple(notes))
+    return Parts(np.sort(rows["train"]), np.sort(rows["valid"]), np.sort(rows["test"]), pool, shown, notes=tuple(notes))
 
 
 def _keep(rows, slots: int, labels, patients, per_class: int | None, kept: Kept) -> tuple[np.ndarray, list[str]]:
-    """(train rows of the patients whose labels are kept, as many slots as without; what to know about it)."""
+    """(train rows of the patients whose labels are kept, at least `slots`; what to know about it)."""
     random, notes = random_stream(kept.seed, 12), []
     if kept.fraction < 1:
         chosen = _draw_patients(rows, labels, patients, None, random, kept.fraction)
         few, all_of_them = (len(np.unique(patients[own])) for own in (chosen, rows))
-        notes.append(f"labels of {len(chosen)} of {len(rows)} train images kept ({few} of {all_of_them} patients); they repeat, "
-                     "so that an epoch keeps its steps")
+        notes.append(f"labels of {len(chosen)} of {len(rows)} train images kept ({100 * len(chosen) / len(rows):.1f} %; {few} of "
+                     f"{all_of_them} patients, at least one a class); they repeat, so that an epoch keeps its steps")
         rows = chosen
     counts = np.bincount(labels[rows])
     if per_class is None and kept.balance == "none":

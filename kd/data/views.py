@@ -32,12 +32,13 @@ class Views:
     rows     int64 [n]: the store's row of each slot
     labels   int64 [N], of the store's rows; None for pictures that are seen without
     augment  shuffled and changed views, anew in each epoch; else every slot as it is, in order
+    shown    so many slots make an epoch, others in each (with `shuffle`); None: all
     """
 
     def __init__(self, store: Store | Joined, rows: np.ndarray, labels: np.ndarray | None, *, batch_size: int,
-                 device: torch.device, seed: int = 0, shuffle: bool = False, augment: bool = False):
+                 device: torch.device, seed: int = 0, shuffle: bool = False, augment: bool = False, shown: int | None = None):
         self.store, self.rows, self.device, self.seed = store, rows, device, seed
-        self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
+        self.batch_size, self.shuffle, self.augment, self.shown = batch_size, shuffle, augment, shown or len(rows)
         self.labels, self._feed = None if labels is None else torch.from_numpy(labels[rows]), None
 
     def __len__(self) -> int:
@@ -46,13 +47,13 @@ class Views:
     @property
     def steps(self) -> int:
         """Batches an epoch. A last batch of one joins the one before it: BatchNorm has no variance of one value."""
-        full, rest = divmod(len(self), self.batch_size)
+        full, rest = divmod(self.shown, self.batch_size)
         return max(1, full + (rest > 1 or (rest == 1 and not self.shuffle)))
 
     def order(self, epoch: int) -> np.ndarray:
-        """Slots in the order of an epoch: int64 [n]."""
+        """Slots in the order of an epoch: int64 [shown]."""
         slots = np.arange(len(self))
-        return random_stream(self.seed, _ORDER, epoch).permutation(slots) if self.shuffle else slots
+        return random_stream(self.seed, _ORDER, epoch).permutation(slots)[:self.shown] if self.shuffle else slots
 
     def epoch(self, epoch: int, first_step: int = 0):
         """The batches of an epoch from `first_step` on."""

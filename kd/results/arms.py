@@ -9,8 +9,8 @@ from kd import checkpoint
 from kd.data.index import digest
 from kd.errors import Problem, printable
 from kd.results import figures
-from kd.results.evidence import against_alone, difference
-from kd.results.study import ALONE, Run, gather
+from kd.results.evidence import against_alone
+from kd.results.study import ALONE, Run, differing, gap, gather
 from kd.runtime import say
 
 SCHEMA_VERSION = 1
@@ -26,13 +26,15 @@ SCORES = {"accuracy": "test accuracy", "quadratic_kappa": "quadratic weighted ka
 def write_arms(root: Path) -> dict:
     """Print the arms of all runs below `root`; write arms.md, arms.json and a plot for each pair. Returns the JSON.
 
-    Raises Problem where no run went through unlabelled images.
+    Raises Problem where no run that can be read went through unlabelled images.
     """
-    studies, left_out = gather(root)
+    studies, left_out = gather(root, "--arms")
     groups = pairs_of([run for study in studies for run in study.runs.values()])
     if not groups:
-        raise Problem(f"runs '{root}' in --arms: none is of distill.py --mode unlabeled; run that first (the README has the "
-                      "loop)")
+        for text in left_out:
+            say(f"left out: {text}")
+        raise Problem(f"runs '{root}' in --arms: none is of distill.py --mode unlabeled; run that first (the README "
+                      "shows how)")
     result = {"schema_version": SCHEMA_VERSION, "groups": [_account(key, runs) for key, runs in sorted(groups.items())],
               "left_out": left_out}
     for number, found in enumerate(result["groups"]):
@@ -68,10 +70,11 @@ def pairs_of(runs: list[Run]) -> dict[tuple, dict]:
 
 def _judged_on(run: Run) -> str:
     """What must agree for two runs to be compared, whatever labels they had: in words, with a name for the test images."""
-    name, split, seed, size, resize, channels, *_ = run.protocol
+    name, split, seed, size, resize, channels, crop, *_ = run.protocol
     images = digest("\t".join(map(str, row)) for row in zip(run.test.paths, run.test.patients, run.test.labels))
-    return (f"{name}, split {split} (seed {seed}), {size} px ({resize}, {channels} channels), {len(run.test.paths)} test images "
-            f"({images})")
+    cropped = "" if crop == "none" else f", {crop}"
+    return (f"{name}, split {split} (seed {seed}), {size} px ({resize}, {channels} channels{cropped}), "
+            f"{len(run.test.paths)} test images ({images})")
 
 
 def _arms_of(run: Run, student: str, teacher: str) -> list[str]:
@@ -99,30 +102,30 @@ def _cell(runs: dict) -> dict:
     for score in list(SCORES)[1:]:
         grades = [run.report["evidence"]["grades"] for run in runs.values()]
         values[score] = [grade[score] for grade in grades if grade is not None and grade[score] is not None]
-    return {"n": len(runs), "steps": sorted({run.report["history"]["steps"] for run in runs.values()}),
-            **{score: {"mean": float(np.mean(own)), "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None} if own else None
-               for score, own in values.items()}}
+    return {"steps": sorted({run.report["history"]["steps"] for run in runs.values()}),
+            **{score: {"n": len(own), "mean": float(np.mean(own)), "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None}
+               if own else None for score, own in values.items()}}
 
 
 def _gap(own: dict, first: str, second: str) -> dict:
-    """The difference in test accuracy between two arms with its interval; None for its figures where no seed has both."""
-    seeds = sorted(own.get(first, {}).keys() & own.get(second, {}).keys())
-    gap = None
+    """The difference in test accuracy between two arms with its interval; None for it where no seed has both."""
+    seeds, found = sorted(own.get(first, {}).keys() & own.get(second, {}).keys()), None
     if seeds:
         right = [np.stack([own[arm][seed].test.right for seed in seeds]) for arm in (first, second)]
-        gap = difference(*right, own[first][seeds[0]].test.patients)
-    return {"of": first, "minus": second, "gap": gap and gap | {"says": against_alone(gap)}}
+        found = gap(*right, own[first][seeds[0]].test.patients)
+    return {"of": first, "minus": second, "gap": found and found | {"says": against_alone(found)}}
 
 
 def _notes(runs: list[Run]) -> list[str]:
-    """What makes arms unequal: other numbers of steps, teachers that knew other labels."""
+    """What makes arms unequal: other numbers of steps, teachers that knew other labels, other settings."""
     steps = sorted({run.report["history"]["steps"] for run in runs})
     taught = [run.report for run in runs if run.report["teacher"] is not None]
     foreign = sum(report["teacher"]["split"] != report["data"]["split_hash"] for report in taught)
     return [f"Every student took {steps[0]} optimizer steps." if len(steps) == 1 else
             f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who trains longer proves nothing.",
             f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels than theirs." if foreign
-            else "Every teacher was trained on the labels of its student, and on no others."]
+            else "Every teacher was trained on the labels of its student, and on no others.",
+            *(f"Settings differ between the students: {text}." for text in differing(runs))]
 
 
 def markdown(result: dict) -> str:
@@ -157,16 +160,16 @@ def _figure(cell: dict | None, score: str) -> str:
     if cell is None or cell[score] is None:
         return "-"
     sd = cell[score]["sd"]
-    return f"{cell[score]['mean']:.4f}" + ("" if sd is None else f" ± {sd:.4f}") + f" (n = {cell['n']})"
+    return f"{cell[score]['mean']:.4f}" + ("" if sd is None else f" ± {sd:.4f}") + f" (n = {cell[score]['n']})"
 
 
-def _gaps(found: dict) -> list[str]:
+def _gaps(group: dict) -> list[str]:
     """The arms' differences in test accuracy."""
     heads = [f"{ARMS[of]} minus {ARMS[minus]}" for of, minus in GAPS]
     lines = ["Differences in test accuracy with 95 % intervals (patients and seeds):", "",
              f"| labels | {' | '.join(heads)} |", "|---" * (len(GAPS) + 1) + "|"]
-    for row in found["rows"]:
-        cells = [f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}], {gap['says']}" if (gap := one["gap"]) else "-"
-                 for one in row["gaps"]]
+    for row in group["rows"]:
+        cells = [f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}], {found['says']}" if (found := one["gap"])
+                 else "-" for one in row["gaps"]]
         lines.append(f"| {_labels(row)} | {' | '.join(cells)} |")
     return lines

@@ -7,6 +7,7 @@ from kd import checkpoint
 from kd.data.audit import audit
 from kd.data.audit import text as audit_text
 from kd.data.dataset import read_index
+from kd.data.retinopathy import RETINOPATHY
 from kd.errors import Problem
 from kd.results import figures
 from kd.results import report as reports
@@ -29,6 +30,9 @@ def carry_out(settings: EvaluateSettings) -> None:
                       f"{', '.join(asked)} (see --help)")
     if how.dataset == "synthetic" and not what.check_data:
         raise Problem("dataset 'synthetic' in --dataset: only --check-data looks at it; give RUN alone for its own test part")
+    if how.errata is not None and how.dataset not in RETINOPATHY:
+        raise Problem(f"errata '{how.errata}' in --errata: corrects a retinopathy set; give --dataset "
+                      f"{'|'.join(RETINOPATHY)} too")
     if what.runs:
         _each(what.runs, lambda run: evaluate(run, how))
     elif what.tables:

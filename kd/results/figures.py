@@ -98,7 +98,8 @@ def arms(found: dict, names: dict[str, str]) -> Figure:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     for number, (arm, caption) in enumerate(names.items()):
-        rows = [(float(np.mean(row["images"])), row["cells"][arm]["accuracy"]) for row in found["rows"] if arm in row["cells"]]
+        aside = 1.03 ** (number - len(names) / 2)  # so that bars do not cover each other
+        rows = [(aside * np.mean(row["images"]), row["cells"][arm]["accuracy"]) for row in found["rows"] if arm in row["cells"]]
         if rows:
             own = GREY if number == len(names) - 1 else f"C{number}"
             axes.errorbar([images for images, _ in rows], [score["mean"] for _, score in rows],

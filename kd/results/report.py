@@ -35,9 +35,9 @@ SCHEMA = {
               "versions": dict, "started": str, "finished": str},
 }
 TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "valid_accuracy": float,
-           "test_accuracy": float, "gradient_ratio": _FIGURE, "differences": list}
+           "test_accuracy": float, "gradient_ratio": _FIGURE, "gradient_reason": (str, type(None)), "differences": list}
 POOL = {"images": int, "of_the_data_set": int, "of_unlabeled_dir": int, "dropped_by_patient": int, "dropped_by_file": int,
-        "name": (str, type(None)), "skipped_files": int, "hash": str}
+        "copies": int, "of_unknown_patients": int, "name": (str, type(None)), "skipped_files": int, "hash": str}
 GRADES = {"quadratic_kappa": _FIGURE, "referable_auc": _FIGURE, "reason": (str, type(None))}
 PHASE = {"name": str, "steps": int, "images": int, "labelled": bool}
 ROW = {"epoch", "phase", "steps", "train_loss", "valid_accuracy"}

@@ -12,14 +12,14 @@ from kd.errors import Problem
 from kd.results import report as reports
 from kd.results.evidence import difference
 from kd.results.report import Predictions
-from kd.settings import DistillSettings, Network, TeacherSettings, Training
+from kd.settings import DistillSettings, Network, TeacherSettings, Training, Unlabeled
 from kd.strategies import STRATEGIES
 
 ALONE, DEFECTIVE = "alone", "defective teacher"
 PARTS = ("train", "valid", "test")
 # Settings that two runs of one table should share: of the recipe, not of the pair.
-COMPARED = ("temperature", "alpha", "teacher_checkpoint", "stop_at_val_accuracy",
-            *(entry.name for section in (Network, Training) for entry in fields(section)
+COMPARED = ("temperature", "alpha", "teacher_checkpoint", "stop_at_val_accuracy", "balance",
+            *(entry.name for section in (Network, Training, Unlabeled) for entry in fields(section)
               if entry.metadata["identity"] and entry.name not in ("seed", "weights")))
 
 
@@ -44,7 +44,7 @@ class Run:
         """What must agree for two runs to stand in one table."""
         data, settings = self.report["data"], self.report["settings"]
         return (data["name"], data["split"], settings["split_seed"], data["image_size"], settings["resize"], data["channels"],
-                *(data["parts"][part] for part in PARTS), data["split_hash"], data["content_hash"])
+                data["crop"], *(data["parts"][part] for part in PARTS), data["split_hash"], data["content_hash"])
 
     def accuracy(self, part: str) -> float | None:
         """Of the best epoch by validation accuracy, as a fraction; None for `train` where no label was read."""
@@ -94,9 +94,10 @@ class Study:
     @property
     def heading(self) -> str:
         """The protocol in words."""
-        name, split, seed, size, resize, channels, train, valid, test, split_hash, content = self.first.protocol
+        name, split, seed, size, resize, channels, crop, train, valid, test, split_hash, content = self.first.protocol
+        cropped = "" if crop == "none" else f", {crop}"
         return (f"{name}, split {split} (seed {seed}, parts {split_hash}, pictures {content}), {size} px ({resize}, {channels} "
-                f"channels), {train} / {valid} / {test} images to train, validate and test")
+                f"channels{cropped}), {train} / {valid} / {test} images to train, validate and test")
 
     def tables(self) -> list[tuple[str, str]]:
         """(mode, tag) of every table with at least one student, in the modes' order."""
@@ -166,9 +167,8 @@ class Study:
         return self.difference(students, others)
 
     def difference(self, first: np.ndarray, second: np.ndarray) -> dict | None:
-        """`evidence.difference` over this protocol's patients; None where there is only one, for whom nothing can be told."""
-        patients = self.first.test.patients
-        return difference(first, second, patients) if len(np.unique(patients)) > 1 else None
+        """`gap` over this protocol's patients."""
+        return gap(first, second, self.first.test.patients)
 
     def gap_to_teacher(self, runs: dict[int, Run]) -> dict | None:
         """`evidence.difference` between a cell's students and their own teachers; None where no run knows those answers."""
@@ -184,17 +184,28 @@ class Study:
         groups = [self.at(mode, tag, teacher, student) for teacher in teachers for student in students]
         groups += [self.at(ALONE, tag, "", student) for student in students]
         groups += [self.at(self.teacher_role(mode), tag, "", teacher) for teacher in teachers]
-        settings = [run.report["settings"] for group in groups for run in group.values()]
-        found = {key: sorted({str(one[key]) for one in settings if key in one}) for key in COMPARED}
-        return [f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1]
+        return differing([run for group in groups for run in group.values()])
 
 
-def gather(root: Path) -> tuple[list[Study], list[str]]:
+def differing(runs: list[Run]) -> list[str]:
+    """Settings and unlabelled pictures in which runs differ: `key: value, value`. What a run has not is no difference."""
+    settings = [run.report["settings"] for run in runs]
+    found = {key: sorted({str(one[key]) for one in settings if key in one}) for key in COMPARED}
+    found["unlabelled pictures"] = sorted({run.report["data"]["pool"]["hash"] for run in runs if run.report["data"]["pool"]})
+    return [f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1]
+
+
+def gap(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> dict | None:
+    """`evidence.difference`; None where there is only one patient, for whom nothing can be told."""
+    return difference(first, second, patients) if len(np.unique(patients)) > 1 else None
+
+
+def gather(root: Path, flag: str) -> tuple[list[Study], list[str]]:
     """(a study for each protocol below `root`, what was left out and why). Raises Problem where there is no run at all."""
     protocols, cells, left_out = {}, {}, []
     files = sorted(root.rglob("report.json"))
     if not files:
-        raise Problem(f"runs '{root}' in --tables: holds no report.json; give the folder of finished runs (--out of the scripts)")
+        raise Problem(f"runs '{root}' in {flag}: holds no report.json; give the folder of finished runs (--out of the scripts)")
     for file in files:
         try:
             run = read_run(file.parent)

@@ -25,7 +25,7 @@ def published() -> dict:
 
 def write_tables(root: Path, margin: float) -> dict:
     """Print the tables of all runs below `root`; write tables.md, tables.json and a heat map for each table. Returns the JSON."""
-    studies, left_out = gather(root)
+    studies, left_out = gather(root, "--tables")
     result = {"schema_version": SCHEMA_VERSION, "margin": margin, "protocols": [], "left_out": left_out}
     for number, study in enumerate(studies):
         tables = [_table(study, mode, tag, margin) for mode, tag in study.tables()]
