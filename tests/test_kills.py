@@ -28,6 +28,7 @@ from kd.settings import Training
 from kd.state import Progress, State
 
 DISTIL = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
+PHASES = [*PAIR, "--mode", "unlabeled", "--labeled-fraction", "0.3", "--epochs", "3", "--save-every-minutes", "0"]
 ALONE = ["--model", "kdtiny", *TINY, "--save-every-minutes", "0"]
 STUDENT_ALONE = DATA / "teacher/kdtiny/seed0"
 
@@ -42,17 +43,26 @@ def chains(default, slow):
                                                      for seed in range(slow)]
 
 
+def undisturbed(folder, *commands):
+    """(the folder with the commands' runs as nobody disturbed them, the seconds that the first one took)."""
+    before, seconds = os.getcwd(), []
+    os.chdir(folder)
+    for name, argv in commands:
+        begun = time.monotonic()
+        assert in_child(call(name, argv)).code == 0
+        seconds.append(time.monotonic() - begun)
+    os.chdir(before)
+    return folder, seconds[0]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder with both commands' runs as nobody disturbed them, and the seconds that the first one took."""
-    folder = tmp_path_factory.mktemp("whole")
-    before, begun = os.getcwd(), time.monotonic()
-    os.chdir(folder)
-    assert in_child(call("distill", DISTIL)).code == 0
-    seconds = time.monotonic() - begun
-    assert in_child(call("train_teacher", ALONE)).code == 0
-    os.chdir(before)
-    return folder, seconds
+    return undisturbed(tmp_path_factory.mktemp("whole"), ("distill", DISTIL), ("train_teacher", ALONE))
+
+
+@pytest.fixture(scope="module")
+def whole_of_two_phases(tmp_path_factory):
+    return undisturbed(tmp_path_factory.mktemp("phases"), ("distill", PHASES))
 
 
 def result(folder):
@@ -107,6 +117,18 @@ def test_a_chain_of_kills_at_random_moments_loses_nothing(whole, injected, seed,
 
     injected(disturbed(call("distill", DISTIL), strike, random.Random(seed), 0.8 * whole[1], most))
     assert_as_if_nothing_had_been(whole, RUN, TEACHER)
+
+
+@pytest.mark.case(2, 26)
+@pytest.mark.parametrize("seed, most", chains(0, 30))
+def test_a_chain_of_kills_through_two_phases_loses_nothing(whole_of_two_phases, injected, seed, most):
+    def strike(child):
+        child.kill(signal.SIGKILL)
+        return (-signal.SIGKILL,)
+
+    injected(disturbed(call("distill", PHASES), strike, random.Random(seed), 0.8 * whole_of_two_phases[1], most))
+    few = Path("runs/synthetic-patient-32-labels0.3")
+    assert_as_if_nothing_had_been(whole_of_two_phases, few / "unlabeled/kdwide-kdtiny/seed0", few / "teacher/kdwide/seed0")
 
 
 @pytest.mark.case(6)
@@ -178,7 +200,7 @@ def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, in
 @pytest.mark.case(1)
 @pytest.mark.parametrize("mode, teacher, student", [
     pytest.param("normal", "kdwide", "kdtiny", marks=pytest.mark.slow),  # the chains of kills are of this mode
-    ("reverse", "kdtiny", "kdwide"), ("defective", "kdwide", "kdtiny")])
+    ("reverse", "kdtiny", "kdwide"), ("defective", "kdwide", "kdtiny"), ("unlabeled-only", "kdwide", "kdtiny")])
 def test_every_mode_goes_on_exactly(mode, teacher, student):
     stop = ["--stop-at-val-accuracy", "0.01", "--look-every", "2"] if mode == "defective" else []
     taught = ["--model", teacher, *TINY, *stop, "--epochs", "1"]
