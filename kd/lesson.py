@@ -42,17 +42,24 @@ def shows_pool(settings) -> bool:
     return any(stage.images == "pool" for stage in stages_of(settings))
 
 
+def unused(settings) -> frozenset[str]:
+    """The settings that a run does not look at, whatever their values: of another mode, or of what it has not."""
+    given, losses_of = config.flat(settings), {stage.loss for stage in stages_of(settings)}
+    tunes, matches = "finetune" in losses_of, "match" in losses_of
+    distils = "kd" in losses_of or (tunes and given["finetune"] == "kd")
+    others = matches and given["unlabeled_dir"] is not None
+    looked_at = {"temperature": distils, "alpha": distils, "finetune": tunes, "finetune_lr": tunes, "match": matches,
+                 "match_share": matches and tunes, "match_temperatures": matches and given["match"] == "kd",
+                 "unlabeled_dir": matches, "unlabeled_dataset": others, "strict": others,
+                 "look_every": given.get("stop_at_val_accuracy") is not None,
+                 "labeled_seed": given["labeled_fraction"] < 1 or given["balance"] == "draw"}
+    return frozenset(key for key, looked in looked_at.items() if key in given and not looked)
+
+
 def idle(settings) -> list[str]:
-    """The flags whose value is not their default, and that a run of these settings does not look at."""
+    """The flags among `unused` that were given another value than their default."""
     given, default = config.flat(settings), config.flat(type(settings)())
-    matches, fine, both = (any(stage.loss == loss for stage in stages_of(settings)) for loss in ("match", "finetune", "kd"))
-    both, others = both or (fine and given["finetune"] == "kd"), matches and given["unlabeled_dir"] is not None
-    used = {"temperature": both, "alpha": both, "finetune": fine, "finetune_lr": fine, "match": matches,
-            "match_share": matches and fine, "match_temperatures": matches and given["match"] == "kd", "unlabeled_dir": matches,
-            "unlabeled_dataset": others, "strict": others, "look_every": given.get("stop_at_val_accuracy") is not None,
-            "labeled_seed": given["labeled_fraction"] < 1 or given["balance"] == "draw"}
-    unused = [key for key in used.keys() & given.keys() if not used[key] and given[key] != default[key]]
-    return ["--" + key.replace("_", "-") for key in sorted(unused)]
+    return ["--" + key.replace("_", "-") for key in sorted(unused(settings)) if given[key] != default[key]]
 
 
 class Tutor:

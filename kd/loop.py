@@ -46,7 +46,12 @@ class Phase:
     def describe(self) -> str:
         """Its size in words."""
         labels = "" if self.reads_labels else " without labels"
-        return f"{self.name}: {self.end - self.start} steps, {len(self.views)} images{labels}, {self.views.steps} steps an epoch"
+        return f"{self.name}: {self.end - self.start} steps on {self.images} images{labels}, {self.views.steps} steps an epoch"
+
+    @property
+    def images(self) -> int:
+        """Distinct pictures that it shows."""
+        return len(np.unique(self.views.rows))
 
 
 def fit(state: State, phases: list[Phase], valid: Views, training: Training, precision: Precision, *,

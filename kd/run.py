@@ -48,8 +48,9 @@ class Session:
 
     def read_pool(self, settings) -> Index | None:
         """The pictures of --unlabeled-dir, found at the first call; None where there are none, or the mode shows none."""
-        if shows_pool(settings) and self._source is None:
-            self._source = read_unlabeled(settings.unlabeled)
+        if not shows_pool(settings):
+            return None
+        self._source = self._source or read_unlabeled(settings.unlabeled)
         return self._source
 
     def open_pool(self, settings) -> Pool | None:
@@ -83,7 +84,8 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
         unfinished = [settings for settings in every if not RunFolder(folder_of(settings)).finished]
         if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
             check_each(unfinished, session)
-            session.open_pool(unfinished[0]) or session.open()
+            session.open()
+            session.open_pool(unfinished[0])
         for settings in every:
             folder = RunFolder(folder_of(settings))
             try:

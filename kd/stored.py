@@ -26,7 +26,7 @@ def key_of(network: Classifier, weights: str, views: Views, precision: Precision
     What a run gives may not depend on those before it. So all that moves the last bits of float32 belongs to it as well: in which
     batches images come, and what computes them.
     """
-    batches = f"{views.batch_size} {views.shuffle} {views.seed}"
+    batches = f"{views.batch_size} {views.shuffle} {views.seed} {views.shown}"
     return digest([network.architecture, weights, str(network.mean.tolist()), str(network.std.tolist()), views.identity(),
                    batches, precision.words, views.device.type, kind_of(views.device)])
 

@@ -5,10 +5,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kd import checkpoint, models, weights
 from kd.data.dataset import Dataset
+from kd.data.index import Index
 from kd.data.pool import Pool
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.models import Classifier
@@ -146,6 +148,17 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
              ("image_size", about["input"]["image_size"], settings.image_size),
              ("resize", about["input"]["resize"], settings.resize), ("crop", about["input"]["crop"], dataset.store.crop)]
     return [f"{what}: teacher {theirs}, student {ours}" for what, theirs, ours in pairs if theirs != ours]
+
+
+def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
+    """Which pictures of an index a network was trained or chosen on, by file or (in the same data set) by patient: bool [N].
+
+    hashes: uint8 [N, 16], of the files' content.
+    """
+    seen = trained.about["data"]
+    files = {row.numpy().tobytes() for part in ("train", "valid") for row in seen["files"][part]}
+    patients = {name for part in ("train", "valid") for name in seen["patients"][part]} if seen["name"] == index.name else set()
+    return np.array([row.tobytes() in files or sample.patient in patients for row, sample in zip(hashes, index.samples)], bool)
 
 
 def refuse_overlap(trained: Trained, dataset: Dataset) -> None:

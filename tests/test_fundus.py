@@ -74,3 +74,9 @@ def test_the_picture_given_is_left_as_it_was_and_the_result_is_the_same_again():
     before = picture.tobytes()
     assert crop_to_circle(picture).tobytes() == crop_to_circle(picture).tobytes() and picture.tobytes() == before
     assert crop_to_circle(picture.convert("L")).mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(14_000, 50), (50, 14_000)])
+def test_a_long_thin_picture_becomes_a_square_that_fits_into_memory(size):
+    cropped = crop_to_circle(Image.new("RGB", size))
+    assert cropped.size == (4096, 4096)

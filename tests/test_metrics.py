@@ -80,3 +80,11 @@ def test_a_figure_of_grades_that_is_not_defined_is_null_with_its_reason(predicte
         warnings.simplefilter("error")
         found = metrics.grades(of(predicted, classes), np.array(labels))
     assert found == {"quadratic_kappa": kappa, "referable_auc": auc, "reason": reason}
+
+
+def test_equal_probabilities_are_a_tie_for_the_auc():
+    """The same distribution from logits that differ by a constant or in the order of the lower grades: half a point each."""
+    random = np.random.default_rng(0)
+    row = np.log(np.array([0.2, 0.3, 0.4, 0.1]))
+    logits = np.stack([(row[[1, 0, 2, 3]] if k % 2 else row) + random.uniform(-5, 5) for k in range(40)])
+    assert metrics.referable_auc(logits, np.arange(40) % 3) == 0.5

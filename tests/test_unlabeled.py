@@ -126,6 +126,21 @@ def test_drawing_evens_classes_out_and_weights_do_so_in_the_loss():
     assert losses.cross_entropy(logits, labels, weights).item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
+def test_balanced_drawing_keeps_the_steps_and_stored_logits_are_the_live_ones(script, picture_tree):
+    root = picture_tree("uneven", {"a": 24, "b": 8})
+    words = [*PAIR, "--mode", "unlabeled", "--finetune", "kd", "--dataset", "folder", "--data-dir", root, "--batch-size", "5"]
+    found = {}
+    for name, more in (("none", []), ("draw", ["--balance", "draw"]), ("live", ["--balance", "draw", "--no-stored-logits"])):
+        code, out = script("distill", [*words, *more, "--out", name])
+        assert code == 0, out
+        [found[name]] = Path(name).glob("*/unlabeled/*/seed0")
+    reported = {name: reports.read(folder) for name, folder in found.items()}
+    assert reported["none"]["history"]["steps"] == reported["draw"]["history"]["steps"]
+    counts = {name: set(report["data"]["per_class"]["train"]) for name, report in reported.items()}
+    assert len(counts["draw"]) == 1 and len(counts["none"]) == 2
+    assert same(weights(found["draw"]), weights(found["live"])) and not same(weights(found["draw"]), weights(found["none"]))
+
+
 # The pool.
 
 def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labelled):
@@ -243,20 +258,29 @@ def test_permuted_and_deleted_labels_in_the_pool_give_the_same_weights_bit_for_b
 
 def test_once_drawn_hidden_labels_move_nothing(script, labelled, monkeypatch):
     """The draw looks at all labels, as it keeps a share of each class; it is held still. Then those it hides are exchanged."""
-    text = (labelled / "images.csv").read_text()
-    rows = [line.split(",") for line in text.splitlines()[1:]]
-    data = ["--dataset", "folder", "--data-dir", labelled, "--batch-size", "4"]
-    kept = {"p0", "p1"}
-    monkeypatch.setattr("kd.data.splits._draw_patients", lambda rows, labels, patients, size, random, fraction=None:
-                        rows[np.isin(rows, [0, 1, 2, 3] if fraction else [8, 9, 10, 11])])
-    exchanged = [[path, label if patient in kept | {"p4", "p5"} or part == "test" else "ba"["ab".index(label)], patient, part]
+    rows = [line.split(",") for line in (labelled / "images.csv").read_text().splitlines()[1:]]
+    patient_of = {path: patient for path, _, patient, _ in rows}
+    order = sorted(patient_of)  # of the index
+    judged, hidden = {"p4", "p5"}, {"p2", "p3"}
+    labels_kept = {"p0", "p1"}
+
+    def drawn(rows, labels, patients, size, random, fraction=None):
+        return np.array([row for row in rows if patient_of[order[row]] in (labels_kept if fraction else judged)])
+
+    monkeypatch.setattr("kd.data.splits._draw_patients", drawn)
+    exchanged = [[path, "ba"["ab".index(label)] if patient in hidden else label, patient, part]
                  for path, label, patient, part in rows]
+    assert exchanged != rows
+    data = ["--dataset", "folder", "--data-dir", labelled, "--batch-size", "4"]
     found = []
     for out, table in (("as it is", rows), ("exchanged", exchanged)):
         write_table(labelled, table, "path,label,patient,split")
         code, said = script("distill", [*PAIR, "--mode", "unlabeled", *data, "--labeled-fraction", "0.5", "--out", out])
         assert code == 0, said
-        found.append(weights(next(Path(out).glob("*/unlabeled/*/seed0"))))
+        [run] = Path(out).glob("*/unlabeled/*/seed0")
+        about = torch.load(run / "model.pt", weights_only=True)["data"]["patients"]
+        assert about == {"train": sorted(labels_kept | hidden), "valid": sorted(judged)}  # hidden ones were seen without labels
+        found.append(weights(run))
     assert same(*found)
 
 
@@ -442,6 +466,52 @@ def test_unequal_arms_are_called_so(arms, script):
     assert "NOT EQUAL: 1 of 1 students had a teacher that knew other labels than theirs." in out
 
 
+def test_arms_of_other_labels_are_never_set_against_each_other(script):
+    words = ["--teacher", "kdwide", "--student", "kdtiny", *TINY, "--max-steps", "2"]
+    for mode, more in (("unlabeled", ["--out", "runs/a"]), ("unlabeled", ["--train-per-class", "6", "--out", "runs/b"]),
+                       ("normal", ["--out", "runs/a"])):
+        assert script("distill", [*words, "--mode", mode, *more])[0] == 0
+    shutil.copytree("runs/a", "runs/c")
+    code, out = script("evaluate", ["--arms", "runs"])
+    result = json.loads(Path("runs/arms.json").read_text())
+    assert code == 0 and len(result["groups"]) == 2 and len(result["left_out"]) >= 2
+    assert [len(row["cells"]) for found in result["groups"] for row in found["rows"]] in ([3, 2], [2, 3], [3, 1], [1, 3])
+    assert all(cell["accuracy"]["n"] == 1 for found in result["groups"] for cell in found["rows"][0]["cells"].values())
+
+
+def test_runs_of_one_seed_with_other_labels_are_told(script, labelled):
+    words = [*PAIR, "--dataset", "folder", "--data-dir", labelled, "--max-steps", "2"]
+    assert script("distill", [*words, "--mode", "unlabeled", "--out", "runs/a"])[0] == 0
+    text = (labelled / "images.csv").read_text()
+    for row in ("x/image4.png,a", "x/image5.png,a"):
+        text = text.replace(row, row[:-1] + "b")
+    (labelled / "images.csv").write_text(text)
+    assert script("distill", [*words, "--mode", "normal", "--out", "runs/b"])[0] == 0
+    out = script("evaluate", ["--arms", "runs"])[1]
+    assert "NOT EQUAL: runs of the same seeds had other labels" in out
+    [found] = json.loads(Path("runs/arms.json").read_text())["groups"]
+    assert all(one["gap"] is None for one in found["rows"][0]["gaps"])
+
+
+def test_what_a_mode_does_not_use_is_no_difference(script, arms):
+    words = [*TINY, "--epochs", "1", "--labeled-fraction", "0.3", "--alpha", "0.5", "--match-share", "0.5", "--tag", "half"]
+    script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled"])
+    script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled-only"])
+    out = script("evaluate", ["--arms", "runs"])[1]
+    assert "Settings differ" not in out
+
+
+def test_pictures_that_a_network_has_seen_are_told_when_it_is_judged_on_them(script, labelled, clinic):
+    code, _ = script("distill", [*ONLY, "--dataset", "folder", "--data-dir", labelled, "--unlabeled-dir", clinic, "--max-steps",
+                                 "2"])
+    [run] = Path("runs").glob("*/unlabeled-only/*/seed0")
+    write_table(clinic, [(path.relative_to(clinic).as_posix(),) for path in clinic.rglob("*.png")], "path")
+    code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", clinic])
+    assert code == 0 and "warning: 12 of 12 pictures were seen in training" in out
+    result = json.loads(next(run.glob("evaluation-*/evaluation.json")).read_text())
+    assert result["data"]["seen_in_training"] == 12
+
+
 def test_arms_without_any_such_run_say_what_to_do(script):
     script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
     code, out = script("evaluate", ["--arms", "runs"])
@@ -456,6 +526,6 @@ def test_a_graded_set_shows_kappa_and_auc_in_report_and_arms(script, picture_tre
     grades = reports.read(run)["evidence"]["grades"]
     assert -1 <= grades["quadratic_kappa"] <= 1 and 0 <= grades["referable_auc"] <= 1 and grades["reason"] is None
     code, out = script("evaluate", ["--arms", "runs"])
-    assert code == 0 and "| quadratic weighted kappa |" in out and "| AUC of referable (grade >= 2) |" in out
+    assert code == 0 and "| quadratic weighted kappa by labels |" in out and "| AUC of referable (grade >= 2) by" in out
     out = script("evaluate", [run])[1]
     assert "quadratic weighted kappa" in out

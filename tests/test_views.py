@@ -34,6 +34,17 @@ def test_the_same_seed_epoch_and_slot_give_the_same_view_in_any_batch(store):
         assert all(torch.equal(first[slot], second[slot]) for slot in first)
 
 
+@pytest.mark.parametrize("shown, sizes", [(33, [8] * 3 + [9]), (32, [8] * 4), (34, [8] * 4 + [2])])
+def test_an_epoch_may_show_a_part_of_the_slots_and_another_shows_others(store, shown, sizes):
+    views = make(store, np.arange(50), shown=shown)
+    epochs = [[batch.slots.tolist() for batch in views.epoch(epoch)] for epoch in range(12)]
+    assert [len(slots) for slots in epochs[0]] == sizes and views.steps == len(sizes)
+    seen = [{slot for slots in own for slot in slots} for own in epochs]
+    assert seen[0] != seen[1] and len(seen[0]) == shown and set.union(*seen) == set(range(50))
+    assert [batch.slots.tolist() for batch in views.epoch(3, 2)] == epochs[3][2:]
+    assert make(store, np.arange(50), shown=shown, shuffle=False).order(0).tolist() == list(range(shown))
+
+
 def test_two_slots_of_one_image_differ(store):
     views = make(store, np.array([4, 4, 4, 9]))
     images = next(views.batches(0, [np.arange(3)])).images

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 SMALL = 256  # longest side of the copy that is looked at
+LARGEST = 4096
 TRIPLES = 400
 TOLERANCE = 1.5  # pixels of the copy that an edge may lie off the circle
 
@@ -18,6 +19,7 @@ def crop_to_circle(picture: Image.Image) -> Image.Image:
     picture is padded to a square. `picture` has 8 bits a channel.
     """
     picture = picture.convert("RGB")
+    picture.thumbnail((LARGEST, LARGEST))  # squares of long, thin pictures would not fit into memory
     found = _circle(picture)
     if found is None:
         return _square(picture, picture.width / 2, picture.height / 2, max(picture.size))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kd.data.folder import PICTURES
 from kd.data.table import Table, read_csv
-from kd.errors import Problem, first_ten
+from kd.errors import Problem, first_ten, printable
 
 DROP = "drop"
 
@@ -54,7 +54,7 @@ def fields_of(root: Path, name: str, header: tuple[str, ...],
         raise Problem(f"header '{','.join(columns)[:200]}' in {table}: must be {','.join(header)}; mend row 1, or restore it")
     if not records:
         raise Problem(f"'{table}': has no rows below its header; download it again")
-    found = [(f"{name} row {line} '{fields[0].strip()}'", list(map(str.strip, fields))) for line, fields in records]
+    found = [(f"{name} row {line} '{printable(fields[0].strip())}'", list(map(str.strip, fields))) for line, fields in records]
     uneven = [f"{where} (not as many fields as the header)" for where, fields in found if len(fields) != len(header)]
     if uneven:
         raise Problem(f"rows in {root}: {first_ten(uneven)}; mend them")

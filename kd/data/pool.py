@@ -7,6 +7,7 @@ import torch
 
 from kd.data import folder
 from kd.data.dataset import Dataset
+from kd.data.grades import stem_of
 from kd.data.index import Index, Sample, digest
 from kd.data.retinopathy import patient_of
 from kd.data.store import Joined, Store
@@ -19,7 +20,7 @@ from kd.settings import Unlabeled
 class Pool:
     """Rows of a store.
 
-    patients  that it shows, as the data set at hand names them
+    patients  that it shows, those of other pictures where they are known
     account   the report's: what is in it, and what was dropped
     """
 
@@ -65,10 +66,10 @@ def open_pool(dataset: Dataset, unlabeled: Unlabeled, source: Index | None, leav
     account = {"images": len(left), "of_the_data_set": len(left) - len(foreign), "of_unlabeled_dir": len(foreign),
                "dropped_by_patient": int(by_patient.sum()), "dropped_by_file": int((by_file & ~by_patient).sum()),
                "copies": len(rows) - int(dropped.sum()) - len(left),
-               "of_unknown_patients": sum(samples[row].patient == samples[row].path for row in foreign),
+               "of_unknown_patients": sum(_unknown(source.name, samples[row]) for row in foreign),
                "name": source and source.name, "skipped_files": source.skipped if source else 0}
-    comparable = left if source and source.name == dataset.index.name else left[left < own]
-    pool = Pool(store, left, tuple(sorted({samples[row].patient for row in comparable})), account)
+    patients = {samples[row].patient for row in left if row < own or samples[row].patient != samples[row].path}
+    pool = Pool(store, left, tuple(sorted(patients)), account)
     account["hash"] = pool.hash
     return pool
 
@@ -103,6 +104,11 @@ def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
     samples = (sample if sample.patient != sample.path else sample._replace(patient=patient_of(kind, sample.path))
                for sample in index.samples)
     return replace(index, name=kind, samples=tuple(samples))
+
+
+def _unknown(kind: str, sample: Sample) -> bool:
+    """Whether nothing tells whom a picture shows: Messidor's names tell pictures apart, not patients."""
+    return sample.patient in ((sample.path, stem_of(sample.path)) if kind in ("messidor", "messidor2") else (sample.path,))
 
 
 def _judged(dataset: Dataset, samples: list[Sample], hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

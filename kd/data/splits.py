@@ -49,7 +49,8 @@ class Parts:
 
     def hash(self, index: Index) -> str:
         """A name for exactly these images, classes and patients in exactly these slots."""
-        return digest(f"{name}\t{index.identity(row)}" for name, rows in self.items() for row in rows)
+        lines = [f"{name}\t{index.identity(row)}" for name, rows in self.items() for row in rows]
+        return digest(lines if self.shown is None else [*lines, f"shown\t{self.shown}"])
 
 
 def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None, int | None], kept: Kept = Kept()) -> Parts:
@@ -117,6 +118,7 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
         shown = len(rows["train"])
         rows["train"], more = _keep(everything, shown, labels, patients, sizes[0], kept)
         notes += more
+        shown = shown if shown < len(rows["train"]) else None
     for name, size in (("valid", sizes[1]), ("test", sizes[2])):
         if size is not None:
             rows[name] = _at_most(rows[name], labels, size, random)

@@ -32,7 +32,7 @@ class Views:
     rows     int64 [n]: the store's row of each slot
     labels   int64 [N], of the store's rows; None for pictures that are seen without
     augment  shuffled and changed views, anew in each epoch; else every slot as it is, in order
-    shown    so many slots make an epoch, others in each (with `shuffle`); None: all
+    shown    so many slots make an epoch, with `shuffle` others in each; None: all
     """
 
     def __init__(self, store: Store | Joined, rows: np.ndarray, labels: np.ndarray | None, *, batch_size: int,
@@ -53,7 +53,7 @@ class Views:
     def order(self, epoch: int) -> np.ndarray:
         """Slots in the order of an epoch: int64 [shown]."""
         slots = np.arange(len(self))
-        return random_stream(self.seed, _ORDER, epoch).permutation(slots)[:self.shown] if self.shuffle else slots
+        return (random_stream(self.seed, _ORDER, epoch).permutation(slots) if self.shuffle else slots)[:self.shown]
 
     def epoch(self, epoch: int, first_step: int = 0):
         """The batches of an epoch from `first_step` on."""

@@ -29,7 +29,8 @@ def write_arms(root: Path) -> dict:
     Raises Problem where no run that can be read went through unlabelled images.
     """
     studies, left_out = gather(root, "--arms")
-    groups = pairs_of([run for study in studies for run in study.runs.values()])
+    groups, twice = pairs_of([run for study in studies for run in study.runs.values()])
+    left_out += twice
     if not groups:
         for text in left_out:
             say(f"left out: {text}")
@@ -48,32 +49,39 @@ def write_arms(root: Path) -> dict:
     return result
 
 
-def pairs_of(runs: list[Run]) -> dict[tuple, dict]:
-    """(data, student, teacher, tag) -> {(fraction, arm): {(seed, labels' seed): run}}, where unlabelled images were used.
+def pairs_of(runs: list[Run]) -> tuple[dict[tuple, dict], list[str]]:
+    """({(data, student, teacher, tag): {(fraction, arm): {(seed, parts): run}}}, what was left out).
 
-    Runs are comparable where they are judged on the same images. Networks alone may be untagged.
+    Pairs that went through unlabelled images. Runs are comparable where they are judged on the same images; those of one (seed,
+    parts) had the same labels. Networks alone may be untagged.
     """
     judged = {id(run): _judged_on(run) for run in runs}
     pairs = {(judged[id(run)], run.student, run.teacher, run.tag) for run in runs if run.role.startswith("unlabeled")}
-    groups = {}
+    groups, left_out = {}, []
     for data, student, teacher, tag in pairs:
         found = defaultdict(dict)
         for run in sorted(runs, key=lambda run: run.tag):  # untagged first: the tag's own take their place
             if judged[id(run)] != data or run.tag not in (("", tag) if run.role == ALONE else (tag,)):
                 continue
-            settings = run.report["settings"]
             for arm in _arms_of(run, student, teacher):
-                found[settings["labeled_fraction"], arm][run.seed, settings["labeled_seed"]] = run
+                cell = found[run.report["settings"]["labeled_fraction"], arm]
+                other = cell.setdefault((run.seed, run.report["data"]["split_hash"]), run)
+                if other is not run and other.tag != run.tag:
+                    cell[run.seed, run.report["data"]["split_hash"]] = run
+                elif other is not run:
+                    left_out.append(f"'{run.folder}': is the same arm as '{other.folder}'; give one of them another --tag")
         groups[data, student, teacher, tag] = dict(found)
-    return groups
+    return groups, list(dict.fromkeys(left_out))
 
 
 def _judged_on(run: Run) -> str:
     """What must agree for two runs to be compared, whatever labels they had: in words, with a name for the test images."""
     name, split, seed, size, resize, channels, crop, *_ = run.protocol
+    given = {key: run.report["settings"][key] for key in ("train_per_class", "balance")}
+    own = "".join(f", {key} {value}" for key, value in given.items() if value not in (None, "none"))
     images = digest("\t".join(map(str, row)) for row in zip(run.test.paths, run.test.patients, run.test.labels))
     cropped = "" if crop == "none" else f", {crop}"
-    return (f"{name}, split {split} (seed {seed}), {size} px ({resize}, {channels} channels{cropped}), "
+    return (f"{name}, split {split} (seed {seed}), {size} px ({resize}, {channels} channels{cropped}){own}, "
             f"{len(run.test.paths)} test images ({images})")
 
 
@@ -119,12 +127,18 @@ def _gap(own: dict, first: str, second: str) -> dict:
 def _notes(runs: list[Run]) -> list[str]:
     """What makes arms unequal: other numbers of steps, teachers that knew other labels, other settings."""
     steps = sorted({run.report["history"]["steps"] for run in runs})
+    draws = defaultdict(set)
+    for run in runs:
+        given = run.report["settings"]
+        draws[run.seed, given["labeled_fraction"], given["labeled_seed"]].add(run.report["data"]["split_hash"])
     taught = [run.report for run in runs if run.report["teacher"] is not None]
     foreign = sum(report["teacher"]["split"] != report["data"]["split_hash"] for report in taught)
     return [f"Every student took {steps[0]} optimizer steps." if len(steps) == 1 else
             f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who trains longer proves nothing.",
             f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels than theirs." if foreign
             else "Every teacher was trained on the labels of its student, and on no others.",
+            *(["NOT EQUAL: runs of the same seeds had other labels or pictures; no difference is taken between those."]
+              if any(len(hashes) > 1 for hashes in draws.values()) else []),
             *(f"Settings differ between the students: {text}." for text in differing(runs))]
 
 
@@ -144,7 +158,7 @@ def markdown(result: dict) -> str:
 
 
 def _table(found: dict, score: str, caption: str) -> list[str]:
-    lines = [f"| {caption} | the teacher | {' | '.join(ARMS.values())} |", "|---" * (len(ARMS) + 2) + "|"]
+    lines = [f"| {caption} by labels | the teacher | {' | '.join(ARMS.values())} |", "|---" * (len(ARMS) + 2) + "|"]
     for row in found["rows"]:
         cells = [_figure(row["cells"].get(arm), score) for arm in (TEACHER, *ARMS)]
         lines.append(f"| {_labels(row)} | {' | '.join(cells)} |")
@@ -153,7 +167,7 @@ def _table(found: dict, score: str, caption: str) -> list[str]:
 
 def _labels(row: dict) -> str:
     images = "-".join(map(str, dict.fromkeys((row["images"][0], row["images"][-1]))))
-    return f"{100 * row['fraction']:g} % ({images} labels)"
+    return f"{images} ({100 * row['fraction']:g} % asked for)"
 
 
 def _figure(cell: dict | None, score: str) -> str:

@@ -37,7 +37,9 @@ def evaluate(run: Path, how: Judging) -> dict:
     if says != holds or data["channels"] not in (1, 3):
         raise Problem(f"'{folder.report}': says {says} and {data['channels']} channels, its model.pt {holds}; they do not belong "
                       "together, restore both", BAD_CHECKPOINT)
-    return _own_test_part(folder, report, network, how) if how.dataset is None else _other_pictures(folder, report, network, how)
+    if how.dataset is None:
+        return _own_test_part(folder, report, network, how)
+    return _other_pictures(folder, report, model, how)
 
 
 def _own_test_part(folder: RunFolder, report: dict, network, how: Judging) -> dict:
@@ -58,8 +60,8 @@ def _own_test_part(folder: RunFolder, report: dict, network, how: Judging) -> di
     return _write(folder.path, folder, result, dataset.index)
 
 
-def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> dict:
-    data = report["data"]
+def _other_pictures(folder: RunFolder, report: dict, model: trained.Trained, how: Judging) -> dict:
+    data, network = report["data"], model.network
     index = _index(how, tuple(data["classes"]))
     store = Store(index, how.cache_dir, report["settings"]["image_size"], report["settings"]["resize"], data["channels"],
                   data["crop"])
@@ -71,11 +73,15 @@ def _other_pictures(folder: RunFolder, report: dict, network, how: Judging) -> d
     target = make_folder(folder.path / name)
     checkpoint.write_text(target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits}))
     predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
+    seen = int(trained.seen_by(model, index, store.hashes).sum())
+    if seen:
+        say(f"warning: {seen} of {len(rows)} pictures were seen in training, or show its patients: figures on them flatter")
     say("predicted: " + ", ".join(f"{name} {count}" for name, count in zip(index.classes, predicted)))
     labelled = np.flatnonzero(index.labels >= 0)
     result = _judge(index, labelled, logits[labelled], report)
     result |= {"data": {"name": index.name, "data_dir": str(Path(how.data_dir).resolve()), "part": "all",
-                        "images": len(rows), "unlabelled": len(rows) - len(labelled), "notes": list(index.notes)},
+                        "images": len(rows), "unlabelled": len(rows) - len(labelled), "seen_in_training": seen,
+                        "notes": list(index.notes)},
                "predicted": dict(zip(index.classes, predicted.tolist()))}
     return _write(target, folder, result, index)
 

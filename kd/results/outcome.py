@@ -97,7 +97,7 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, pool: Pool | None, s
 
 
 def _phase(phase: Phase, total: int) -> dict:
-    return {"name": phase.name, "steps": max(0, min(phase.end, total) - phase.start), "images": len(phase.views),
+    return {"name": phase.name, "steps": max(0, min(phase.end, total) - phase.start), "images": phase.images,
             "labelled": phase.reads_labels}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from kd import config
 from kd.errors import Problem
+from kd.lesson import unused
 from kd.results import report as reports
 from kd.results.evidence import difference
 from kd.results.report import Predictions
@@ -34,6 +35,7 @@ class Run:
     teacher: str
     student: str
     seed: int
+    unused: frozenset[str] = frozenset()  # settings that it did not look at
 
     @property
     def cell(self) -> tuple:
@@ -67,7 +69,7 @@ def read_run(folder: Path) -> Run:
     else:
         role, teacher, student = (getattr(settings.distillation, key) for key in ("mode", "teacher", "student"))
     report = report | {"settings": config.flat(settings)}
-    run = Run(folder, report, role, settings.output.tag, teacher, student, settings.training.seed)
+    run = Run(folder, report, role, settings.output.tag, teacher, student, settings.training.seed, unused(settings))
     if not set(PARTS) <= report["data"]["parts"].keys() or len(run.test.paths) != report["data"]["parts"]["test"]:
         raise Problem(f"'{folder}': report and predictions.csv differ in the images of the test part; restore both")
     told = [(run.test.right, run.accuracy("test"))]
@@ -188,9 +190,9 @@ class Study:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """Settings and unlabelled pictures in which runs differ: `key: value, value`. What a run has not is no difference."""
-    settings = [run.report["settings"] for run in runs]
-    found = {key: sorted({str(one[key]) for one in settings if key in one}) for key in COMPARED}
+    """Settings and unlabelled pictures in which runs differ: `key: value, value`. What a run does not use is none."""
+    found = {key: sorted({str(run.report["settings"][key]) for run in runs
+                          if key in run.report["settings"] and key not in run.unused}) for key in COMPARED}
     found["unlabelled pictures"] = sorted({run.report["data"]["pool"]["hash"] for run in runs if run.report["data"]["pool"]})
     return [f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1]
 
