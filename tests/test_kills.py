@@ -108,25 +108,23 @@ def disturbed(command, strike, chance, longest, most):
     raise AssertionError("no progress in 200 tries")
 
 
+def killed(child):
+    """A strike: kill -9; -> the code that it may end with."""
+    child.kill(signal.SIGKILL)
+    return (-signal.SIGKILL,)
+
+
 @pytest.mark.case(2, 26)
 @pytest.mark.parametrize("seed, most", chains(5, 100))
 def test_a_chain_of_kills_at_random_moments_loses_nothing(whole, injected, seed, most):
-    def strike(child):
-        child.kill(signal.SIGKILL)
-        return (-signal.SIGKILL,)
-
-    injected(disturbed(call("distill", DISTIL), strike, random.Random(seed), 0.8 * whole[1], most))
+    injected(disturbed(call("distill", DISTIL), killed, random.Random(seed), 0.8 * whole[1], most))
     assert_as_if_nothing_had_been(whole, RUN, TEACHER)
 
 
 @pytest.mark.case(2, 26)
 @pytest.mark.parametrize("seed, most", chains(0, 30))
 def test_a_chain_of_kills_through_two_phases_loses_nothing(whole_of_two_phases, injected, seed, most):
-    def strike(child):
-        child.kill(signal.SIGKILL)
-        return (-signal.SIGKILL,)
-
-    injected(disturbed(call("distill", PHASES), strike, random.Random(seed), 0.8 * whole_of_two_phases[1], most))
+    injected(disturbed(call("distill", PHASES), killed, random.Random(seed), 0.8 * whole_of_two_phases[1], most))
     few = Path("runs/synthetic-patient-32-labels0.3")
     assert_as_if_nothing_had_been(whole_of_two_phases, few / "unlabeled/kdwide-kdtiny/seed0", few / "teacher/kdwide/seed0")
 
