@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PAIR, TINY, same
+from conftest import DATA, PAIR, ROOT, TINY, same
 from faults import in_child
 
 from kd import config, lesson, losses
@@ -335,6 +335,15 @@ def test_phase_one_alone_reads_no_label_and_chooses_no_epoch(script):
     assert code == 0 and ": the same" in out
     assert script("evaluate", ["--tables", "runs"])[0] == 0
     assert script("evaluate", ["--curves", DATA / "unlabeled-only/kdwide-kdtiny/seed0"])[0] == 0
+
+
+@pytest.mark.slow
+def test_phase_one_alone_brings_a_student_near_a_teacher_of_all_labels(script):
+    words = ["--config", ROOT / "configs/fewlabels.toml", "--epochs", "20", "--device", "cpu"]
+    assert script("distill", [*words, "--mode", "unlabeled-only"])[0] == 0
+    report = reports.read(DATA / "unlabeled-only/resnet34-resnet18/seed0")
+    teacher, student = report["teacher"]["test_accuracy"], report["results"]["best"]["test_accuracy"]
+    assert teacher > 0.9 and student > teacher - 0.03 and report["agreement"]["same_prediction"] > 0.95
 
 
 def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic):
