@@ -78,6 +78,16 @@ def same(first, second):
     return first == second
 
 
+def weights(folder):
+    """The weights that a finished run left."""
+    return torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+
+
+def write_table(root, rows, header="path,label,patient"):
+    """An images.csv."""
+    (root / "images.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+
+
 @pytest.fixture(autouse=True)
 def in_own_folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, so that runs/ and cache/ are its alone."""
@@ -164,3 +174,19 @@ def picture_tree(tmp_path):
                 Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8)).save(place / f"image{number}.png")
         return tmp_path / name
     return make
+
+
+@pytest.fixture
+def labelled(picture_tree):
+    """Sixteen pictures of two classes and eight patients; the last two patients' are the test part."""
+    root = picture_tree("hospital", {"x": 16})
+    rows = [(f"x/image{k}.png", "ab"[k // 2 % 2], f"p{k // 2}", "test" if k >= 12 else "train") for k in range(16)]
+    write_table(root, rows, "path,label,patient,split")
+    return root
+
+
+@pytest.fixture
+def clinic(tmp_path, picture_tree):
+    """Pictures of other patients, without a table."""
+    root = picture_tree("clinic", {"any/where": 12}, size=(31, 17))
+    return root

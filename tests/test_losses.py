@@ -70,3 +70,35 @@ def test_gradient_ratio_follows_the_weights():
     half, most = (losses.gradient_ratio(student, teacher, labels, 4.0, alpha) for alpha in (0.5, 0.8))
     assert most == pytest.approx(4 * half, rel=1e-5)
     assert losses.gradient_ratio(student, teacher, labels, 4.0, 1.0) == float("inf")
+
+
+def test_class_weights_let_every_class_count_for_the_same():
+    labels = torch.tensor([0, 0, 0, 1])
+    weights = losses.class_weights(labels, 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2]) and weights[labels].mean() == pytest.approx(1)
+    logits = torch.randn(4, 2)
+    by_hand = sum(weights[k] * -torch.log_softmax(row, 0)[k] for row, k in zip(logits, labels)) / 4
+    assert losses.cross_entropy(logits, labels, weights).item() == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+def test_the_matching_loss_takes_no_labels():
+    student, teacher = torch.randn(4, 3), torch.randn(4, 3)
+    for loss in ("logit-mse", "kd"):
+        with pytest.raises(ValueError, match="reads none"):
+            losses.matching(loss, [2.0])(student, teacher, torch.zeros(4, dtype=torch.long))
+
+
+def test_matching_losses_against_their_formulas():
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(2))
+    mse = losses.matching("logit-mse", [])(student, teacher, None)
+    assert mse["loss"].item() == pytest.approx(((student - teacher) ** 2).sum(1).div(2).mean().item(), rel=1e-6)
+    assert mse["agreement"].item() == pytest.approx((student.argmax(1) == teacher.argmax(1)).double().mean().item())
+    several = losses.matching("kd", [1.0, 3.0, 9.0])(student, teacher, None)["loss"].item()
+    by_hand = [t * t * (torch.softmax(teacher / t, 1) * (torch.log_softmax(teacher / t, 1) - torch.log_softmax(student / t, 1))
+                        ).sum(1).mean().item() for t in (1, 3, 9)]
+    assert several == pytest.approx(np.mean(by_hand), rel=1e-5)
+    # Hinton, Vinyals, Dean 2015, section 2.1: at high temperature and zero-mean logits, T^2 * KL is the squared error over K.
+    student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
+    hot, mse = losses.matching("kd", [300.0])(student, teacher, None), losses.matching("logit-mse", [])(student, teacher, None)
+    assert hot["loss"].item() == pytest.approx(mse["loss"].item() / 5, rel=0.02)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY, TinyNet, same
+from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY, TinyNet, same, weights
 from faults import Child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -38,10 +38,6 @@ def run_report(folder):
     report = reports.read(folder)
     del report["clock"], report["settings"]["out"]
     return report
-
-
-def weights(folder):
-    return torch.load(folder / "model.pt", weights_only=True)["state_dict"]
 
 
 def equal(first, second):

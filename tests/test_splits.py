@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from kd.data import synthetic
+from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index, Sample
-from kd.data.splits import overlaps, split
+from kd.data.splits import Kept, overlaps, split
 from kd.errors import Problem
+from kd.settings import Data
 
 NONE = (None, None, None)
 
@@ -92,3 +95,63 @@ def test_overlaps_count_patients_and_identical_files():
     assert overlaps(index, parts, hashes) == {"patients": len(shared(index, parts)), "files": 0}
     hashes[parts.test[0]] = hashes[parts.train[0]]
     assert overlaps(index, parts, hashes)["files"] == 1
+
+
+def test_whole_patients_keep_their_labels_and_the_judged_parts_stay():
+    index = synthetic.read(560, 0)
+    whole = split(index, "patient", 0, (None, None, None))
+    for fraction in (0.01, 0.1, 0.3):
+        few = split(index, "patient", 0, (None, None, None), Kept(fraction, 3))
+        assert np.array_equal(few.valid, whole.valid) and np.array_equal(few.test, whole.test)
+        assert np.array_equal(few.pool, whole.pool) and len(few.train) == len(whole.train)
+        kept = {index.samples[row].patient for row in few.train}
+        rows = [row for row in whole.train if index.samples[row].patient in kept]
+        assert set(few.train) == set(rows)  # of a patient all images or none
+        for label in range(7):  # four images a patient, so many patients that they hold the fraction
+            every = (index.labels[whole.train] == label).sum()
+            own = {index.samples[row].patient for row in rows if index.labels[row] == label}
+            assert len(own) == -(-max(1, round(every * fraction)) // 4)
+        counts = np.bincount(few.train)[np.unique(few.train)]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_another_seed_keeps_other_patients_and_more_keep_those_of_fewer():
+    index = synthetic.read(560, 0)
+
+    def rows(fraction, seed):
+        return set(split(index, "patient", 0, (None, None, None), Kept(fraction, seed)).train)
+
+    assert rows(0.1, 0) != rows(0.1, 1) and rows(0.1, 0) < rows(0.3, 0) < rows(1.0, 0)
+
+
+def test_judged_parts_of_given_sizes_do_not_move_with_the_labels():
+    index = synthetic.read(560, 0)
+    parts = [split(index, "patient", 0, (30, 4, 4), Kept(fraction, 5)) for fraction in (1.0, 0.2)]
+    assert all(np.array_equal(getattr(parts[0], name), getattr(parts[1], name)) for name in ("valid", "test", "pool"))
+    assert np.bincount(index.labels[parts[1].train]).tolist() == [30] * 7
+
+
+def test_hidden_labels_are_gone_from_the_index():
+    data = Data(dataset="synthetic", synthetic_images=196, image_size=32, labeled_fraction=0.3)
+    dataset = open_dataset(data, read_index(data))
+    hidden = np.setdiff1d(dataset.parts.pool, dataset.parts.train)
+    assert len(hidden) and (dataset.index.labels[hidden] == -1).all()
+    assert all((dataset.index.labels[rows] >= 0).all() for _, rows in dataset.parts.items())
+
+
+def test_the_thesis_split_has_no_patients_to_hide():
+    with pytest.raises(Problem, match="--split patient"):
+        split(synthetic.read(560, 0), "thesis", 0, (None, None, None), Kept(0.5))
+
+
+def test_balanced_drawing_evens_classes_out_and_keeps_an_epochs_length():
+    index = synthetic.read(560, 0)
+    uneven = index.without_labels(np.flatnonzero((index.labels > 0) & (np.arange(560) % 3 > 0)))
+    plain = split(uneven, "patient", 0, (None, None, None))
+    of_class = np.bincount(uneven.labels[plain.train])
+    for fraction in (1.0, 0.3):
+        parts = split(uneven, "patient", 0, (None, None, None), Kept(fraction, balance="draw"))
+        counts = np.bincount(uneven.labels[parts.train])
+        assert len(set(counts)) == 1 and parts.shown == len(plain.train) <= len(parts.train)
+    assert len(set(split(uneven, "patient", 0, (None, None, None), Kept(balance="draw")).train)) == len(plain.train)
+    assert of_class.max() > 2 * of_class.min()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kd import checkpoint
 from kd.data.index import digest
 from kd.errors import Problem, printable
 from kd.results import figures
 from kd.results.evidence import against_alone
 from kd.results.study import ALONE, Run, differing, gap, gather
+from kd.results.tables import tell
 from kd.runtime import say
 
 SCHEMA_VERSION = 1
@@ -41,11 +41,7 @@ def write_arms(root: Path) -> dict:
     for number, found in enumerate(result["groups"]):
         name = f"arms-{number}.png" if len(groups) > 1 else "arms.png"
         figures.save(root / name, figures.pixels(figures.arms(found, ARMS | {TEACHER: "the teacher"})))
-    text = markdown(result)
-    checkpoint.write_text(root / "arms.md", text)
-    checkpoint.write_json(root / "arms.json", result)
-    say(text)
-    say(f"written: {root}/arms.md, arms.json and {len(groups)} plots")
+    tell(root, "arms", markdown(result), result, f"{len(groups)} plots")
     return result
 
 

@@ -33,12 +33,16 @@ def write_tables(root: Path, margin: float) -> dict:
         for table in tables:
             name = "-".join(filter(None, ("tables", str(number) if len(studies) > 1 else "", table["mode"], table["tag"])))
             figures.save(root / f"{name}.png", figures.pixels(figures.heat_map(table, study.heading)))
-    text = markdown(result)
-    checkpoint.write_text(root / "tables.md", text)
-    checkpoint.write_json(root / "tables.json", result)
-    say(text)
-    say(f"written: {root}/tables.md, tables.json and {sum(len(p['tables']) for p in result['protocols'])} heat maps")
+    tell(root, "tables", markdown(result), result, f"{sum(len(p['tables']) for p in result['protocols'])} heat maps")
     return result
+
+
+def tell(root: Path, name: str, text: str, result: dict, pictures: str) -> None:
+    """Write NAME.md and NAME.json, and print the text; `pictures` says what else was written."""
+    checkpoint.write_text(root / f"{name}.md", text)
+    checkpoint.write_json(root / f"{name}.json", result)
+    say(text)
+    say(f"written: {root}/{name}.md, {name}.json and {pictures}")
 
 
 def _table(study: Study, mode: str, tag: str, margin: float) -> dict:

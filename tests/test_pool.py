@@ -1,0 +1,116 @@
+"""The pool of pictures that are seen without labels: what is in it, what never is, which patients it shows."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PAIR, write_table
+
+from kd.data.dataset import open_dataset, read_index
+from kd.data.pool import open_pool, read_unlabeled
+from kd.errors import Problem
+from kd.settings import Data, Unlabeled
+
+
+def folder_data(root, **options):
+    data = Data(dataset="folder", data_dir=str(root), image_size=32, **options)
+    return open_dataset(data, read_index(data))
+
+
+def pool_of(dataset, **options):
+    unlabeled = Unlabeled(**options)
+    return open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
+
+
+def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labelled):
+    dataset = folder_data(labelled)
+    pool = pool_of(dataset)
+    judged = {dataset.index.samples[row].patient for part in ("valid", "test") for row in getattr(dataset.parts, part)}
+    assert not judged & {dataset.index.samples[row].patient for row in pool.rows} and len(pool.rows) == len(dataset.parts.pool)
+    views = pool.views(torch.device("cpu"), batch_size=4)
+    assert views.labels is None and all(batch.labels is None for batch in views.epoch(0))
+
+
+def test_rows_without_a_label_are_in_the_pool_alone(labelled):
+    rows = (labelled / "images.csv").read_text()
+    for row in ("x/image0.png,a", "x/image15.png,b"):
+        rows = rows.replace(row, row[:-1])
+    (labelled / "images.csv").write_text(rows)
+    dataset = folder_data(labelled)
+    paths = [sample.path for sample in dataset.index.samples]
+    assert any("2 of 16 pictures have no label" in note for note in dataset.index.notes)
+    in_parts = {paths[row] for _, rows in dataset.parts.items() for row in rows}
+    assert not {"x/image0.png", "x/image15.png"} & in_parts
+    pool = {paths[row] for row in pool_of(dataset).rows}
+    judged = {dataset.index.samples[row].patient for row in dataset.parts.valid}
+    assert ("x/image0.png" in pool) == ("p0" not in judged) and "x/image15.png" not in pool  # the second is a test patient's
+
+
+def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic):
+    for number, name in enumerate(("image12.png", "image14.png")):  # byte for byte pictures of the test part, renamed
+        shutil.copy(labelled / "x" / name, clinic / f"copy{number}.png")
+    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    patients = {pictures[0]: "p7", pictures[1]: "p0"}  # the one of the test part, the other of train or validation
+    write_table(clinic, [(path, patients.get(path, "")) for path in pictures], "path,patient")
+    dataset = folder_data(labelled, valid_per_class=1)
+    train = {dataset.index.samples[row].patient for row in dataset.parts.train}
+    found = pool_of(dataset, unlabeled_dir=str(clinic)).account
+    assert found["dropped_by_patient"] == 1 + ("p0" not in train) and found["dropped_by_file"] == 2
+    assert found["of_unlabeled_dir"] == 14 - found["dropped_by_patient"] - 2
+    assert found["of_the_data_set"] == len(dataset.parts.pool)
+    with pytest.raises(Problem, match="copy0.png, copy1.png.* show patients of the validation or test part") as caught:
+        pool_of(dataset, unlabeled_dir=str(clinic), strict=True)
+    assert caught.value.code == 2
+
+
+def test_a_pool_of_judged_pictures_alone_is_refused(labelled, tmp_path):
+    (tmp_path / "stolen").mkdir()
+    shutil.copy(labelled / "x/image12.png", tmp_path / "stolen/a.png")
+    dataset = folder_data(labelled)
+    empty = type(dataset)(dataset.settings, dataset.index, dataset.parts.__class__(
+        dataset.parts.train, dataset.parts.valid, dataset.parts.test, np.empty(0, np.int64)), dataset.store, "")
+    with pytest.raises(Problem, match="none are left"):
+        pool_of(empty, unlabeled_dir=str(tmp_path / "stolen"))
+
+
+def test_copies_of_judged_pictures_inside_the_data_set_stay_out_of_the_pool(labelled):
+    shutil.copy(labelled / "x/image15.png", labelled / "x/image2.png")
+    dataset = folder_data(labelled)
+    assert "p1" in {dataset.index.samples[row].patient for row in dataset.parts.train}
+    assert pool_of(dataset).account["dropped_by_file"] == 1
+
+
+def test_patients_of_a_table_are_believed_whatever_the_names_say(clinic):
+    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(pictures)], "path,patient")
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"))
+    assert {sample.patient for sample in index.samples} == {"p7", "image0"}
+
+
+def test_a_picture_that_lies_twice_is_seen_once(labelled, clinic):
+    shutil.copy(next(clinic.rglob("*.png")), clinic / "again.png")
+    shutil.copy(labelled / "x/image2.png", clinic / "of the train part.png")
+    dataset = folder_data(labelled)
+    pool = pool_of(dataset, unlabeled_dir=str(clinic))
+    assert pool.account["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
+    assert pool.account["of_unknown_patients"] == pool.account["of_unlabeled_dir"] == 12
+
+
+def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):
+    root = picture_tree("eyes", {"train": 4})
+    for number, name in enumerate(("10_left", "10_right", "13_left", "13_right")):
+        (root / f"train/image{number}.png").rename(root / f"train/{name}.jpeg")
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(root), unlabeled_dataset="eyepacs"))
+    assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13"] and index.name == "eyepacs"
+    assert not index.classes and all(sample.label == -1 for sample in index.samples)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda root: None, "no such folder"), (lambda root: root.mkdir(), "holds no pictures"),
+    (lambda root: (root.mkdir(), write_table(root, [("gone.png",)], "path")), "row 2 'gone.png'")])
+def test_a_pool_that_cannot_be_read_is_one_line_before_the_teacher(script, tmp_path, make, words):
+    make(tmp_path / "pool")
+    code, out = script("distill", [*PAIR, "--mode", "unlabeled-only", "--unlabeled-dir", str(tmp_path / "pool")])
+    assert code == 2 and words in out.splitlines()[-1] and "training it first" not in out and not Path("cache").exists()
