@@ -97,10 +97,13 @@ def test_anything_that_changes_the_logits_changes_the_key(tmp_path):
     replaced.store.hashes[5] += 1
     other_device = make_views()
     other_device.device = torch.device("meta")
+    shorter = make_views()
+    shorter.shown = 40
     keys = [key(), key(weights="v"), key(network=teacher(name="kdtiny")), key(network=moved), key(make_views(seed=4)),
             key(make_views(augment=False)), key(make_views(size=16)), key(make_views(rows=48)), key(precision=HALF),
-            key(replaced), key(make_views(index=synthetic.read(112, 1))), key(other_device), key(make_views(batch_size=5))]
-    assert len(set(keys)) == len(keys) == 13 and key() == keys[0]
+            key(replaced), key(make_views(index=synthetic.read(112, 1))), key(other_device), key(make_views(batch_size=5)),
+            key(shorter)]
+    assert len(set(keys)) == len(keys) == 14 and key() == keys[0]
 
 
 def test_a_changed_view_recipe_changes_the_key(monkeypatch):
