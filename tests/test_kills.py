@@ -198,7 +198,7 @@ def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, in
 @pytest.mark.case(1)
 @pytest.mark.parametrize("mode, teacher, student", [
     pytest.param("normal", "kdwide", "kdtiny", marks=pytest.mark.slow),  # the chains of kills are of this mode
-    ("reverse", "kdtiny", "kdwide"), ("defective", "kdwide", "kdtiny"),
+    pytest.param("reverse", "kdtiny", "kdwide", marks=pytest.mark.slow), ("defective", "kdwide", "kdtiny"),
     pytest.param("unlabeled-only", "kdwide", "kdtiny", marks=pytest.mark.slow)])
 def test_every_mode_goes_on_exactly(mode, teacher, student):
     stop = ["--stop-at-val-accuracy", "0.01", "--look-every", "2"] if mode == "defective" else []
