@@ -8,11 +8,12 @@ import sys
 from kd import config
 from kd.errors import run_main
 from kd.settings import DistillSettings
+from kd.strategies import list_modes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print; returns the exit code. Raises Problem."""
-    every = config.parse(DistillSettings, argv)
+    every = config.parse(DistillSettings, argv, shows={"--list-modes": ("print the tables of modes and knowledge", list_modes)})
     if every:
         # Imported late: --help and a mistyped flag need not wait seconds for torch.
         from kd.run import run_all

@@ -10,6 +10,7 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,13 +18,18 @@ from kd.errors import Problem
 from kd.settings import KINDS
 
 
-def parse(kind, argv=None, from_file: bool = True) -> list:
+def parse(kind, argv=None, from_file: bool = True, shows: dict[str, tuple[str, Callable[[], str]]] | None = None) -> list:
     """Settings of `kind` from the command line and, with `from_file`, --config: one for each run that is asked for.
 
-    --dry-run prints them and leaves none. Raises Problem (exit code 2) for an unknown flag or key, a value of the wrong type and
-    one out of range.
+    --dry-run prints them and leaves none, as does each flag of `shows`: flag -> (its help, what makes the text it prints).
+    Raises Problem (exit code 2) for an unknown flag or key, a value of the wrong type and one out of range.
     """
-    flags = vars(_parser(kind, from_file).parse_args(argv))
+    shows = shows or {}
+    flags = vars(_parser(kind, from_file, shows).parse_args(argv))
+    for flag, (_, text) in shows.items():
+        if flags.pop(flag, False):
+            print(text())
+            return []
     file, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
     values = {}
     if file is not None:
@@ -80,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
         raise Problem(f"command line of {self.prog}: {message}; see --help")
 
 
-def _parser(kind, from_file: bool) -> argparse.ArgumentParser:
+def _parser(kind, from_file: bool, shows: dict) -> argparse.ArgumentParser:
     parser = _Parser(description=kind.__doc__, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for section in fields(kind):
         group = parser.add_argument_group(section.type.__doc__)
@@ -91,6 +97,8 @@ def _parser(kind, from_file: bool) -> argparse.ArgumentParser:
         group.add_argument("--config", metavar="FILE", help="TOML, or the settings.json of a run; flags win over it, and "
                            "'none' clears an optional setting")
         group.add_argument("--dry-run", action="store_true", help="print the settings as TOML and stop")
+    for flag, (help, _) in shows.items():
+        parser.add_argument(flag, dest=flag, action="store_true", help=help)
     return parser
 
 
@@ -107,7 +115,7 @@ def _add_flag(group, entry, section):
     else:
         choices = entry.metadata["limits"]["choices"]
         if choices and kind is str:
-            argument["metavar"] = "|".join(choices)
+            argument["metavar"] = ("[+]" if entry.metadata["limits"]["joined"] else "|").join(choices)
         if entry.metadata["several"]:
             argument["nargs"] = "+"
         group.add_argument("--" + entry.name.replace("_", "-"), help=help, **argument)
@@ -129,6 +137,8 @@ def _checked(entry, section, value, where):
     if typing.get_origin(kind) is not list:
         return _within_limits(entry, _converted(value, kind, entry.name, where), value, where)
     given = value if isinstance(value, list) else [value]
+    if given in ([None], ["none"]) and not entry.default_factory():
+        return []
     if not given and entry.default_factory():
         raise Problem(f"{entry.name} '[]' in {where}: an empty list; give at least one")
     return [_within_limits(entry, _converted(item, typing.get_args(kind)[0], entry.name, where), item, where) for item in given]
@@ -136,10 +146,11 @@ def _checked(entry, section, value, where):
 
 def _within_limits(entry, value, given, where):
     limits = entry.metadata["limits"]
-    if limits["choices"] and value not in limits["choices"]:
-        near = _nearest(str(value), [str(choice) for choice in limits["choices"]])
-        raise Problem(f"{entry.name} '{value}' in {where}: not one of {', '.join(map(str, limits['choices']))}; "
-                      f"{near}give one of them")
+    for part in value.split("+") if limits["joined"] else [value]:
+        if limits["choices"] and part not in limits["choices"]:
+            near = _nearest(str(part), [str(choice) for choice in limits["choices"]])
+            raise Problem(f"{entry.name} '{part}' in {where}: not one of {', '.join(map(str, limits['choices']))}; "
+                          f"{near}give one of them")
     bounds = [f"{word} {limit}" for word, limit, broken in (
         ("above", limits["above"], lambda limit: not value > limit),
         ("at least", limits["least"], lambda limit: not value >= limit),

@@ -11,9 +11,10 @@ from kd import models
 from kd.data.dataset import Dataset
 from kd.data.pool import Pool
 from kd.errors import CANNOT_WRITE, Problem, Stopped
-from kd.folder import RunFolder, student_of
-from kd.lesson import FindTeacher, Lesson, Tutor
+from kd.folder import RunFolder
+from kd.lesson import FindTeachers, Lesson, Tutor
 from kd.loop import fit, stop_at_accuracy
+from kd.plan import drawn_by, student_of
 from kd.results import outcome
 from kd.results.events import Events
 from kd.runtime import StopSignals, pick_device, pick_precision, say, seed_step, watched
@@ -29,9 +30,9 @@ class Experiment:
     """A run in its locked folder."""
 
     def __init__(self, settings, folder: RunFolder, dataset: Dataset, pool: Pool | None, signals: StopSignals,
-                 find_teacher: FindTeacher, stores: dict[str, StoredLogits]):
+                 find_teachers: FindTeachers, stores: dict[str, StoredLogits]):
         self.settings, self.folder, self.dataset, self.pool = settings, folder, dataset, pool
-        self.signals, self.find_teacher = signals, find_teacher
+        self.signals, self.find_teachers = signals, find_teachers
         self.training = settings.training
         self.device = pick_device(self.training.device)
         self.precision = pick_precision(self.training.amp, self.device)
@@ -56,15 +57,15 @@ class Experiment:
         self.signals.leave()
         student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained and fresh,
                                weights=network.weights if fresh else None, drop_rate=network.drop_rate,
-                               seed=self.training.seed).to(self.device)
+                               seed=drawn_by(self.settings)).to(self.device)
         self.folder.check_space(models.parameters(student.module))
         first = self.tutor.first_batch()
         seed_step(self.device, self.training.seed, 0, 0)
-        logits = models.try_batch(student, first.images, self.precision)
+        logits = models.try_batch(student, first.images, self.precision).logits
         saved = self.folder.load(**self.fixed)
-        lesson = self.tutor.lesson(self.find_teacher, first, logits, saved and saved["teacher"])
+        lesson = self.tutor.lesson(self.find_teachers, student, first, logits, saved and saved["teacher"])
         self.clock = outcome.Clock()
-        state = State(student, self.training, self.precision)
+        state = State(student, self.training, self.precision, lesson.helper)
         if saved is not None:
             state.load_state_dict(saved["state"])
             self.clock.restore(saved["clock"])

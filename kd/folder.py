@@ -7,10 +7,10 @@ from pathlib import Path
 from kd import checkpoint, config
 from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+from kd.plan import origin_of, teacher_of
 from kd.runtime import say
 from kd.settings import DistillSettings, Teacher, TeacherSettings
 from kd.state import SCHEMA, State
-from kd.strategies import STRATEGIES
 
 PLACES = ("data_dir", "unlabeled_dir")  # of pictures, whose hashes a run knows
 # What a resume file holds, as `checkpoint.fault` reads it.
@@ -103,27 +103,23 @@ class RunFolder:
 
 
 def folder_of(settings) -> Path:
-    """OUT/DATA/MODE[-TAG]/PAIR/seedN; of a teacher OUT/DATA/teacher[-TAG]/MODEL[-defective]/seedN."""
+    """OUT/DATA/MODE[-TAG]/TEACHER-STUDENT/seedN; of a teacher OUT/DATA/teacher[-TAG]/MODEL[-defective]/seedN."""
     if isinstance(settings, TeacherSettings):
         mode, name = "teacher", settings.teacher.model
         name += "-defective" if settings.teacher.stop_at_val_accuracy is not None else ""
     else:
-        mode, name = settings.distillation.mode, f"{settings.distillation.teacher}-{settings.distillation.student}"
+        mode, name = settings.distillation.mode, f"{teacher_of(settings)}-{settings.distillation.student}"
     tag = f"-{settings.output.tag}" if settings.output.tag else ""
     return (Path(settings.output.out) / run_name(settings.data) / f"{mode}{tag}" / name / f"seed{settings.training.seed}")
 
 
-def teacher_settings(settings: DistillSettings) -> TeacherSettings:
-    """Settings that train the teacher a student asks for: the student's own but for what is the student's alone."""
-    stop_at = STRATEGIES[settings.distillation.mode].stop_at
-    teacher = Teacher(model=settings.distillation.teacher, stop_at_val_accuracy=stop_at)
+def teacher_settings(settings: DistillSettings, name: str) -> TeacherSettings | DistillSettings:
+    """Settings that train the teacher `name` of a student: the student's own but for what is the student's alone."""
+    if origin_of(settings).network == "student" and settings.distillation.generations > 1:
+        return config.replace(settings, generations=settings.distillation.generations - 1)
+    teacher = Teacher(model=name, stop_at_val_accuracy=origin_of(settings).stop_at)
     wanted = TeacherSettings(teacher, settings.data, settings.network, settings.training, settings.output)
     return config.replace(wanted, weights=None)
-
-
-def student_of(settings) -> str:
-    """The network that a run trains."""
-    return settings.teacher.model if isinstance(settings, TeacherSettings) else settings.distillation.student
 
 
 def portable(settings: dict) -> dict:

@@ -11,8 +11,8 @@ from torch import nn
 from kd import metrics
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
-from kd.losses import Objective
 from kd.models import Classifier, state_on_cpu
+from kd.objectives import Objective
 from kd.runtime import Precision, seed_step
 from kd.settings import Training
 from kd.state import State
@@ -28,6 +28,7 @@ class Phase:
     views       batches; without labels where the phase reads none. Then no epoch is chosen by accuracy: the last one counts
     start, end  the run's steps that it takes: from `start` on, before `end`
     lr          learning rate at its start
+    layers      of the student, whose features the objective looks at
     """
 
     name: str
@@ -37,6 +38,7 @@ class Phase:
     start: int
     end: int
     lr: float
+    layers: tuple[str, ...] = ()
 
     @property
     def reads_labels(self) -> bool:
@@ -100,13 +102,13 @@ def train_epoch(state: State, phase: Phase, training: Training, precision: Preci
         taught = phase.teacher(batch)  # before the student's forward: measured faster than after it
         optimizer.zero_grad(set_to_none=True)  # before the forward pass, which then has the gradients' memory, too
         with precision.autocast():
-            logits = network(batch.images)
-        terms = phase.objective(logits, taught, batch.labels)
+            outputs = network.outputs(batch.images, phase.layers)
+        terms = phase.objective(outputs, taught, batch.labels)
         scaler.scale(terms["loss"]).backward()
         scaler.unscale_(optimizer)
         norm = None
         if training.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(network.module.parameters(), training.clip_norm)
+            norm = nn.utils.clip_grad_norm_(state.parameters(), training.clip_norm)
         state.divergence.watch(terms["loss"], norm, progress.total)
         scaler.step(optimizer)
         scaler.update()

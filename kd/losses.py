@@ -1,14 +1,11 @@
-"""Losses in float32. Every one is a mean over the batch alone, whatever the number of classes."""
+"""Losses of outputs, in float32. Every one is a mean over the batch alone, whatever the number of classes."""
 
-from collections.abc import Callable
+import math
 
 import torch
 import torch.nn.functional as F
 
 from kd.errors import Problem
-
-# (student logits [B, K], teacher logits [B, K] or None, labels [B] or None) -> {"loss": scalar, its terms and other batch means}
-Objective = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor | None], dict[str, torch.Tensor]]
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -49,56 +46,91 @@ def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (student.float() - teacher.float()).square().sum(1).mean() / 2
 
 
+def dkd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float,
+        beta: float | torch.Tensor) -> torch.Tensor:
+    """T^2 * (TCKD + beta * NCKD), mean over the batch. logits [B, K] with K > 2, labels int64 [B], beta a number or [B].
+
+    Decoupled KD (Zhao et al. 2022, 2203.08679, eq. 7, its alpha = 1): TCKD is the KL of (p_t, 1 - p_t), the true class against
+    all others; NCKD that of the others among themselves. KD itself is beta = 1 - p_t, the teacher's softened p_t: what it knows
+    of the other classes counts the less, the surer it is.
+    """
+    check_logits(student, teacher)
+    if student.shape[1] < 3:
+        raise Problem("knowledge 'dkd' in --knowledge: with 2 classes there is one other class, and nothing to tell of it; give "
+                      "--knowledge kd")
+    target = F.one_hot(labels, student.shape[1]).bool()
+    log_student, log_teacher = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
+    others_student, others_teacher = (F.log_softmax(logits.float()[~target].view(len(labels), -1) / temperature, dim=1)
+                                      for logits in (student, teacher))
+    binary_student, binary_teacher = (
+        torch.stack([log[target], log[~target].view(len(labels), -1).logsumexp(1)], 1) for log in (log_student, log_teacher))
+    tckd, nckd = (F.kl_div(own, of_teacher, reduction="none", log_target=True).sum(1) for own, of_teacher in
+                  ((binary_student, binary_teacher), (others_student, others_teacher)))
+    return temperature**2 * (tckd + beta * nckd).mean()
+
+
+def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 * ((1 - correlation of rows) + (1 - correlation of columns)) of the softened probabilities. logits [B, K].
+
+    Pearson's correlation, mean over the B rows (classes of an image) and over the K columns (images of a class): DIST (Huang et
+    al. 2022, 2205.10536, inter- and intra-class relation, both weights 1). A correlation of two values is -1 or 1 and has no
+    gradient: with K = 2 the rows teach nothing, in a batch of 2 the columns.
+    """
+    check_logits(student, teacher)
+    own, of_teacher = ((logits.float() / temperature).softmax(1) for logits in (student, teacher))
+    return temperature**2 * (2 - _correlation(own, of_teacher).mean() - _correlation(own.T, of_teacher.T).mean())
+
+
+def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """`kd` of logits [B, K] that have mean 0 and standard deviation 1 over an image's classes.
+
+    Logit standardization (Sun et al. 2024, 2403.01427, algorithm 1; the deviation divides by K, not by K - 1). No standardized
+    logit exceeds sqrt(K - 1): see `standardized_cap`. Logits that are all equal stay 0.
+    """
+    return kd(_standardize(student.float()), _standardize(teacher.float()), temperature)
+
+
+def standardized_cap(classes: int, temperature: float) -> float:
+    """The most that softmax(standardized / T) can give a class: one logit sqrt(K - 1), the others -1 / sqrt(K - 1)."""
+    top, others = (classes - 1) ** 0.5 / temperature, -((classes - 1) ** -0.5) / temperature
+    return 1 / (1 + (classes - 1) * math.exp(others - top))
+
+
+def unit(rows: torch.Tensor, smallest: float) -> torch.Tensor:
+    """Rows [n, m] scaled to length 1, but for those shorter than `smallest`: so their gradient stays bounded."""
+    return F.normalize(rows, dim=1, eps=smallest)
+
+
+def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Pearson's correlation of rows: [n, m] and [n, m] -> [n]. 0 for a row of equal values."""
+    return (_centred(first) * _centred(second)).sum(1)
+
+
+def _centred(rows: torch.Tensor) -> torch.Tensor:
+    """Rows [n, m] with mean 0 and length 1."""
+    return unit(rows - rows.mean(1, keepdim=True), 1e-6)
+
+
+def _standardize(logits: torch.Tensor) -> torch.Tensor:
+    return _centred(logits) * logits.shape[1] ** 0.5
+
+
+def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits [B, K] of several teachers together: at T they give the weighted mean of the teachers' softened probabilities.
+
+    logits [M, B, K], weights [M] that sum to 1. T * log of that mean, shifted so that a row's mean is the weighted mean of the
+    teachers': of one teacher alone these are its own logits. (Hinton, Vinyals, Dean 2015, 1503.02531, section 1: an ensemble's
+    knowledge as the mean of its members' predictions.)
+    """
+    if len(logits) == 1:
+        return logits[0].float()
+    logits, weights = logits.float(), weights.float().view(-1, 1, 1)
+    mean = torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + weights.log(), dim=0) * temperature
+    return mean - mean.mean(1, keepdim=True) + (weights * logits).sum(0).mean(1, keepdim=True)
+
+
 def check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
     """Refuse logits that would broadcast silently or make no distribution. Raises Problem."""
     if student.shape != teacher.shape or student.ndim != 2 or student.shape[1] < 2:
         raise Problem(f"logits of shape {tuple(teacher.shape)} from the teacher and {tuple(student.shape)} from the student: "
                       "must both be [batch, classes] with at least 2 classes; choose networks for the same classes")
-
-
-def supervised(weights: torch.Tensor | None = None) -> Objective:
-    """Labels alone. weights [K]: how much each class counts."""
-    def objective(student, teacher, labels):
-        loss = cross_entropy(student, labels, weights)
-        return {"loss": loss, "ce": loss.detach(), "accuracy": _share_of(student, labels)}
-    return objective
-
-
-def distillation(temperature: float, alpha: float, weights: torch.Tensor | None = None) -> Objective:
-    """(1 - alpha) * CE + alpha * T^2 * KL: Hinton's form (1503.02531, section 2), the label at T = 1."""
-    def objective(student, teacher, labels):
-        ce, soft = cross_entropy(student, labels, weights), kd(student, teacher, temperature)
-        return {"loss": (1 - alpha) * ce + alpha * soft, "ce": ce.detach(), "kd": soft.detach(),
-                "accuracy": _share_of(student, labels)}
-    return objective
-
-
-def matching(loss: str, temperatures: list[float]) -> Objective:
-    """The teacher's outputs alone, no label: `logit-mse`, or the mean of T^2 * KL over the temperatures (`kd`).
-
-    It takes no labels, and takes none that it is given: raises ValueError.
-    """
-    def objective(student, teacher, labels):
-        if labels is not None:
-            raise ValueError("labels in a phase that reads none")
-        if loss == "logit-mse":
-            value = logit_mse(student, teacher)
-        else:
-            value = torch.stack([kd(student, teacher, temperature) for temperature in temperatures]).mean()
-        return {"loss": value, "agreement": _share_of(student, teacher.argmax(1))}
-    return objective
-
-
-def _share_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (logits.detach().argmax(1) == labels).float().mean()
-
-
-def gradient_ratio(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float,
-                   alpha: float, weights: torch.Tensor | None = None) -> float:
-    """Norm of the weighted KD term's gradient by the logits, over that of the weighted label term. inf at alpha = 1."""
-    norms = []
-    soft, hard = (lambda z: kd(z, teacher, temperature)), (lambda z: cross_entropy(z, labels, weights))
-    for weight, term in ((alpha, soft), (1 - alpha, hard)):
-        logits = student.detach().float().requires_grad_()
-        norms.append(weight * torch.autograd.grad(term(logits), logits)[0].norm().item())
-    return norms[0] / norms[1] if norms[1] > 0 else float("inf")

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
@@ -19,6 +20,13 @@ ARCHITECTURES = {"vgg11": "vgg11.tv_in1k", "resnet18": "resnet18.tv_in1k", "resn
                  "seresnet101": "legacy_seresnet101.in1k"}
 # VGG's paper (1409.1556) and torchvision use 0.5; timm's default is 0. The SE nets' 0.2 is timm's own default.
 DROP_RATES = {"vgg11": 0.5}
+
+
+class Outputs(NamedTuple):
+    """What a network gives for a batch: logits [B, K], and the feature maps [B, C, H, W] (or [B, ...]) of some of its layers."""
+
+    logits: torch.Tensor
+    features: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass
@@ -45,6 +53,41 @@ class Classifier:
         torch.addcmul(-self.mean / self.std, images, 1 / self.std, out=ready)
         forward = self.compiled if self.compiled is not None and self.module.training else self.module
         return forward(ready)
+
+    def outputs(self, images: torch.Tensor, layers: tuple[str, ...] = ()) -> Outputs:
+        """Logits, and what the modules named by `layers` give on the way to them, channels first.
+
+        Raises Problem for a name that the network has not, and for a module that gives no tensor.
+        """
+        taken = {}
+        hooks = [self._module(name).register_forward_hook(lambda module, inputs, output, name=name: taken.update({name: output}))
+                 for name in layers]
+        try:
+            logits = self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name in layers:
+            if not isinstance(taken.get(name), torch.Tensor):
+                raise Problem(f"layer '{name}' of {self.name} in --layers: gives no feature map; name another module")
+        last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"  # how timm tells it, of Swin and its kin
+        return Outputs(logits, tuple(taken[name].permute(0, 3, 1, 2) if last and taken[name].ndim == 4 else taken[name]
+                                     for name in layers))
+
+    def _module(self, name: str) -> nn.Module:
+        try:
+            return self.module.get_submodule(name)
+        except AttributeError:
+            near = difflib.get_close_matches(name, [known for known, _ in self.module.named_modules() if known], n=3)
+            raise Problem(f"layer '{name}' of {self.name} in --layers: no module has that name; "
+                          + (f"did you mean {' or '.join(near)}?" if near else "see network.named_modules()")) from None
+
+    def stages(self) -> tuple[str, ...]:
+        """The last four stage outputs that timm names, of fewer all. Raises Problem where it names none."""
+        named = [stage["module"] for stage in getattr(self.module, "feature_info", ())]
+        if not named:
+            raise Problem(f"network '{self.name}': timm names no stages of it; give --layers")
+        return tuple(named[-4:])
 
     def compile(self) -> None:
         """Compile what training calls, batches of each size for themselves; with CUDA graphs, as small batches wait for launches.
@@ -107,8 +150,8 @@ def require_weights(name: str) -> None:
     require(name, architecture_of(name))
 
 
-def try_batch(network: Classifier, images: torch.Tensor, precision: Precision) -> torch.Tensor:
-    """Logits float32 [B, K] of a network in training mode for images [B, 3, S, S]; its buffers stay as they were.
+def try_batch(network: Classifier, images: torch.Tensor, precision: Precision, layers: tuple[str, ...] = ()) -> Outputs:
+    """What a network in training mode gives for images [B, 3, S, S]: logits float32, features; its buffers stay as they were.
 
     Raises Problem where it cannot be trained on batches like this one.
     """
@@ -116,7 +159,7 @@ def try_batch(network: Classifier, images: torch.Tensor, precision: Precision) -
     network.module.train()
     try:
         with torch.no_grad(), precision.autocast():
-            logits = network(images)
+            logits, features = network.outputs(images, layers)
     except (RuntimeError, ValueError, AssertionError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise Problem(f"network '{network.name}': cannot be trained on {len(images)} images of {images.shape[-1]} pixels "
@@ -126,7 +169,7 @@ def try_batch(network: Classifier, images: torch.Tensor, precision: Precision) -
     if tuple(logits.shape) != (len(images), len(network.classes)):
         raise Problem(f"network '{network.name}': gives {tuple(logits.shape)} for {len(images)} images of "
                       f"{len(network.classes)} classes; choose a classifier")
-    return logits.float()
+    return Outputs(logits.float(), features)
 
 
 def parameters(module: nn.Module) -> int:

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass, field
 
-from kd.strategies import STRATEGIES
+from kd.strategies import KNOWLEDGE, STRATEGIES
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 
 
 def option(default, help, *, choices=None, above=None, least=None, most=None, identity=True, positional=False,
-           several=False, **argument):
+           several=False, joined=False, **argument):
     """A field with its flag's help and the values it allows.
 
     `identity=False`: the value may be another one when a run goes on: where things lie, how often they are saved.
     `several`: may be given as a list, for one run after the other.
+    `joined`: one or several of the choices, joined by +.
     `argument` goes to `argparse` as it is (metavar, nargs).
     """
-    limits = {"choices": choices, "above": above, "least": least, "most": most}
+    limits = {"choices": choices, "above": above, "least": least, "most": most, "joined": joined}
     metadata = {"help": help, "limits": limits, "identity": identity, "positional": positional, "several": several,
                 "argument": argument}
     if isinstance(default, list):
@@ -40,17 +41,37 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Distillation:
-    """the pair and its transfer"""
+    """teacher and student"""
 
-    teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found; several: all pairs",
-                          several=True, metavar="NAME")
+    teacher: str = option("seresnet50", "network that teaches; trained first where no run of it is found; A+B: both together, "
+                          "the mean of their softened probabilities; several: all pairs", several=True, metavar="NAME")
     student: str = option("resnet18", "network that learns; several: all pairs in turn", several=True, metavar="NAME")
-    mode: str = option("normal", "which teacher meets which student", choices=tuple(STRATEGIES))
-    temperature: float = option(4.0, "T: softens both networks' logits", above=0, most=1000)
-    alpha: float = option(0.5, "weight of the KD term; the label's is 1 - alpha", least=0, most=1)
+    mode: str = option("normal", "which teacher meets which student (--list-modes)", choices=STRATEGIES)
+    alpha: float = option(0.5, "weight of the knowledge; the label's is 1 - alpha", least=0, most=1)
+    temperature: list[float] = option([4.0], "T: softens both networks' logits; of several the mean of the losses", metavar="T",
+                                      nargs="+", above=0, most=1000)
+    generations: int = option(1, "born again (--mode self): the student of one is the teacher of the next", least=1, most=100)
+    correct_probability: float = option(0.99, "a of --mode virtual: probability of the true class", above=0, most=0.9999)
+    teacher_weights: list[float] = option([], "how much each of several teachers counts (else alike)", metavar="W", nargs="*",
+                                          above=0)
     stored_logits: bool = option(True, "keep the teacher's logits below --cache-dir for every student to come", identity=False)
-    teacher_checkpoint: str | None = option(
-        None, "weights of --teacher that you have: a model.pt of ours or a timm state_dict (.pt, .safetensors)", metavar="FILE")
+    teacher_checkpoint: list[str] = option(
+        [], "weights that you have, one for each network of --teacher: a model.pt of ours or a timm state_dict (.pt, "
+        ".safetensors)", metavar="FILE", nargs="*")
+    allow_foreign_teacher: bool = option(False, "take a --teacher-checkpoint of another data set or other parts; never one that "
+                                         "has seen the student's validation or test patients")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """what the teacher passes on (--list-modes)"""
+
+    knowledge: str | None = option(None, "one kind or several joined by +, whose weighted terms add up (else the mode's own)",
+                                   choices=KNOWLEDGE, joined=True)
+    knowledge_weights: list[float] = option([], "weights of these terms (else each kind's own)", metavar="W", nargs="*", above=0)
+    dkd_beta: float = option(1.0, "dkd: weight of what is said of the other classes", least=0, most=1000)
+    layers: list[str] = option([], "where to look inside: names of modules, or STUDENT:TEACHER where they differ (else the last "
+                               "four stages that timm names)", metavar="NAME", nargs="*")
 
 
 @dataclass(frozen=True)
@@ -62,9 +83,6 @@ class Unlabeled:
     unlabeled_dataset: str = option("folder", "whose names tell the patients of --unlabeled-dir", choices=POOLS)
     strict: bool = option(False, "refuse a --unlabeled-dir that shows validation or test patients, instead of dropping "
                           "those")
-    match: str = option("logit-mse", "loss of phase one, in which the student matches its teacher", choices=("logit-mse", "kd"))
-    match_temperatures: list[float] = option([4.0], "T of --match kd; of several the mean", metavar="T", nargs="+", above=0,
-                                             most=1000)
     match_share: float = option(0.8, "share of all steps that phase one takes; phase two has the others", above=0, most=0.99)
     finetune: str = option("ce", "loss of phase two on the labelled images: labels alone, or --alpha of KD", choices=("ce", "kd"))
     finetune_lr: float | None = option(None, "learning rate of phase two (else --lr)", above=0)
@@ -156,9 +174,10 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Train a student on the labels and on what a teacher says of the same images."""
+    """Train a student on the labels and on what a teacher knows of the same images."""
 
     distillation: Distillation = field(default_factory=Distillation)
+    transfer: Transfer = field(default_factory=Transfer)
     unlabeled: Unlabeled = field(default_factory=Unlabeled)
     data: Data = field(default_factory=Data)
     network: Network = field(default_factory=Network)
@@ -176,6 +195,8 @@ class Evaluation:
                                 "commands that fill empty cells; written to DIR", metavar="DIR")
     card: str | None = option(None, "student and teacher of a run side by side: size, arithmetic, latency, accuracy",
                               metavar="RUN")
+    shift: list[str] = option([], "runs, their teachers and the student alone on shifted test images (contrast, brightness, "
+                              "noise, blur, resolution, rotation): a table and a plot", metavar="RUN", nargs="+")
     arms: str | None = option(None, "learning with few labels: four arms over label fractions, from all runs below DIR, as a "
                               "table and a plot written there", metavar="DIR")
     curves: list[str] = option([], "learning curves of runs in one picture, curves.png beside the runs", metavar="RUN", nargs="+")
@@ -202,7 +223,8 @@ class Judging:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --arms, --card, --curves, --check-data."""
+    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --arms, --shift, --card, --curves,
+    --check-data."""
 
     evaluation: Evaluation = field(default_factory=Evaluation)
     judging: Judging = field(default_factory=Judging)

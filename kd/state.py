@@ -42,36 +42,46 @@ class Progress:
 
 
 # What `State.state_dict` holds, as `checkpoint.fault` reads it.
-SCHEMA = {"weights": dict, "optimizer": dict, "scaler": dict, "best_weights": (dict, type(None)),
+SCHEMA = {"weights": dict, "helper": dict, "optimizer": dict, "scaler": dict, "best_weights": (dict, type(None)),
           "progress": {"phase": int, "epoch": int, "step": int, "total": int, "images": int, "sums": dict, "history": list,
                        "looks": list, "best": (dict, type(None)), "stopped": bool, "ended": str}}
 
 
 class State:
-    """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it."""
+    """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of it.
 
-    def __init__(self, network: Classifier, training: Training, precision: Precision):
+    helper  what is trained beside the network and needed no more afterwards: the projectors of a hint
+    """
+
+    def __init__(self, network: Classifier, training: Training, precision: Precision, helper: torch.nn.Module | None = None):
         device = next(network.module.parameters()).device
         self.network, self.progress, self.best_weights = network, Progress(), None
-        self.optimizer = torch.optim.Adam(network.module.parameters(), lr=training.lr, weight_decay=training.weight_decay,
+        self.helper = helper or torch.nn.Module()
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=training.lr, weight_decay=training.weight_decay,
                                           fused=device.type in FUSED)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         self.divergence = Divergence(self.optimizer, device, precision.scaled)
         self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
         self.terms: tuple[str, ...] = ()
 
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All that the optimizer moves."""
+        return [*self.network.module.parameters(), *self.helper.parameters()]
+
     def state_dict(self) -> dict:
         """All that resuming needs, as tensors and plain values. Raises Problem (3) for a state that has diverged."""
         self.divergence.check()
-        self.divergence.check_weights(self.network.module, self.progress.total)
+        self.divergence.check_weights((self.network.module, self.helper), self.progress.total)
         self._collect()
-        return {"weights": dict(self.network.module.state_dict()), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "progress": asdict(self.progress), "best_weights": self.best_weights}
+        return {"weights": dict(self.network.module.state_dict()), "helper": dict(self.helper.state_dict()),
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "progress": asdict(self.progress),
+                "best_weights": self.best_weights}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`. Raises Problem (4) for a state of another network, or one that lacks something."""
         try:
             self.network.module.load_state_dict(state["weights"], strict=True)
+            self.helper.load_state_dict(state["helper"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
@@ -164,10 +174,11 @@ class Divergence:
             raise self._problem(f"loss or gradient at step {step}",
                                 "no weight was changed by it" if whole else "the last file that was saved is finite")
 
-    def check_weights(self, module: torch.nn.Module, step: int) -> None:
+    def check_weights(self, modules: tuple[torch.nn.Module, ...], step: int) -> None:
         """Raise Problem (3) for weights or moments that are not finite: a finite gradient may still be stepped on too far."""
         moments = [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-        if not all(bool(value.isfinite().all()) for value in (*module.state_dict().values(), *moments)):
+        weights = [value for module in modules for value in module.state_dict().values()]
+        if not all(bool(value.isfinite().all()) for value in (*weights, *moments)):
             raise self._problem(f"weights after step {step}", "the last file that was saved is finite")
 
     def _problem(self, what: str, safe: str) -> Problem:

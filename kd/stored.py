@@ -12,7 +12,7 @@ from kd.data.index import digest, slug
 from kd.data.views import Batch, Views
 from kd.models import Classifier
 from kd.runtime import Precision, kind_of, say, to_device, why_not
-from kd.teachers import TeacherFunction, live
+from kd.teachers import Network, live
 
 FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
 CHECKED = 16
@@ -46,7 +46,7 @@ class StoredLogits:
         self.network, self.precision = network, precision
         self.slots, self.device = len(views), views.device
         self.changing = views.augment or views.shuffle  # from epoch to epoch: what is seen, or in which batch
-        self.live: TeacherFunction = live(network, precision)
+        self.live: Network = live(network, precision)
         self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
         self.writable, self.epoch, self.fresh, self.asked, self.computed = True, None, [], 0, 0

@@ -1,4 +1,7 @@
-"""The modes as data: which teacher meets which student on which images. The loop knows none of them."""
+"""The general model as data: which teacher passes what knowledge on to which student, on which images. The loop knows none of it.
+
+Blocks after Abbasi et al. 2019 (1912.13179): data preparation, teachers and student, knowledge, its location, its transfer.
+"""
 
 from dataclasses import dataclass
 
@@ -7,11 +10,72 @@ PLAIN_NETS = ("vgg11", "resnet18", "resnet34", "resnet50")
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A row of the table of knowledge: what is passed on, where it lies, and by which loss.
+
+    location       `output`: logits; `stages`: feature maps at --layers, so the teacher is asked live
+    transfer       the loss in words; its function stands in `objectives`
+    weight         of its term within alpha's share, unless --knowledge-weights; chosen at K = 7, see the README
+    softens        whether --temperature is in it
+    labels         whether it must know the true class, so that it has no place where no label is read
+    least_classes  below it there is nothing to pass on
+    """
+
+    what: str
+    location: str
+    transfer: str
+    weight: float
+    source: str
+    softens: bool = False
+    labels: bool = False
+    least_classes: int = 2
+
+
+KNOWLEDGE = {
+    "kd": Kind("class probabilities", "output", "T^2 KL", 1.0, "1503.02531", softens=True),
+    "logit-mse": Kind("logits", "output", "half squared distance", 0.1, "1312.6184"),
+    "dkd": Kind("class probabilities, true class and others apart", "output", "T^2 (TCKD + beta NCKD)", 1.0, "2203.08679",
+                softens=True, labels=True, least_classes=3),
+    "dist": Kind("relations of classes and of images", "output", "T^2 (1 - correlation)", 1.0, "2205.10536", softens=True),
+    "standardized": Kind("standardized logits", "output", "T^2 KL", 1.0, "2403.01427", softens=True),
+    "attention": Kind("where a map is strong", "stages", "squared distance of maps of length 1", 1.0, "1612.03928"),
+    "similarity": Kind("which images are alike", "stages", "squared distance of similarity matrices", 1.0, "1907.09682"),
+    "hint": Kind("feature maps", "stages", "half squared distance after a 1x1 projector", 1.0, "1412.6550"),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a teacher comes to be.
+
+    network       whose: `teacher` (--teacher; of several names joined by + the ensemble), `student` (the student's own
+                  architecture; with --generations the generation before) or `none`
+    trained       False: as it was drawn, from no weights
+    stop_at       training stops once validation accuracy passes this; None trains to the end
+    distribution  where there is no network, the class probabilities it stands for: `virtual` or `uniform`
+    """
+
+    words: str
+    network: str = "teacher"
+    trained: bool = True
+    stop_at: float | None = None
+    distribution: str = ""
+
+
+TRAINED, LARGE, SMALL = Origin("trained"), Origin("trained, large"), Origin("trained, small")
+STOPPED = Origin("stopped once validation accuracy passes 0.5", stop_at=0.5)
+ITSELF = Origin("the student's own architecture, trained", network="student")
+UNTRAINED = Origin("never trained", trained=False)
+VIRTUAL = Origin("none: a on the true class, (1 - a)/(K - 1) elsewhere", network="none", distribution="virtual")
+UNIFORM = Origin("none: all classes alike", network="none", distribution="uniform")
+
+
+@dataclass(frozen=True)
 class Stage:
     """A phase of a run, as a mode's row has it.
 
     images  `train`: the labelled train part; `pool`: every picture that may be seen, without its label
-    loss    `labels`, `kd` (labels and the teacher), `match` (the teacher alone: --match) or `finetune` (--finetune)
+    loss    `labels`, `distil` (labels and knowledge), `match` (knowledge alone) or `finetune` (--finetune)
     """
 
     name: str
@@ -19,48 +83,86 @@ class Stage:
     loss: str
 
 
+DISTIL = Stage("distil", "train", "distil")
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """A row of the mode table.
+    """A row of the table of modes.
 
-    images     what the student sees, and with which labels
-    teacher    how it came to be, in words
-    stop_at    the teacher's training stops once validation accuracy passes this; None trains it to the end
-    knowledge  what is transferred, and where
-    transfer   by which loss
+    stages      the phases of the student's training, in turn; teacher and student always see the same view
+    knowledge   what is transferred, unless --knowledge says so
+    fixed_t     the temperature where the mode is defined at one; None: --temperature
     teachers, students  the thesis's pairs: every teacher with every student
-    source     where the mode comes from
-    stages     the phases of the student's training, in turn
     """
 
-    images: str
-    teacher: str
-    stop_at: float | None
-    knowledge: str
-    transfer: str
-    teachers: tuple[str, ...]
-    students: tuple[str, ...]
+    teacher: Origin
     source: str
-    stages: tuple[Stage, ...] = (Stage("distil", "train", "kd"),)
+    stages: tuple[Stage, ...] = (DISTIL,)
+    knowledge: str = "kd"
+    fixed_t: float | None = None
+    teachers: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
 
 
+MATCH, FINETUNE = Stage("match", "pool", "match"), Stage("finetune", "train", "finetune")
 ALONE = (Stage("train", "train", "labels"),)  # of a network that nobody teaches
 STRATEGIES = {
-    "normal": Strategy("labelled", "trained, large", None, "logits, output", "KL + CE", SE_NETS, PLAIN_NETS, "1503.02531"),
-    "reverse": Strategy("labelled", "trained, small", None, "logits, output", "KL + CE", PLAIN_NETS, SE_NETS, "1909.11723"),
-    "defective": Strategy("labelled", "stopped once validation accuracy passes 0.5", 0.5, "logits, output", "KL + CE",
-                          SE_NETS, PLAIN_NETS, "1909.11723"),
-    "unlabeled": Strategy("unlabelled, then labelled", "trained", None, "logits, output", "logit MSE (or KL), then CE", (), (),
-                          "2009.00982", (Stage("match", "pool", "match"), Stage("finetune", "train", "finetune"))),
-    "unlabeled-only": Strategy("unlabelled", "trained", None, "logits, output", "logit MSE (or KL)", (), (), "2009.00982",
-                               (Stage("match", "pool", "match"),)),
+    "normal": Strategy(LARGE, "1503.02531", teachers=SE_NETS, students=PLAIN_NETS),
+    "reverse": Strategy(SMALL, "1909.11723", teachers=PLAIN_NETS, students=SE_NETS),
+    "defective": Strategy(STOPPED, "1909.11723", teachers=SE_NETS, students=PLAIN_NETS),
+    "self": Strategy(ITSELF, "1805.04770"),
+    "virtual": Strategy(VIRTUAL, "1909.11723"),
+    "smoothing": Strategy(UNIFORM, "1512.00567", fixed_t=1.0),
+    "random": Strategy(UNTRAINED, "1909.11723"),
+    "unlabeled": Strategy(TRAINED, "2009.00982", (MATCH, FINETUNE), "logit-mse"),
+    "unlabeled-only": Strategy(TRAINED, "2009.00982", (MATCH,), "logit-mse"),
 }
 
 
 def unusual(mode: str, teacher: str, student: str) -> str:
     """A remark where the thesis files this pair under another mode; empty else. Any pair may run under any mode."""
     own = STRATEGIES[mode]
-    if teacher in own.teachers and student in own.students:
+    if own.teacher.network != "teacher" or (teacher in own.teachers and student in own.students):
         return ""
     others = [name for name, row in STRATEGIES.items() if teacher in row.teachers and student in row.students]
     return f"{student} <- {teacher} is one of the thesis's pairs for {' and '.join(others)}, not for {mode}" if others else ""
+
+
+IMAGES = {"train": "labelled", "pool": "all, no labels"}
+
+
+def modes_table() -> str:
+    """The modes as Markdown: what the README shows and --list-modes prints."""
+    lines = ["| `--mode` | images | teacher | the student starts | knowledge | location | transfer | source |", "|---" * 8 + "|"]
+    for name, row in STRATEGIES.items():
+        kind, teacher = KNOWLEDGE[row.knowledge], row.teacher
+        what = "label distribution" if teacher.network == "none" else kind.what
+        start = "drawn anew, or ImageNet" if teacher.network == "student" else "ImageNet, or drawn"
+        cells = [f"`{name}`", ", then ".join(IMAGES[stage.images] for stage in row.stages), teacher.words, start,
+                 f"{what} (`{row.knowledge}`)", kind.location, ", then ".join(_transfer(row, stage) for stage in row.stages),
+                 row.source]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _transfer(row: Strategy, stage: Stage) -> str:
+    soft = KNOWLEDGE[row.knowledge].transfer + (f" at T = {row.fixed_t:g}" if row.fixed_t else "")
+    return {"labels": "CE", "distil": f"(1 - alpha) CE + alpha {soft}", "match": soft, "finetune": "CE (or KD)"}[stage.loss]
+
+
+def knowledge_table() -> str:
+    """The kinds of knowledge as Markdown: what the README shows and --list-modes prints."""
+    lines = ["| `--knowledge` | what | location | transfer | weight | needs | source |", "|---" * 7 + "|"]
+    for name, kind in KNOWLEDGE.items():
+        needs = [*(["labels"] if kind.labels else []), *(["a teacher that is a network"] if kind.location == "stages" else []),
+                 *([f"{kind.least_classes} classes"] if kind.least_classes > 2 else [])]
+        lines.append(f"| `{name}` | {kind.what} | {kind.location} | {kind.transfer} | {kind.weight:g} | {', '.join(needs)} | "
+                     f"{kind.source} |")
+    return "\n".join(lines)
+
+
+def list_modes() -> str:
+    """What `distill.py --list-modes` prints."""
+    return (f"{modes_table()}\n\nTeacher and student see the same view of an image. --teacher a+b is the mean of both teachers' "
+            f"softened probabilities.\n\n{knowledge_table()}\n\n--knowledge a+b is the weighted sum of both terms.")

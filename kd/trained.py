@@ -142,11 +142,22 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
         raise Problem(f"teacher '{about['name']}': its classes are {list(theirs)}, those of the data {list(ours)}; both must "
                       "have the same names in the same order", BAD_CHECKPOINT)
     settings = dataset.settings
-    pairs = [("data set", about["data"]["name"], dataset.index.name),
-             ("parts", f"{about['data']['split']} {about['data']['split_hash']}", f"{settings.split} {dataset.split_hash}"),
-             ("pictures", about["data"]["content_hash"], dataset.content_hash),
-             ("image_size", about["input"]["image_size"], settings.image_size),
+    pairs = [("image_size", about["input"]["image_size"], settings.image_size),
              ("resize", about["input"]["resize"], settings.resize), ("crop", about["input"]["crop"], dataset.store.crop)]
+    return foreign(trained, dataset) + _unlike(pairs)
+
+
+def foreign(trained: Trained, dataset: Dataset) -> list[str]:
+    """In what a network's data set, parts and pictures are others than these, in words; empty where nothing is known of them."""
+    if trained.about is None:
+        return []
+    seen = trained.about["data"]
+    return _unlike([("data set", seen["name"], dataset.index.name),
+                    ("parts", f"{seen['split']} {seen['split_hash']}", f"{dataset.settings.split} {dataset.split_hash}"),
+                    ("pictures", seen["content_hash"], dataset.content_hash)])
+
+
+def _unlike(pairs: list[tuple]) -> list[str]:
     return [f"{what}: teacher {theirs}, student {ours}" for what, theirs, ours in pairs if theirs != ours]
 
 

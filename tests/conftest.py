@@ -1,6 +1,7 @@
 """What the tests share: a tiny network, a tiny data set, and the scripts run in process."""
 
 import contextlib
+import gc
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
 from kd.errors import Problem  # noqa: E402
+from kd.results import figures  # noqa: E402
 
 # Small enough that a whole script takes a second or two; BatchNorm, dropout and an uneven last batch are all in it.
 TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
@@ -35,6 +37,7 @@ class TinyNet(nn.Module):
 
     def __init__(self, num_classes=1000, drop_rate=0.1, **_):
         super().__init__()
+        self.feature_info = [{"module": "bn"}]
         self.pretrained_cfg = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2), "classifier": "fc"}
         self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.bn = nn.BatchNorm2d(8)
@@ -93,6 +96,23 @@ def in_own_folder(tmp_path, monkeypatch):
     """Every test works in a folder of its own, so that runs/ and cache/ are its alone."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)  # networks this small are no faster on two
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections():
+    """What the imports left need not be looked through after each of hundreds of runs."""
+    import kd.run  # noqa: F401
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request, monkeypatch):
+    """Drawing takes more time than a tiny run's everything else: pictures are black, unless a test is marked `draws`."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(figures, "pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def arms(prepared):
     prepared(commands)
 
 
+@pytest.mark.draws
 def test_four_arms_over_label_fractions(arms, script):
     code, out = script("evaluate", ["--arms", "runs"])
     assert code == 0 and Path("runs/arms.png").stat().st_size > 10_000 and "Every student took 6 optimizer steps." in out
@@ -46,7 +47,7 @@ def test_four_arms_over_label_fractions(arms, script):
 def test_unequal_arms_are_called_so(arms, script):
     words = [*TINY, "--epochs", "2", "--labeled-fraction", "1", "--tag", "long"]
     script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled", "--teacher-checkpoint",
-                       str(FEW / "teacher/kdwide/seed0/model.pt")])
+                       str(FEW / "teacher/kdwide/seed0/model.pt"), "--allow-foreign-teacher"])
     out = script("evaluate", ["--arms", "runs"])[1]
     assert "NOT EQUAL: the students took 6, 12 optimizer steps" in out
     assert "NOT EQUAL: 1 of 1 students had a teacher that knew other labels than theirs." in out

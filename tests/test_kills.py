@@ -17,7 +17,7 @@ from faults import CRASHED, Child, DieAt, in_child, limit_files
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import checkpoint, loop, losses, models
+from kd import checkpoint, loop, losses, models, objectives
 from kd.data import store
 from kd.folder import RunFolder
 from kd.results import outcome
@@ -162,7 +162,7 @@ def test_two_ctrl_c_at_once_end_the_run_and_lose_nothing(whole, injected, seed, 
 @pytest.mark.case(6)
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("owner, name", [(store.Store, "_decode_row"), (losses, "cross_entropy"), (loop, "_row"),
-                                         (checkpoint, "_fsync"), (losses, "gradient_ratio"), (outcome, "predict")])
+                                         (checkpoint, "_fsync"), (objectives, "gradient_ratio"), (outcome, "predict")])
 def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number, code):
     """Decoding, a step, validation, saving, the teacher's introduction, the final predictions."""
     command = call("distill", DISTIL) if name == "gradient_ratio" else call("train_teacher", ALONE)
@@ -248,6 +248,7 @@ def test_a_full_disk_while_saving_keeps_the_last_good_file(whole, begun):
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
 
 
+@pytest.mark.draws
 @pytest.mark.case(5)
 def test_a_full_disk_under_tensorboard_and_the_figure_is_a_warning_each(whole):
     shutil.copytree(whole[0] / "cache", "cache")
@@ -357,7 +358,7 @@ def test_a_log_that_cannot_be_written_ends_no_training(whole):
 
 def contents(number):
     torch.manual_seed(number)
-    state = {"weights": {"w": torch.randn(60, 60)}, "optimizer": {}, "scaler": {}, "best_weights": None,
+    state = {"weights": {"w": torch.randn(60, 60)}, "helper": {}, "optimizer": {}, "scaler": {}, "best_weights": None,
              "progress": dataclasses.asdict(Progress())}
     return {"state": state, "split_hash": str(number), "content_hash": "", "pool_hash": None, "precision": "", "teacher": None,
             "clock": {"seconds": 0.0, "started": ""}}

@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import same
 
-from kd import losses, models, teachers
+from kd import inside, models, objectives, teachers
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
 from kd.loop import Phase, fit, predict, set_lr, stop_at_accuracy
+from kd.models import Outputs
+from kd.objectives import Knowledge
 from kd.runtime import Precision
 from kd.settings import Training
 from kd.state import Progress, State
@@ -32,15 +34,25 @@ def views():
     return train, Views(store, np.arange(56, 84), index.labels, batch_size=64, device=CPU)
 
 
+def panel_of(network, precision):
+    """A teacher that is one network."""
+    alive = teachers.live(network, precision)
+    return teachers.together([lambda batch: Outputs(alive(batch))], [1.0], CPU)
+
+
+def distillation(alpha=0.5):
+    return objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), alpha)
+
+
 def fresh(training, amp="off", name="kdtiny"):
     return State(models.build(name, synthetic.CLASSES, seed=training.seed), training, Precision("cpu", amp))
 
 
 def train(state, views, training, amp="off", **options):
     seen, valid = views
-    taught = options.pop("teacher", teachers.nobody), options.pop("objective", losses.supervised())
+    taught = options.pop("teacher", teachers.nobody), options.pop("objective", objectives.supervised())
     end = min(training.epochs * seen.steps, training.max_steps or 10**9)
-    phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr)])
+    phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr, options.pop("layers", ()))])
     fit(state, phases, valid, training, Precision("cpu", amp), **options)
     return state
 
@@ -49,9 +61,9 @@ def two_phases(views, training, teacher):
     """Seven steps without labels, into the second epoch, then five with."""
     seen, _ = views
     pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
-    match = losses.matching("logit-mse", [])
+    match = objectives.matching(Knowledge({"logit-mse": 1.0}, (1.0,)))
     return [Phase("match", pool, teacher, match, 0, 7, training.lr),
-            Phase("finetune", seen, teacher, losses.distillation(4.0, 0.5), 7, 12, training.lr / 3)]
+            Phase("finetune", seen, teacher, distillation(), 7, 12, training.lr / 3)]
 
 
 @pytest.mark.case(1)
@@ -60,8 +72,8 @@ def two_phases(views, training, teacher):
 def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp, phases):
     training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
     torch.manual_seed(1)
-    teach = teachers.live(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", amp))
-    options = {"teacher": teach, "objective": losses.distillation(4.0, 0.5)}
+    teach = panel_of(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", amp))
+    options = {"teacher": teach, "objective": distillation()}
     if phases == 2:
         options = {"phases": two_phases(views, training, teach)}
     snapshots = []
@@ -74,6 +86,33 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
         resumed.load_state_dict(copy.deepcopy(snapshot))
         train(resumed, views, training, amp, **options)
         assert same(resumed.state_dict(), whole.state_dict())
+
+
+@pytest.mark.case(1)
+def test_a_hint_resumes_with_its_projectors_and_not_without(views):
+    training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
+    wide = models.build("kdwide", synthetic.CLASSES, seed=9)
+    teach = teachers.together([teachers.observed(wide, FLOAT, ("bn",))], [1.0], CPU)
+
+    def hinted(seed):
+        projectors = inside.Projectors([(8, 12)], seed)
+        knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), projectors=projectors)
+        state = State(models.build("kdtiny", synthetic.CLASSES, seed=seed), training, FLOAT, projectors)
+        return state, {"teacher": teach, "objective": objectives.distillation(knowledge, 0.5), "layers": ("bn",)}
+
+    state, options = hinted(3)
+    start, snapshots = copy.deepcopy(state.state_dict()), []
+    train(state, views, training, **options, after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
+    assert not same(start["helper"], state.state_dict()["helper"]) and not wide.module.training
+    for snapshot in snapshots:
+        resumed, options = hinted(77)
+        resumed.load_state_dict(copy.deepcopy(snapshot))
+        train(resumed, views, training, **options)
+        assert same(resumed.state_dict(), state.state_dict())
+    without_it, options = hinted(77)
+    without_it.load_state_dict(snapshots[3] | {"helper": start["helper"]})
+    train(without_it, views, training, **options)
+    assert not same(without_it.state_dict()["weights"], state.state_dict()["weights"])
 
 
 @pytest.mark.case(1)
@@ -114,7 +153,7 @@ def without(snapshot, item, start):
 
 def test_the_items_are_all_there_is():
     state = fresh(Training()).state_dict()
-    assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights"}) | {"parameters", "buffers"}
+    assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights", "helper"}) | {"parameters", "buffers"}
 
 
 @pytest.mark.case(1)
@@ -133,7 +172,7 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
         state = fresh(training, "fp16")
         several = {}
         if item == "progress.phase":
-            teacher = teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT)
+            teacher = panel_of(models.build("kdwide", synthetic.CLASSES), FLOAT)
             several["phases"] = two_phases(views, training, teacher)
         if snapshot is not None:
             state.load_state_dict(copy.deepcopy(snapshot))
@@ -161,16 +200,16 @@ def test_the_teacher_is_as_it_was(views):
     training = Training(epochs=1, batch_size=12, seed=3)
     network = models.build("kdwide", synthetic.CLASSES, seed=9)
     before = copy.deepcopy(network.module.state_dict())
-    train(fresh(training), views, training, teacher=teachers.live(network, Precision("cpu", "off")),
-          objective=losses.distillation(4.0, 0.9))
+    train(fresh(training), views, training, teacher=panel_of(network, Precision("cpu", "off")),
+          objective=distillation(0.9))
     assert same(network.module.state_dict(), before) and not network.module.training
 
 
 def test_the_teacher_changes_what_is_learned(views):
     training = Training(epochs=1, batch_size=12, seed=3)
-    teach = teachers.live(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", "off"))
+    teach = panel_of(models.build("kdwide", synthetic.CLASSES, seed=9), Precision("cpu", "off"))
     alone = train(fresh(training), views, training)
-    taught = train(fresh(training), views, training, teacher=teach, objective=losses.distillation(4.0, 0.5))
+    taught = train(fresh(training), views, training, teacher=teach, objective=distillation())
     assert not same(alone.network.module.state_dict(), taught.network.module.state_dict())
 
 
@@ -179,7 +218,7 @@ def test_the_student_is_in_training_mode_at_every_step(views):
 
     def objective(student, teacher, labels):
         modes.append(state.network.module.training)
-        return losses.supervised()(student, teacher, labels)
+        return objectives.supervised()(student, teacher, labels)
 
     state = fresh(training)
     train(state, views, training, objective=objective)
@@ -192,13 +231,13 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
     training, seen = Training(epochs=1, batch_size=12, lr=0.02, seed=3), {}
 
     def objective(student, teacher, labels):
-        terms = losses.supervised()(student, teacher, labels)
+        terms = objectives.supervised()(student, teacher, labels)
         if state.progress.total == 2:
             seen.update(copy.deepcopy(state.network.module.state_dict()))
             if poison == "loss":
                 terms["loss"] = terms["loss"] * float("nan")
             else:
-                student.register_hook(lambda gradient: gradient * float("inf"))
+                student.logits.register_hook(lambda gradient: gradient * float("inf"))
         return terms
 
     state = fresh(training)
@@ -279,14 +318,14 @@ def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(vi
 
 def test_the_learning_rate_is_a_function_of_the_step():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    phase = Phase("train", None, teachers.nobody, losses.supervised(), 16, 24, 0.2)
+    phase = Phase("train", None, teachers.nobody, objectives.supervised(), 16, 24, 0.2)
     assert [set_lr(optimizer, "cosine", phase, step) for step in (16, 20)] == [0.2, pytest.approx(0.1)]
     assert set_lr(optimizer, "constant", phase, 23) == 0.2 == optimizer.param_groups[0]["lr"]
 
 
 def test_a_phase_begins_with_the_last_weights_and_an_optimizer_without_memory(views):
     training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
-    first, second = two_phases(views, training, teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT))
+    first, second = two_phases(views, training, panel_of(models.build("kdwide", synthetic.CLASSES), FLOAT))
     state, seen = fresh(training), []
     train(state, views, training, phases=[first, second],
           after_step=lambda s: seen.append((s.progress.phase, next(iter(s.optimizer.state.values()))["step"].item())))
@@ -300,7 +339,7 @@ def test_a_phase_without_labels_chooses_no_epoch_by_them(views, monkeypatch):
     falling = iter(np.linspace(1, 0, 9))
     monkeypatch.setattr("kd.loop.metrics.accuracy", lambda logits, labels: float(next(falling)))
     training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
-    match, _ = two_phases(views, training, teachers.live(models.build("kdwide", synthetic.CLASSES), FLOAT))
+    match, _ = two_phases(views, training, panel_of(models.build("kdwide", synthetic.CLASSES), FLOAT))
     state = train(fresh(training), views, training, phases=[match])
     assert len(state.progress.history) == 2 and state.progress.best is state.progress.history[-1]
     assert same(state.best_weights, state.network.module.state_dict())

@@ -11,6 +11,9 @@ from kd.errors import Problem
 from kd.results import figures
 from kd.results import report as reports
 
+TEACHER = {"name": "x", "members": [], "hash": "", "valid_accuracy": None, "test_accuracy": None, "disagreement": None,
+           "gradient_ratio": None, "gradient_reason": None, "remarks": []}
+
 
 @pytest.fixture
 def report(prepared):
@@ -23,6 +26,8 @@ def report(prepared):
     (lambda r: r["results"]["best"].update(epoch="1"), "report.results.best.epoch is str, not int"),
     (lambda r: r["results"]["last"].update(test_accuracy=1), "test_accuracy is int, not float"),
     (lambda r: r.update(schema_version=99), "schema_version is 99"), (lambda r: r.update(teacher={}), "teacher lacks"),
+    (lambda r: r.update(teacher=TEACHER | {"members": ["x"]}), "teacher.members is str, not an object"),
+    (lambda r: r.update(teacher=TEACHER | {"members": [{"name": "x"}]}), "teacher.members lacks"),
     (lambda r: r["data"].update(leaks=None), "report.data.leaks is NoneType")])
 def test_a_report_that_breaks_the_schema_is_refused(report, change, message):
     change(report)
@@ -40,9 +45,8 @@ def test_the_confusion_picture_shows_counts_and_shares():
 def test_every_mode_can_be_chosen_and_stands_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     mode = next(field for field in dataclasses.fields(settings.Distillation) if field.name == "mode")
-    assert mode.metadata["limits"]["choices"] == tuple(strategies.STRATEGIES)
-    for name, row in strategies.STRATEGIES.items():
-        assert f"| `{name}` | {row.images} | {row.teacher} | {row.knowledge} | {row.transfer} |" in readme
+    assert mode.metadata["limits"]["choices"] is strategies.STRATEGIES
+    assert strategies.modes_table() in readme and strategies.knowledge_table() in readme
 
 
 def test_a_pair_of_another_mode_is_remarked_on():

@@ -94,6 +94,7 @@ def whole_study(make, seeds=(0, 1), change=lambda report: None):
                 make("defective", large, small, seed, change)
 
 
+@pytest.mark.draws
 def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_commands(make, script):
     whole_study(make)
     result = tables.write_tables(Path("runs"), 0.01)
@@ -224,7 +225,7 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
     code, out = script("evaluate", ["--tables", "runs"])
     left = out[out.index("# Left out"):]
     assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, split patient") == 2
-    assert "claims the same cell as" in left and "schema_version is 1, this program reads 3" in left
+    assert "claims the same cell as" in left and "schema_version is 1, this program reads 4" in left
     assert left.count("': damaged, not a JSON object") == 2 and "predictions.csv': cannot be read" in left
     assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
                                            "lacks its averages")), left
@@ -318,6 +319,7 @@ def test_the_heat_map_shows_every_gap_and_what_was_not_run():
         assert texts == ["+3.1\n[-1.0, +7.0]", word]
 
 
+@pytest.mark.draws
 def test_curves_and_card(script, templates):
     runs = [str(templates[name]) for name in ("student", "teacher")]
     code, out = script("evaluate", ["--curves", *runs])

@@ -12,7 +12,7 @@ import torch
 from conftest import DATA, PAIR, ROOT, TINY, same, weights, write_table
 from faults import in_child
 
-from kd import config, lesson
+from kd import config, plan
 from kd.errors import Problem
 from kd.results import report as reports
 from kd.settings import DistillSettings, TeacherSettings
@@ -96,11 +96,11 @@ def test_both_phases_stand_in_the_report(script):
     assert {row["phase"] for row in rows} == {"match", "finetune"} and report["results"]["best"]["epoch"] > 2
     assert all(("train_agreement" in row) == (row["phase"] == "match") for row in rows)
     assert "train_kd" in rows[-1] and report["data"]["pool"]["images"] == 140 and report["results"]["reason"] is None
-    assert report["teacher"]["split"] == report["data"]["split_hash"]  # trained on those same labels
+    assert report["teacher"]["members"][0]["split"] == report["data"]["split_hash"]  # trained on those same labels
 
 
 def test_phase_one_alone_reads_no_label_and_chooses_no_epoch(script):
-    code, out = script("distill", [*ONLY, "--match", "kd", "--match-temperatures", "2", "8", "--epochs", "3"])
+    code, out = script("distill", [*ONLY, "--knowledge", "kd", "--temperature", "2", "8", "--epochs", "3"])
     assert code == 0 and "no label was read" in out
     report = reports.read(DATA / "unlabeled-only/kdwide-kdtiny/seed0")
     assert report["results"]["best"] == report["results"]["last"] and report["results"]["best"]["train_accuracy"] is None
@@ -127,15 +127,21 @@ def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic)
 
 
 @pytest.mark.parametrize("words, idle", [
-    (["--mode", "normal", "--match", "kd", "--finetune-lr", "1"], ["--finetune-lr", "--match"]),
+    (["--mode", "normal", "--match-share", "0.5", "--finetune-lr", "1"], ["--finetune-lr", "--match-share"]),
     (["--mode", "unlabeled-only", "--alpha", "0.9", "--finetune", "kd"], ["--alpha", "--finetune"]),
     (["--mode", "unlabeled", "--alpha", "0.9", "--finetune", "kd", "--match-share", "0.5"], []),
-    (["--mode", "unlabeled", "--match-temperatures", "1", "--labeled-seed", "3", "--strict"],
-     ["--labeled-seed", "--match-temperatures", "--strict"])])
+    (["--mode", "unlabeled", "--temperature", "1", "--labeled-seed", "3", "--strict"],
+     ["--labeled-seed", "--strict", "--temperature"]),
+    (["--mode", "virtual", "--teacher", "x", "--correct-probability", "0.9", "--generations", "2"],
+     ["--generations", "--teacher"]),
+    (["--mode", "smoothing", "--temperature", "2", "--dkd-beta", "3"], ["--dkd-beta", "--temperature"]),
+    (["--mode", "random", "--teacher-checkpoint", "x.pt", "--knowledge", "hint", "--layers", "conv"], ["--teacher-checkpoint"]),
+    (["--mode", "self", "--generations", "2", "--teacher-weights", "2", "--knowledge", "dkd", "--dkd-beta", "2"],
+     ["--teacher-weights"])])
 def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
     [settings] = config.parse(DistillSettings, words)
-    assert lesson.idle(settings) == idle
-    assert not lesson.idle(config.parse(TeacherSettings, [])[0])
+    assert plan.idle(settings) == idle
+    assert not plan.idle(config.parse(TeacherSettings, [])[0])
 
 
 def test_one_step_is_too_few_for_two_phases(script):
@@ -197,10 +203,10 @@ def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
 
 
 def test_lists_take_several_students_through_one_pool(script):
-    words = ["--mode", "unlabeled", "--student", "a", "b", "--match-temperatures", "1", "4"]
+    words = ["--mode", "unlabeled", "--student", "a", "b", "--temperature", "1", "4"]
     [first, second] = config.parse(DistillSettings, words)
-    assert first.unlabeled == second.unlabeled and first.unlabeled.match_temperatures == [1.0, 4.0]
-    for words in (["--match-temperatures", "0"], ["--match-temperatures", "1", "nan"], ["--match-share", "1"],
+    assert first.unlabeled == second.unlabeled and first.distillation.temperature == [1.0, 4.0]
+    for words in (["--temperature", "0"], ["--temperature", "1", "nan"], ["--match-share", "1"],
                   ["--labeled-fraction", "0"]):
         with pytest.raises(Problem):
             config.parse(DistillSettings, words)

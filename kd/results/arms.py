@@ -128,7 +128,8 @@ def _notes(runs: list[Run]) -> list[str]:
         given = run.report["settings"]
         draws[run.seed, given["labeled_fraction"], given["labeled_seed"]].add(run.report["data"]["split_hash"])
     taught = [run.report for run in runs if run.report["teacher"] is not None]
-    foreign = sum(report["teacher"]["split"] != report["data"]["split_hash"] for report in taught)
+    foreign = sum(any(member["split"] != report["data"]["split_hash"] for member in report["teacher"]["members"])
+                  for report in taught)
     return [f"Every student took {steps[0]} optimizer steps." if len(steps) == 1 else
             f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who trains longer proves nothing.",
             f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels than theirs." if foreign

@@ -27,19 +27,21 @@ def write_card(folder: Path, device_name: str) -> dict:
     """Print a distilled run's card and write it to card.json in its folder. Raises Problem for a run without a teacher."""
     report, device = reports.read(folder), pick_device(device_name)
     teacher = report["teacher"]
-    if teacher is None:
-        raise Problem(f"run '{folder}' in --card: was trained without a teacher; give the folder of a distilled run")
+    if teacher is None or not teacher["members"]:
+        raise Problem(f"run '{folder}' in --card: was trained without a teacher that is a network; give the folder of another")
     size, classes = report["data"]["image_size"], tuple(report["data"]["classes"])
-    networks = {"teacher": models.build(teacher["architecture"], classes).to(device),
-                "student": models.build(report["student"]["architecture"], classes).to(device)}
-    sides = {name: {"parameters": models.parameters(network.module), "gmac": gmac(network, size)}
-             for name, network in networks.items()}
+    architectures = {"teacher": [member["architecture"] for member in teacher["members"]],
+                     "student": [report["student"]["architecture"]]}
+    networks = {side: [models.build(name, classes).to(device) for name in names] for side, names in architectures.items()}
+    sides = {name: {"parameters": sum(models.parameters(network.module) for network in group),
+                    "gmac": sum(gmac(network, size) for network in group)} for name, group in networks.items()}
     for batch in BATCHES:
         for name, seconds in latency(networks, size, batch, device).items():
             sides[name][f"latency_{batch}"] = seconds
-    taught_in = _teacher_folder(folder, teacher)
-    known = taught_in and reports.read(taught_in)["evidence"]["calibration"]["before"]["ece"]
-    sides["teacher"] |= {"name": teacher["name"], "file_bytes": taught_in and (taught_in / "model.pt").stat().st_size,
+    found = [member_folder(folder, member) for member in teacher["members"]]
+    known = reports.read(found[0])["evidence"]["calibration"]["before"]["ece"] if len(found) == 1 and found[0] else None
+    size_of = sum((one / "model.pt").stat().st_size for one in found) if all(found) else None
+    sides["teacher"] |= {"name": teacher["name"], "file_bytes": size_of,
                          "test_accuracy": teacher["test_accuracy"], "ece": known}
     sides["student"] |= {"name": report["student"]["name"], "file_bytes": (folder / "model.pt").stat().st_size,
                          "test_accuracy": report["results"]["best"]["test_accuracy"],
@@ -53,8 +55,11 @@ def write_card(folder: Path, device_name: str) -> dict:
     return card
 
 
-def _teacher_folder(folder: Path, teacher: dict) -> Path | None:
-    """The teacher's run where it still lies and holds the weights that taught; a run is OUT/DATA/MODE/PAIR/seedN."""
+def member_folder(folder: Path, teacher: dict) -> Path | None:
+    """The run of one of the report's `members` where it lies and holds the weights that taught.
+
+    A run is OUT/DATA/MODE/PAIR/seedN.
+    """
     found = folder.resolve().parents[3] / teacher["source"] if len(folder.resolve().parents) > 3 else None
     if found is None or not (found / "report.json").is_file():
         return None
@@ -70,17 +75,22 @@ def gmac(network: Classifier, size: int) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
-def latency(networks: dict[str, Classifier], size: int, batch: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of a float32 forward pass, the networks taking turns so that a busy machine slows both alike."""
+def latency(networks: dict[str, list[Classifier]], size: int, batch: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a float32 forward pass of all networks of a side.
+
+    The sides take turns, so that a busy machine slows both alike.
+    """
     images = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     seconds = {name: [] for name in networks}
+    for network in (one for group in networks.values() for one in group):
+        network.module.eval()
     with torch.inference_mode():
         for repeat in range(REPEATS + 2):  # two to warm up
-            for name, network in networks.items():
-                network.module.eval()
+            for name, group in networks.items():
                 _wait(device)
                 begun = time.perf_counter()
-                network(images)
+                for network in group:
+                    network(images)
                 _wait(device)
                 seconds[name] += [time.perf_counter() - begun] if repeat >= 2 else []
     return {name: float(np.median(values)) for name, values in seconds.items()}

@@ -14,6 +14,7 @@ from kd.results import report as reports
 from kd.results.arms import write_arms
 from kd.results.card import write_card
 from kd.results.evaluation import evaluate
+from kd.results.shift import write_shift
 from kd.results.tables import write_tables
 from kd.runtime import make_folder, say
 from kd.settings import DATASETS, Data, EvaluateSettings, Judging
@@ -23,7 +24,7 @@ def carry_out(settings: EvaluateSettings) -> None:
     """Do the one thing that the settings ask for. Raises Problem where they ask for none or for several."""
     what, how = settings.evaluation, settings.judging
     asked = {"RUN ...": what.runs, "--tables": what.tables, "--card": what.card, "--curves": what.curves,
-             "--arms": what.arms, "--check-data": what.check_data}
+             "--arms": what.arms, "--shift": what.shift, "--check-data": what.check_data}
     given = [name for name, value in asked.items() if value]
     if len(given) != 1:
         raise Problem(f"command line of evaluate.py: {' and '.join(given) or 'nothing'} given; give exactly one of "
@@ -39,6 +40,8 @@ def carry_out(settings: EvaluateSettings) -> None:
         write_tables(Path(what.tables), how.margin)
     elif what.arms:
         write_arms(Path(what.arms))
+    elif what.shift:
+        write_shift([Path(run) for run in what.shift], how)
     elif what.card:
         write_card(Path(what.card), how.device)
     elif what.curves:

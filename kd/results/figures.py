@@ -132,3 +132,28 @@ def curves(histories: dict[str, list[dict]]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8, frameon=False)
     return figure
+
+
+def shifts(result: dict) -> Figure:
+    """Test accuracy against the strength of each shift, one panel a shift, a line a network, with standard deviations over seeds.
+
+    `result` is shift.json.
+    """
+    rows, styles = result["networks"], {"teacher": "--", "teachers together": "-.", "alone": ":"}
+    figure = Figure(figsize=(13.5, 7.6 + 0.2 * len(rows)), layout="constrained", dpi=110)
+    panels = figure.subplots(2, 3, sharey=True).flat
+    for axes, (name, shift) in zip(panels, result["shifts"].items()):
+        places = range(len(shift["strengths"]) + 1)
+        for number, row in enumerate(rows):
+            scores = [row["mean"]["clean"], *row["accuracy"][name]]
+            axes.errorbar(places, [score["mean"] for score in scores], yerr=[score["sd"] or 0 for score in scores], capsize=2,
+                          marker="o", markersize=3, label=printable(row["caption"]), color=f"C{number % 10}",
+                          linestyle=styles.get(row["kind"], "-"))
+        axes.set_xticks(places, ["0\nclean", *(f"{k}\n{amount:g}" for k, amount in enumerate(shift["strengths"], 1))])
+        axes.set(title=name, xlabel=f"strength ({shift['unit']})")
+        axes.grid(alpha=0.3)
+    figure.supylabel("test accuracy", fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    data = result["data"]
+    figure.suptitle(printable(f"{data['name']}, {data['images']} test images, {data['image_size']} px"), fontsize=10)
+    return figure

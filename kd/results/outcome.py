@@ -146,7 +146,10 @@ def summary(report: dict, folder: RunFolder) -> str:
         lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
     if report["teacher"]:
         teacher = report["teacher"]
-        lines.append(f"teacher {teacher['name']}: valid {teacher['valid_accuracy']:.4f}, test {teacher['test_accuracy']:.4f}")
+        told = [teacher] if len(teacher["members"]) == 1 else [*teacher["members"], teacher] if teacher["members"] else []
+        lines += [f"teacher {one['name']}: valid {one['valid_accuracy']:.4f}, test {one['test_accuracy']:.4f}" for one in told]
+        if teacher["disagreement"] is not None:
+            lines.append(f"two of them differ on {100 * teacher['disagreement']:.1f} % of the test images")
     lines.append(f"all of it: {folder.path}")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from kd import checkpoint
 from kd.data.index import Index
 from kd.errors import BAD_CHECKPOINT, Problem, printable
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
 _FIGURE = (float, type(None))
 _SCORES = {"ece": float, "nll": float, "brier": float}
@@ -34,8 +34,10 @@ SCHEMA = {
     "clock": {"seconds": float, "images_per_second": _FIGURE, "device": str, "precision": str, "threads": int,
               "versions": dict, "started": str, "finished": str},
 }
-TEACHER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "valid_accuracy": float,
-           "test_accuracy": float, "gradient_ratio": _FIGURE, "gradient_reason": (str, type(None)), "differences": list}
+TEACHER = {"name": str, "members": list, "hash": str, "valid_accuracy": _FIGURE, "test_accuracy": _FIGURE,
+           "disagreement": _FIGURE, "gradient_ratio": _FIGURE, "gradient_reason": (str, type(None)), "remarks": list}
+MEMBER = {"name": str, "architecture": str, "source": str, "hash": str, "split": (str, type(None)), "weight": float,
+          "parameters": int, "valid_accuracy": float, "test_accuracy": float, "differences": list}
 POOL = {"images": int, "of_the_data_set": int, "of_unlabeled_dir": int, "dropped_by_patient": int, "dropped_by_file": int,
         "copies": int, "of_unknown_patients": int, "name": (str, type(None)), "skipped_files": int, "hash": str}
 GRADES = {"quadratic_kappa": _FIGURE, "referable_auc": _FIGURE, "reason": (str, type(None))}
@@ -54,7 +56,8 @@ def check(report: dict, where: str = "report") -> dict:
     if not fault:
         optional = ((report["teacher"], TEACHER, "teacher"), (report["agreement"], AGREEMENT, "agreement"),
                     (report["data"]["pool"], POOL, "data.pool"), (report["evidence"]["grades"], GRADES, "evidence.grades"),
-                    *((phase, PHASE, "history.phases") for phase in report["history"]["phases"]))
+                    *((phase, PHASE, "history.phases") for phase in report["history"]["phases"]),
+                    *((member, MEMBER, "teacher.members") for member in (report["teacher"] or {}).get("members") or ()))
         faults = (checkpoint.fault(value, schema, where) for value, schema, where in optional if value is not None)
         fault = next((text for text in faults if text), "")
     if not fault:

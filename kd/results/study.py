@@ -9,24 +9,24 @@ import numpy as np
 
 from kd import config
 from kd.errors import Problem
-from kd.lesson import unused
+from kd.plan import GENERATION_WORD, teacher_of, unused
 from kd.results import report as reports
 from kd.results.evidence import difference
 from kd.results.report import Predictions
-from kd.settings import DistillSettings, Network, TeacherSettings, Training, Unlabeled
+from kd.settings import DistillSettings, Network, TeacherSettings, Training, Transfer, Unlabeled
 from kd.strategies import STRATEGIES
 
 ALONE, DEFECTIVE = "alone", "defective teacher"
 PARTS = ("train", "valid", "test")
 # Settings that two runs of one table should share: of the recipe, not of the pair.
-COMPARED = ("temperature", "alpha", "teacher_checkpoint", "stop_at_val_accuracy", "balance",
-            *(entry.name for section in (Network, Training, Unlabeled) for entry in fields(section)
+COMPARED = ("temperature", "alpha", "correct_probability", "teacher_weights", "teacher_checkpoint", "stop_at_val_accuracy",
+            "balance", *(entry.name for section in (Transfer, Network, Training, Unlabeled) for entry in fields(section)
               if entry.metadata["identity"] and entry.name not in ("seed", "weights")))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `role` is a mode, or ALONE, or DEFECTIVE; `teacher` is empty for those two; `table` is role and tag."""
+    """A finished run. `role` is a mode, or ALONE, or DEFECTIVE; `teacher` is empty for those two, else what `plan` calls it."""
 
     folder: Path
     report: dict
@@ -67,13 +67,13 @@ def read_run(folder: Path) -> Run:
         role, teacher = ALONE if settings.teacher.stop_at_val_accuracy is None else DEFECTIVE, ""
         student = settings.teacher.model
     else:
-        role, teacher, student = (getattr(settings.distillation, key) for key in ("mode", "teacher", "student"))
+        role, teacher, student = settings.distillation.mode, teacher_of(settings), settings.distillation.student
     report = report | {"settings": config.flat(settings)}
     run = Run(folder, report, role, settings.output.tag, teacher, student, settings.training.seed, unused(settings))
     if not set(PARTS) <= report["data"]["parts"].keys() or len(run.test.paths) != report["data"]["parts"]["test"]:
         raise Problem(f"'{folder}': report and predictions.csv differ in the images of the test part; restore both")
     told = [(run.test.right, run.accuracy("test"))]
-    if report["teacher"] is not None:
+    if report["teacher"] is not None and report["teacher"]["members"]:
         told.append((run.test.teacher == run.test.labels, report["teacher"]["test_accuracy"]))
     if any(abs(right.mean() - accuracy) > 1e-9 for right, accuracy in told):
         raise Problem(f"'{folder}': report and predictions.csv differ in accuracy; restore both")
@@ -125,17 +125,36 @@ class Study:
         return found
 
     def teacher_role(self, mode: str) -> str:
-        return ALONE if STRATEGIES[mode].stop_at is None else DEFECTIVE
+        return ALONE if STRATEGIES[mode].teacher.stop_at is None else DEFECTIVE
+
+    def members(self, mode: str, teacher: str) -> list[str]:
+        """The networks trained on labels that are a mode's `teacher` together; none where it is no such run."""
+        origin = STRATEGIES[mode].teacher
+        return teacher.split("+") if origin.trained and origin.network != "none" and GENERATION_WORD not in teacher else []
+
+    def teacher_runs(self, mode: str, tag: str, teacher: str) -> dict[int, Run] | None:
+        """A teacher's own runs by seed; None where it has none, as an ensemble, or a network that was never trained."""
+        alone = self.members(mode, teacher)
+        return self.at(self.teacher_role(mode), tag, "", teacher) if len(alone) == 1 else None
 
     def missing(self, mode: str, tag: str) -> list[str]:
         """The commands that fill a table's empty cells: teachers, networks alone, students, for every seed that was used."""
         teachers, students = self.pairs(mode, tag)
         given = {run.teacher for run in self.runs.values() if run.report["settings"].get("teacher_checkpoint")}
-        wanted = [(self.teacher_role(mode), "", teacher) for teacher in teachers if teacher not in given]
+        wanted = [(self.teacher_role(mode), "", name) for teacher in teachers if teacher not in given
+                  for name in self.members(mode, teacher)]
         wanted += [(ALONE, "", student) for student in students]
-        wanted += [(mode, teacher, student) for student in students for teacher in teachers]
+        wanted += self.cells(mode, tag)
         return [self.command(role, tag, teacher, student, seed) for role, teacher, student in dict.fromkeys(wanted)
                 for seed in self.seeds if seed not in self.at(role, tag, teacher, student)]
+
+    def cells(self, mode: str, tag: str) -> list[tuple[str, str, str]]:
+        """(mode, teacher, student) of a table's cells: every teacher with every student, unless each is its own teacher."""
+        teachers, students = self.pairs(mode, tag)
+        found = {(run.teacher, run.student) for run in self.runs.values() if (run.role, run.tag) == (mode, tag)}
+        everyone = STRATEGIES[mode].teacher.network != "student"
+        return [(mode, teacher, student) for student in students for teacher in teachers
+                if everyone or (teacher, student) in found]
 
     def command(self, role: str, tag: str, teacher: str, student: str, seed: int) -> str:
         """What to type to get a run: the settings of the nearest one that is there, and what differs."""
@@ -145,7 +164,7 @@ class Study:
         like = min(self.runs.values(), key=distance)
         settings, words = like.report["settings"], ["--config", str(like.folder / "settings.json")]
         if role in STRATEGIES:
-            words = ["distill.py", *words, "--mode", role, "--teacher", teacher, "--student", student]
+            words = ["distill.py", *words, "--mode", role, *_names(role, teacher), "--student", student]
         else:
             words = ["train_teacher.py", *words, "--model", student]
         if role == DEFECTIVE and like.role != DEFECTIVE:
@@ -153,7 +172,7 @@ class Study:
         # What belongs to that run alone is not carried over.
         own = {"stop_at_val_accuracy": role == ALONE, "teacher_checkpoint": like.teacher != teacher,
                "weights": like.student != student, "max_minutes": True}
-        words += [word for key, foreign in own.items() if foreign and settings.get(key) is not None
+        words += [word for key, foreign in own.items() if foreign and settings.get(key) not in (None, [])
                   for word in ("--" + key.replace("_", "-"), "none")]
         words += ["--tag", tag] if like.tag != tag else []
         out = like.folder.parents[3] if len(like.folder.parents) > 3 else self.root
@@ -185,8 +204,17 @@ class Study:
         teachers, students = self.pairs(mode, tag)
         groups = [self.at(mode, tag, teacher, student) for teacher in teachers for student in students]
         groups += [self.at(ALONE, tag, "", student) for student in students]
-        groups += [self.at(self.teacher_role(mode), tag, "", teacher) for teacher in teachers]
+        groups += [self.at(self.teacher_role(mode), tag, "", name) for teacher in teachers
+                   for name in self.members(mode, teacher)]
         return differing([run for group in groups for run in group.values()])
+
+
+def _names(mode: str, teacher: str) -> list[str]:
+    """The flags that name a mode's teacher."""
+    network = STRATEGIES[mode].teacher.network
+    if network == "student":
+        return ["--generations", str(1 + int(teacher.partition(GENERATION_WORD)[2] or 0))]
+    return ["--teacher", teacher] if network == "teacher" else []
 
 
 def differing(runs: list[Run]) -> list[str]:

@@ -8,14 +8,15 @@ import numpy as np
 from kd import checkpoint
 from kd.errors import printable
 from kd.results import figures
+from kd.results.cells import NOT_RUN, figures_text, gap_text, means, of_runs
 from kd.results.evidence import against_alone, against_teacher
+from kd.results.overview import overview_text, overviews
 from kd.results.study import PARTS, Study, gather
 from kd.runtime import say
 
 SCHEMA_VERSION = 1
 PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "published.toml"
 TITLES = {"normal": "9.3.1 Normal KD", "reverse": "9.3.2 Reverse KD", "defective": "9.3.3 Defective KD"}
-NOT_RUN = "-"
 
 
 def published() -> dict:
@@ -29,7 +30,8 @@ def write_tables(root: Path, margin: float) -> dict:
     result = {"schema_version": SCHEMA_VERSION, "margin": margin, "protocols": [], "left_out": left_out}
     for number, study in enumerate(studies):
         tables = [_table(study, mode, tag, margin) for mode, tag in study.tables()]
-        result["protocols"].append({"heading": study.heading, "seeds": study.seeds, "tables": tables})
+        result["protocols"].append({"heading": study.heading, "seeds": study.seeds, "tables": tables,
+                                    "overviews": overviews(study)})
         for table in tables:
             name = "-".join(filter(None, ("tables", str(number) if len(studies) > 1 else "", table["mode"], table["tag"])))
             figures.save(root / f"{name}.png", figures.pixels(figures.heat_map(table, study.heading)))
@@ -48,7 +50,7 @@ def tell(root: Path, name: str, text: str, result: dict, pictures: str) -> None:
 def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
     """One table as plain values."""
     teachers, students = study.pairs(mode, tag)
-    role, printed = study.teacher_role(mode), {}
+    printed = {}
     if study.first.report["data"]["name"] == "mura" and mode in TITLES and not tag:
         printed = published()[mode] | {"reports": [one for one in published()["reports"] if one["mode"] == mode]}
     cells = []
@@ -56,22 +58,25 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
         for teacher in teachers:
             runs = study.at(mode, tag, teacher, student)
             alone, above = study.gap_to_alone(runs, tag), study.gap_to_teacher(runs)
-            cells.append({"student": student, "teacher": teacher, **_accuracies(runs),
+            cells.append({"student": student, "teacher": teacher, **of_runs(runs),
                           "published": printed.get("students", {}).get(teacher, {}).get(student),
                           "minus_alone": alone and alone | {"says": against_alone(alone)},
                           "minus_teacher": above and above | {"says": against_teacher(above, margin)}})
-    rows = [{"teacher": teacher, **_accuracies(study.at(role, tag, "", teacher)),
+    rows = [{"teacher": teacher, **_of_teacher(study, mode, tag, teacher),
              "published": printed.get("teachers", {}).get(teacher)} for teacher in teachers]
     return {"mode": mode, "tag": tag, "title": " ".join(filter(None, (TITLES.get(mode, mode), tag))), "teachers": rows,
             "cells": cells, "recipes": _told(study.recipes(mode, tag), mode), "missing": study.missing(mode, tag),
             "reports": [_report(study, one) for one in printed.get("reports", [])]}
 
 
-def _accuracies(runs: dict) -> dict:
-    """Mean and standard deviation over seeds (None with one) for each part, and how many seeds."""
-    values = {part: [run.accuracy(part) for run in runs.values() if run.accuracy(part) is not None] for part in PARTS}
-    return {"n": len(runs), **{part: {"mean": float(np.mean(own)), "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None}
-                               if own else None for part, own in values.items()}}
+def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
+    """A teacher's accuracies: of its own runs, or where it has none as its students' reports tell them, by seed."""
+    own = study.teacher_runs(mode, tag, teacher)
+    if own is not None:
+        return of_runs(own)
+    told = {run.seed: run.report["teacher"] for run in study.runs.values()
+            if (run.role, run.tag, run.teacher) == (mode, tag, teacher) and run.report["teacher"]["members"]}
+    return means({part: [one.get(f"{part}_accuracy") for one in told.values()] for part in PARTS}, len(told))
 
 
 def _told(recipes: list[str], mode: str) -> list[str]:
@@ -99,6 +104,7 @@ def markdown(result: dict) -> str:
         lines += [f"# {printable(protocol['heading'])}", ""]
         if not protocol["tables"]:
             lines += ["No student yet: networks trained alone only.", ""]
+        lines += [line for found in protocol["overviews"] for line in overview_text(found)]
         for table in protocol["tables"]:
             lines += [f"## {printable(table['title'])}", "", *_grid(table), "", *_evidence(table, result["margin"]), ""]
             lines += [line for one in table["reports"] for line in _both_reports(one)]
@@ -117,23 +123,15 @@ def _grid(table: dict) -> list[str]:
     """The thesis's shape: a row for the teachers themselves, then students by teachers; train / validation / test."""
     teachers = [row["teacher"] for row in table["teachers"]]
     lines = [f"| train / validation / test | {' | '.join(f'{name}' for name in teachers)} |", "|---" * (len(teachers) + 1) + "|",
-             f"| the teacher itself | {' | '.join(map(_figures, table['teachers']))} |"]
+             f"| the teacher itself | {' | '.join(map(figures_text, table['teachers']))} |"]
     if any(row["published"] for row in table["teachers"]):
         lines.append(f"| &nbsp; published | {' | '.join(map(_printed, table['teachers']))} |")
     for student in dict.fromkeys(cell["student"] for cell in table["cells"]):
         own = [cell for cell in table["cells"] if cell["student"] == student]
-        lines.append(f"| {student} | {' | '.join(map(_figures, own))} |")
+        lines.append(f"| {student} | {' | '.join(map(figures_text, own))} |")
         if any(cell["published"] for cell in own):
             lines.append(f"| &nbsp; published | {' | '.join(map(_printed, own))} |")
     return lines
-
-
-def _figures(cell: dict) -> str:
-    if not cell["n"]:
-        return NOT_RUN
-    parts = [f"{own['mean']:.4f}" + (f" ± {own['sd']:.4f}" if cell["n"] > 1 else "") if (own := cell[part]) else NOT_RUN
-             for part in PARTS]
-    return f"{' / '.join(parts)} (n = {cell['n']})"
 
 
 def _printed(cell: dict) -> str:
@@ -146,7 +144,7 @@ def _evidence(table: dict, margin: float) -> list[str]:
              "| student <- teacher | minus the student alone | says | minus its teacher | says |", "|---|---|---|---|---|"]
     for cell in table["cells"]:
         if cell["n"]:
-            gaps = [entry for key in ("minus_alone", "minus_teacher") for entry in _gap(cell[key])]
+            gaps = [entry for key in ("minus_alone", "minus_teacher") for entry in gap_text(cell[key])]
             lines.append(f"| {cell['student']} <- {cell['teacher']} | {' | '.join(gaps)} |")
     found = [gap for cell in table["cells"] for gap in (cell["minus_alone"], cell["minus_teacher"]) if gap]
     patients = found[0]["patients"] if found else 0
@@ -154,12 +152,6 @@ def _evidence(table: dict, margin: float) -> list[str]:
               "between seeds; Student's t. Where n = 1, what another seed would give is not in them. \"As good\" means a "
               f"lower end above -{margin:g}."]
     return lines
-
-
-def _gap(gap: dict | None) -> tuple[str, str]:
-    if gap is None:
-        return NOT_RUN, NOT_RUN
-    return f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] (n = {gap['seeds']})", gap["says"]
 
 
 def _both_reports(one: dict) -> list[str]:

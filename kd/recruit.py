@@ -1,0 +1,100 @@
+"""Where a run's teachers come from: files, finished runs, training now, or nowhere but a seed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kd import checkpoint, config, models, trained
+from kd.errors import BAD_CHECKPOINT, Problem
+from kd.folder import PLACES, RunFolder, changed, folder_of, teacher_settings
+from kd.panel import Member
+from kd.plan import another_seed, origin_of, teacher_of, teachers_of, unused
+from kd.runtime import say
+from kd.session import Session
+from kd.settings import DistillSettings
+from kd.strategies import unusual
+from kd.trained import Trained
+
+UNTRAINED = 10**6  # above every generation, which draws a student's weights
+
+
+def teacher_folders(settings: DistillSettings, name: str) -> list[RunFolder]:
+    """Where a teacher may lie: under the student's --tag, then under none."""
+    wanted = teacher_settings(settings, name)
+    return [RunFolder(folder_of(config.replace(wanted, tag=tag))) for tag in dict.fromkeys((settings.output.tag, ""))]
+
+
+def checkpoints_of(settings: DistillSettings) -> list[str]:
+    """The files of --teacher-checkpoint, one for each teacher, where the mode takes them."""
+    return [] if "teacher_checkpoint" in unused(settings) else settings.distillation.teacher_checkpoint
+
+
+def check_teachers(settings: DistillSettings, session: Session) -> list[str]:
+    """Refuse teachers' files that do not fit, before pictures are decoded; the networks whose training has yet to begin."""
+    names, files = teachers_of(settings), checkpoints_of(settings)
+    if files:
+        for name, file in zip(names, files, strict=True):
+            session.load(Path(file), name)
+        return []
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise Problem(f"teacher '{sorted(twice)[0]}' in --teacher: named twice, it is the same network twice; give other names, "
+                      "or files of differently trained ones with --teacher-checkpoint")
+    if not origin_of(settings).trained:
+        return []
+    return [name for name in names
+            if not any(folder.finished or folder.begun for folder in teacher_folders(settings, name))]
+
+
+def find_teachers(settings: DistillSettings, session: Session, run: Callable) -> tuple[list[Member], list[str]]:
+    """(the networks that teach, remarks for the user): from files, from runs' folders, or trained now by `run`.
+
+    A missing one is trained under the student's own tag. Raises Problem where what is found does not fit the data.
+    """
+    remarks = [unusual(settings.distillation.mode, teacher_of(settings), settings.distillation.student)]
+    names, files = teachers_of(settings), checkpoints_of(settings)
+    if files:
+        members = [_from_file(Path(file), name, settings, session) for name, file in zip(names, files, strict=True)]
+        if settings.data.labeled_fraction < 1:
+            remarks.append("a teacher of --teacher-checkpoint may know labels that --labeled-fraction hides")
+    elif not origin_of(settings).trained:
+        members = [_untrained(name, settings.training.seed, session) for name in names]
+    else:
+        members = [_from_run(name, settings, session, run) for name in names]
+    session.keep([member.trained for member in members])
+    return members, [text for text in remarks if text]
+
+
+def _from_file(file: Path, name: str, settings: DistillSettings, session: Session) -> Member:
+    found, dataset = session.load(file, name), session.open()
+    unlike = trained.differences(found, dataset)
+    trained.refuse_overlap(found, dataset)
+    foreign = trained.foreign(found, dataset)
+    if foreign and not settings.distillation.allow_foreign_teacher:
+        raise Problem(f"teacher '{file}' in --teacher-checkpoint: was trained on other data ({'; '.join(foreign)}); give "
+                      "--allow-foreign-teacher if that is meant", BAD_CHECKPOINT)
+    return Member(name, found, file.name, unlike)
+
+
+def _untrained(name: str, seed: int, session: Session) -> Member:
+    network = models.build(name, session.read().classes, seed=another_seed(seed, UNTRAINED))
+    return Member(name, Trained(network, None, trained.state_hash(network.module.state_dict())), "never trained", [])
+
+
+def _from_run(name: str, settings: DistillSettings, session: Session, run: Callable) -> Member:
+    dataset, out = session.open(), settings.output.out
+    wanted, folders = teacher_settings(settings, name), teacher_folders(settings, name)
+    for folder in folders:
+        if not folder.finished:
+            continue
+        folder.forget()  # what a kill between the report and this left
+        found = session.load(folder.model)
+        unlike = trained.differences(found, dataset)
+        if not unlike:
+            recipe = changed(checkpoint.read_json(folder.settings), wanted, ("tag", *PLACES))
+            return Member(name, found, str(folder.path.relative_to(out)), [f"teacher's {text}" for text in recipe])
+        if folder.path == folders[0].path:
+            raise Problem(f"teacher in '{folder.path}': was trained on other data ({'; '.join(unlike)}); give another --tag to "
+                          "train one beside it, or restore the data")
+    say(f"no teacher in {folders[0].path}: training it first")
+    run(wanted, session)
+    return Member(name, session.load(folders[0].model), str(folders[0].path.relative_to(out)), [])

@@ -1,0 +1,87 @@
+"""What the runs of one process share, read and decoded once."""
+
+from pathlib import Path
+
+from kd import trained
+from kd.data.dataset import Dataset, open_dataset, read_index
+from kd.data.index import Index
+from kd.data.pool import Pool, open_pool, read_unlabeled
+from kd.plan import shows_pool
+from kd.runtime import StopSignals, say
+from kd.settings import Data
+from kd.stored import StoredLogits
+
+
+class Session:
+    """What runs of one process share: stop signals, the data, the teachers read last. All have the same data settings."""
+
+    def __init__(self, data: Data, signals: StopSignals):
+        self.data, self.signals = data, signals
+        self._teachers: dict[tuple[Path, str | None], trained.Trained] = {}
+        self.stores: dict[str, StoredLogits] = {}  # theirs, by their keys; checked once
+        self._index: Index | None = None
+        self._dataset: Dataset | None = None
+        self._source: Index | None = None
+        self._pool: Pool | None = None
+
+    def read(self) -> Index:
+        """The data's index, read at the first call."""
+        self._index = self._index or read_index(self.data)
+        return self._index
+
+    def open(self) -> Dataset:
+        """The data, split and decoded at the first call."""
+        if self._dataset is None:
+            self._dataset = open_dataset(self.data, self.read(), self.signals.leave)
+            say_data(self._dataset)
+        return self._dataset
+
+    def read_pool(self, settings) -> Index | None:
+        """The pictures of --unlabeled-dir, found at the first call; None where there are none, or the mode shows none."""
+        if not shows_pool(settings):
+            return None
+        self._source = self._source or read_unlabeled(settings.unlabeled)
+        return self._source
+
+    def open_pool(self, settings) -> Pool | None:
+        """The pictures that a run sees without labels, decoded at the first call; None where its mode shows none."""
+        if not shows_pool(settings):
+            return None
+        if self._pool is None:
+            self._pool = open_pool(self.open(), settings.unlabeled, self.read_pool(settings), self.signals.leave)
+            say_pool(self._pool)
+        return self._pool
+
+    def load(self, file: Path, name: str | None = None) -> trained.Trained:
+        """A teacher's model.pt, or with `name` any file of that network's weights; many students in a row read it once."""
+        if (file, name) not in self._teachers:
+            self._teachers[file, name] = trained.load(file) if name is None else trained.load_any(file, name, self.read().classes)
+        return self._teachers[file, name]
+
+    def keep(self, wanted: list[trained.Trained]) -> None:
+        """Let go of the teachers that are not among these, and of their stored logits' tables."""
+        self._teachers = {key: found for key, found in self._teachers.items() if any(found is one for one in wanted)}
+        networks = [found.network for found in wanted]
+        for key in [key for key, store in self.stores.items() if not any(store.network is one for one in networks)]:
+            del self.stores[key]
+
+
+def say_data(dataset: Dataset) -> None:
+    """What is trained on, and what there is to know about it."""
+    account = dataset.describe()
+    sizes = ", ".join(f"{name} {size}" for name, size in account["parts"].items())
+    say(f"data {account['name']}, split {account['split']}: {sizes}; {len(account['classes'])} classes; patients in two "
+        f"parts {account['overlaps']['patients']}, identical files in two parts {account['overlaps']['files']}")
+    for note in account["notes"]:
+        say(f"note: {note}")
+    if account["skipped_files"]:
+        say(f"note: {account['skipped_files']} hidden files passed over")
+
+
+def say_pool(pool: Pool) -> None:
+    """What is seen without labels, and what was kept out of it."""
+    found = pool.account
+    say(f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set, {found['of_unlabeled_dir']} of "
+        f"--unlabeled-dir, of which {found['of_unknown_patients']} show unknown patients); dropped for the validation and "
+        f"test part: {found['dropped_by_patient']} by patient, {found['dropped_by_file']} as identical files; "
+        f"{found['copies']} copies left out")

@@ -1,0 +1,229 @@
+"""What a teacher knows, told by every kind of loss: against float64 references written from the papers, and at known limits."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from kd import inside, losses
+from kd.errors import Problem
+
+
+def soft(row, T):
+    return np.exp((row - max(row)) / T) / math.fsum(np.exp((row - max(row)) / T))
+
+
+def kl(p, q):
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)
+
+
+def z_score(row):
+    return (row - row.mean()) / math.sqrt(math.fsum((row - row.mean())**2) / len(row))
+
+
+def dkd_of_a_row(s, t, T):
+    label, beta, q, p = 2 * (t[1] > 0), abs(t[0]), soft(s, T), soft(t, T)  # an image's own label and beta, the same in any batch
+    q_rest, p_rest = np.delete(q, label), np.delete(p, label)
+    target = kl([p[label], p_rest.sum()], [q[label], q_rest.sum()])
+    return T**2 * (target + beta * kl(p_rest / p_rest.sum(), q_rest / q_rest.sum()))
+
+
+def ref_dist(student, teacher, T, rows=1, columns=1):
+    q, p = (np.array([soft(row, T) for row in logits]) for logits in (student, teacher))
+    relations = [(q, p)] * rows + [(q.T, p.T)] * columns
+    return T**2 * sum(np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(*both)]) for both in relations)
+
+
+def matched(*images):
+    """Images [C, H, W] at the smaller height and width, by the means of bins; where sizes do not divide, neighbours share."""
+    size = np.min([image.shape[1:] for image in images], axis=0)
+    for image in images:
+        rows, columns = ([slice(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(image.shape[1:], size))
+        yield np.array([[[plane[y, x].mean() for x in columns] for y in rows] for plane in image])
+
+
+def attention_of_an_image(s, t, T):
+    first, second = (sum(plane.ravel()**2 for plane in image) for image in matched(s, t))
+    return math.fsum((first / np.linalg.norm(first) - second / np.linalg.norm(second))**2)
+
+
+def ref_similarity(student, teacher, T):
+    s, t = ([np.array([math.fsum((a * b).ravel()) for b in maps]) for a in maps] for maps in (student, teacher))
+    return math.fsum(sum((a / np.linalg.norm(a) - b / np.linalg.norm(b))**2) for a, b in zip(s, t)) / len(s)
+
+
+def mean(of_one):
+    return lambda student, teacher, T: np.mean([of_one(s, t, T) for s, t in zip(student, teacher)])
+
+
+ref_kd = mean(lambda s, t, T: T**2 * kl(soft(t, T), soft(s, T)))
+OUTPUTS = {
+    "kd": (losses.kd, ref_kd), "dist": (losses.dist, ref_dist),
+    "logit_mse": (lambda s, t, T: losses.logit_mse(s, t), mean(lambda s, t, T: math.fsum((a - b)**2 for a, b in zip(s, t)) / 2)),
+    "dkd": (lambda s, t, T: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float()), mean(dkd_of_a_row)),
+    "standardized": (losses.standardized, mean(lambda s, t, T: T**2 * kl(soft(z_score(t), T), soft(z_score(s), T))))}
+INSIDE = {
+    "attention": (lambda s, t, T: inside.attention(s, t), mean(attention_of_an_image)),
+    "similarity": (lambda s, t, T: inside.similarity(s, t), ref_similarity),
+    "hint": (lambda s, t, T: inside.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
+KINDS = OUTPUTS | INSIDE
+temperatures, sizes = pytest.mark.parametrize("T", [1, 4, 20]), pytest.mark.parametrize("K", [3, 7, 100])
+
+
+def draw(*shapes, spread=3.0):
+    random = np.random.default_rng(sum(map(sum, shapes)))
+    return [torch.tensor(random.normal(0, spread, shape), dtype=torch.float32) for shape in shapes]
+
+
+def f64(*tensors):
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+def slope(loss, student, *rest):
+    return torch.autograd.grad(loss(student := student.detach().clone().requires_grad_(), *rest), student)[0]
+
+
+def same_slope(got, reference, student):
+    """Whether `reference` rises as `got` says, along some directions, by differences."""
+    student, got = f64(student, got)
+    return all((got * way).sum() == pytest.approx((reference(student + 1e-5 * way) - reference(student - 1e-5 * way)) / 2e-5,
+                                                  abs=2e-5 + 1e-4 * np.linalg.norm(got) * np.linalg.norm(way))
+               for way in np.random.default_rng(0).normal(0, 1, (4, *student.shape)))
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@temperatures
+@sizes
+def test_outputs_equal_their_references(kind, T, K):
+    (loss, reference), (student, teacher) = KINDS[kind], draw((6, K), (6, K))
+    assert loss(student, teacher, T).item() == pytest.approx(reference(*f64(student, teacher), T), rel=1e-4)
+    assert same_slope(slope(loss, student, teacher, T), lambda s: reference(s, *f64(teacher), T), student)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("shapes", [((5, 3, 4, 4), (5, 3, 4, 4)), ((2, 6, 8, 4), (2, 6, 4, 6)), ((4, 2, 7, 5), (4, 2, 3, 3)),
+                                    ((6, 3, 2, 2), (6, 8, 6, 6)), ((3, 8, 5, 7), (3, 2, 5, 7))])
+def test_insides_equal_their_references(kind, shapes):
+    (loss, reference), (student, teacher) = KINDS[kind], draw(*shapes)
+    if kind == "hint":
+        projectors, features = inside.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
+        student, by_hand = projectors(features, 1), np.einsum("ocij,bchw->bohw", *f64(projectors.weights[1], features))
+        assert student.dtype == torch.float32 and np.allclose(*f64(student), by_hand, atol=1e-5)
+    assert loss(student, teacher, 0).item() == pytest.approx(reference(*f64(student, teacher), 0), rel=1e-5)
+    assert same_slope(slope(loss, student, teacher, 0), lambda s: reference(s, *f64(teacher), 0), student)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_is_left_at_once_and_a_batch_is_the_mean_of_its_images_but_where_images_are_compared(kind):
+    loss, reference = KINDS[kind]
+    student, teacher = draw((6, 7), (6, 7)) if kind in OUTPUTS else draw((4, 3, 5, 5), (4, 3, 3, 3), spread=300)  # 300^2 > 65504
+    for s, t in ((student.to(dtype), teacher.to(dtype)) for dtype in (torch.bfloat16, torch.float16)):
+        assert loss(s, t, 20.0).dtype == torch.float32 and torch.isfinite(slope(loss, s, t, 20.0)).all()
+        assert loss(s, t, 20.0).item() == pytest.approx(reference(*f64(s, t), 20.0), rel=1e-3)
+    each = np.mean([loss(student[b:b + 1], teacher[b:b + 1], 20.0).item() for b in range(len(student))])
+    assert (loss(student, teacher, 20.0).item() == pytest.approx(each, rel=1e-5)) != (kind in ("dist", "similarity"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("level", [0.0, 0.3, 50.0])
+def test_extreme_and_equal_logits_have_a_value_and_a_slope(dtype, level):
+    (a, b), even, zeros = (50 * logits.sign() for logits in draw((6, 7), (6, 7))), torch.full((6, 7), level), np.zeros((6, 7))
+    for (loss, _), (s, t), T in product(OUTPUTS.values(), ((a, b), (a, -a), (a, a), (-b, a / 50), (a, even)), (1, 20)):
+        assert math.isfinite(loss(s.to(dtype), t.to(dtype), T)) and torch.isfinite(slope(loss, s.to(dtype), t.to(dtype), T)).all()
+    z = [z_score(row) for row in f64(a)[0]]
+    for s, t, known in ((a, even, ref_kd(z, zeros, 4)), (even, a, ref_kd(zeros, z, 4))):
+        assert losses.dist(s.to(dtype), t.to(dtype), 4).item() == pytest.approx(32)
+        assert losses.standardized(s.to(dtype), t.to(dtype), 4).item() == pytest.approx(known, rel=1e-4)
+    assert all(torch.isfinite(slope(loss, even, a, 4)).all() for loss in (losses.dist, losses.standardized))
+    assert slope(losses.dist, a, even, 4).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shapes", [((6, 7), (6, 1)), ((6, 7), (1, 7)), ((6, 1), (6, 1)), ((6, 7), (6, 6)), ((6, 2), (6, 2))])
+def test_logits_that_would_broadcast_are_refused_and_two_classes_by_dkd(shapes):
+    (student, teacher), labels = map(torch.zeros, shapes), torch.zeros(6, dtype=torch.long)
+    others = [] if shapes[0] == shapes[1] == (6, 2) else [(losses.logit_mse,), (losses.dist, 4), (losses.standardized, 4)]
+    for loss, *more in [(losses.dkd, labels, 4, 8), *others]:
+        with pytest.raises(Problem, match="must both be" if others else "'dkd'"):
+            loss(student, teacher, *more)
+
+
+@temperatures
+@sizes
+def test_kd_is_dkd_with_the_teachers_own_doubt_and_hot_the_squared_error_of_centred_logits_over_2k(T, K):
+    """KL is half of chi^2 near a uniform q: sum of (d / KT)^2 * K / 2, d the difference of centred logits; T^2 KL has no T."""
+    (s, t), labels = draw((6, K), (6, K)), torch.arange(6) % K
+    doubt = torch.tensor([1 - soft(row, T)[label] for row, label in zip(*f64(t), labels)]).float()
+    whole, parts = slope(losses.kd, s, t, T), slope(losses.dkd, s, t, labels, T, doubt)
+    assert losses.dkd(s, t, labels, T, doubt).item() == pytest.approx(losses.kd(s, t, T).item(), rel=1e-4)
+    assert torch.allclose(parts, whole, rtol=1e-3, atol=1e-5 * whole.abs().max())
+    limit = (s - s.mean(1, True) - t + t.mean(1, True)).square().sum(1).mean().item() / (2 * K)
+    assert [ref_kd(*f64(s + 3, t), 1e5), losses.kd(s + 3, t, 300.0).item()] == pytest.approx([limit, limit], rel=0.02)
+
+
+@temperatures
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.7, 0.2, 0.1], [1.0, 0.0]])
+def test_a_mixture_is_all_its_teachers_at_once(T, weights):
+    student, other, *teachers = draw(*[(6, 7)] * (2 + len(weights)))
+    mixed = losses.mixture(torch.stack(teachers), torch.tensor(weights), T)
+    for of_all, *each in zip(*f64(mixed, *teachers)):
+        assert soft(of_all, T) == pytest.approx(np.average([soft(row, T) for row in each], axis=0, weights=weights), rel=1e-4)
+        assert of_all.mean() == pytest.approx(np.average(np.mean(each, axis=1), weights=weights), abs=1e-5)
+    slopes = [weight * slope(losses.kd, student, teacher, T) for weight, teacher in zip(weights, teachers)]
+    assert torch.allclose(slope(losses.kd, student, mixed, T), sum(slopes), atol=1e-5 * T)
+    gaps = [np.average([losses.kd(s, teacher, T).item() for teacher in teachers], weights=weights) - losses.kd(s, mixed, T).item()
+            for s in (student, other)]  # what the teachers differ by, whoever learns
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-4 * (1 + T)) and gaps[0] > -1e-3
+    for half in (torch.stack(teachers), 50 * torch.stack(teachers).bfloat16()):
+        alone, both = losses.mixture(half[:1], torch.ones(1), T), losses.mixture(half, torch.tensor(weights), T)
+        assert torch.equal(alone, half[0].float()) and both.isfinite().all() and alone.dtype == both.dtype == torch.float32
+
+
+@temperatures
+def test_dist_is_blind_to_a_scale_of_probabilities_and_to_two_values(T):
+    """p -> m p + (1 - m) / K: with one m for all both relations stay, with an m for each image that of its classes."""
+    (s, t), dist = draw((6, 7), (6, 7)), lambda *logits: losses.dist(*logits, T).item()
+    p = torch.tensor(np.array([soft(row, T) for row in f64(s)[0]]))
+    one, each = (T * torch.log(m * p + (1 - m) / 7).float() for m in (0.4, torch.linspace(0.2, 0.9, 6).view(6, 1)))
+    assert dist(one, s) == pytest.approx(0, abs=1e-5 * T**2) and dist(one, t) == pytest.approx(dist(s, t), rel=1e-4)
+    assert dist(each, s) == pytest.approx(ref_dist(*f64(each, s), T, rows=0), rel=1e-3)
+    for shape, rows, columns in (((6, 2), 0, 1), ((2, 7), 1, 0), ((2, 2), 0, 0)):
+        s, t = draw(shape, shape, spread=1.0)
+        got = slope(losses.dist, s, t, T)
+        assert same_slope(got / T**2, lambda z, t=t, on=(rows, columns): ref_dist(z, *f64(t), T, *on) / T**2, s)
+        assert (got.abs().max() > 1e-4 * T**2) == (rows or columns)
+
+
+@temperatures
+@pytest.mark.parametrize("K", [2, 3, 7, 100])
+def test_standardized_logits_have_no_scale_and_a_cap(K, T):
+    (s, t), a, b = draw((6, K), (6, K)), *(torch.linspace(*ends, 6).view(6, 1) for ends in ((0.3, 40), (-9, 5)))
+    for one, other in ((a * s + b, t), (s, a * t + b), *([(s.sub(s.flip(1)).sign(), t.sub(t.flip(1)).sign())] if K == 2 else [])):
+        assert losses.standardized(one, other, T).item() == pytest.approx(losses.standardized(s, t, T).item(), rel=2e-4)
+    cap, sure = losses.standardized_cap(K, T), 1000 * torch.eye(K)
+    assert soft(z_score(f64(sure)[0][0]), T)[0] == pytest.approx(cap) and ((K, T) != (7, 1) or round(cap, 3) == 0.744)
+    assert max(soft(z_score(row**3), T).max() for row in np.random.default_rng(0).normal(0, 1, (50, K))) <= cap + 1e-9
+    known = math.log(K) + cap * math.log(cap) + (1 - cap) * math.log((1 - cap) / (K - 1))
+    assert losses.standardized(torch.zeros(K, K), sure, T).item() == pytest.approx(T**2 * known, rel=2e-4)
+
+
+def test_what_attention_similarity_and_hint_do_not_see():
+    (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((36, 36))[0])[0]
+    for same in (-30 * first, 0.01 * first, first.flip(1), torch.cat([first, first], 1)):
+        assert max(inside.attention(same, first), inside.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
+    scaled, turned = torch.linspace(-2, 9, 5).view(5, 1, 1, 1) * first, first.flatten(1) @ turn
+    assert max(inside.attention(scaled, first), inside.similarity(turned, first)).item() == pytest.approx(0, abs=1e-10)
+    assert inside.similarity(first, second) > 0.01 and inside.similarity(first[:1], second[:1]) < 1e-10
+    here, there = torch.eye(9)[:5].view(5, 1, 3, 3), torch.eye(9)[4:].view(5, 1, 3, 3).flip(0)
+    assert 0.01 < inside.attention(first, second) < 2 and inside.attention(here[:4], there[:4]).item() == pytest.approx(2)
+    assert inside.attention(0 * first, first).item() == pytest.approx(1) and not slope(inside.attention, 0 * first, first).any()
+    assert inside.hint(first, first) == 0 and inside.hint(first, first + 3).item() == pytest.approx(4.5)
+
+
+def test_projectors_are_drawn_by_their_seed_alone():
+    state, (first, again, other) = torch.get_rng_state(), (inside.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
+    assert torch.equal(state, torch.get_rng_state())
+    assert [tuple(weight.shape) for weight in first.parameters() if weight.requires_grad] == [(5, 3, 1, 1), (2, 4, 1, 1)]
+    for weight, same, unlike in zip(*(projectors.parameters() for projectors in (first, again, other))):
+        assert torch.equal(weight, same) and not torch.equal(weight, unlike)

@@ -1,0 +1,244 @@
+"""The table of modes tells the truth: every row and every kind of knowledge runs, new ones need no other code."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, PAIR, TINY, weights
+
+from kd import config, models, objectives, plan, recruit, strategies, teachers
+from kd.data.views import Batch
+from kd.models import Outputs
+from kd.objectives import Knowledge
+from kd.results import report as reports
+from kd.settings import DistillSettings
+from kd.strategies import DISTIL, KNOWLEDGE, MATCH, STRATEGIES, Origin, Strategy
+
+SHORT = [*PAIR, "--max-steps", "3"]
+
+
+def fits(mode, kind):
+    """Whether a mode can pass on a kind of knowledge."""
+    origin, stages = STRATEGIES[mode].teacher, STRATEGIES[mode].stages
+    blind = origin.network == "none" and KNOWLEDGE[kind].location == "stages"
+    unlabelled = KNOWLEDGE[kind].labels and any(stage.images == "pool" for stage in stages)
+    return not (blind or unlabelled or origin.distribution == "uniform" and kind != "kd")
+
+
+def reported(pattern):
+    [folder] = Path("runs").glob(pattern)
+    return reports.read(folder)
+
+
+def test_the_list_of_modes_is_the_readmes(script):
+    code, out = script("distill", ["--list-modes"])
+    assert code == 0 and strategies.modes_table() in out and strategies.knowledge_table() in out
+    assert all(f"| `{name}` |" in out for name in (*STRATEGIES, *KNOWLEDGE)) and not Path("runs").exists()
+
+
+@pytest.mark.parametrize("mode", ["self", "virtual", "smoothing", "random"])
+def test_every_further_mode_runs_to_a_report(script, mode):
+    code, out = script("distill", [*SHORT, "--mode", mode])
+    assert code == 0
+    report = reported(f"*/{mode}/*/seed0")
+    names = [member["name"] for member in report["teacher"]["members"]]
+    assert names == {"self": ["kdtiny"], "random": ["kdwide"]}.get(mode, [])
+    assert (report["agreement"] is None) == (not names) and (report["teacher"]["test_accuracy"] is None) == (not names)
+    assert script("distill", [*SHORT, "--mode", mode])[1].startswith("finished before")
+
+
+@pytest.mark.parametrize("kind", KNOWLEDGE)
+def test_every_kind_of_knowledge_runs_to_a_report(script, prepared, kind):
+    prepared([("train_teacher", ["--model", "kdwide", *TINY, "--max-steps", "3"])])
+    code, out = script("distill", [*SHORT, "--mode", "normal", "--knowledge", kind])
+    row = reported("*/normal/*/seed0")["history"]["epochs"][-1]
+    assert code == 0 and np.isfinite(row[f"train_{kind}"]) and "no teacher in" not in out
+    expected = 0.5 * row["train_ce"] + 0.5 * KNOWLEDGE[kind].weight * row[f"train_{kind}"]
+    assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_mode_of_its_own_is_three_lines_and_trains(script, monkeypatch):
+    sloppy = Origin("stopped once validation accuracy passes 0.05", stop_at=0.05)
+    mode = Strategy(sloppy, "nowhere", stages=(MATCH, DISTIL), knowledge="dist")
+    monkeypatch.setitem(STRATEGIES, "sloppy", mode)
+    code, out = script("distill", [*PAIR, "--mode", "sloppy"])
+    assert code == 0 and "| `sloppy` | all, no labels, then labelled |" in script("distill", ["--list-modes"])[1]
+    report = reported("*/sloppy/*/seed0")
+    assert [(phase["name"], phase["labelled"]) for phase in report["history"]["phases"]] == [("match", False), ("distil", True)]
+    assert reports.read(DATA / "teacher/kdwide-defective/seed0")["history"]["ended"] == "stopped"
+    assert "train_dist" in report["history"]["epochs"][0]
+    assert script("evaluate", ["--tables", "runs"])[0] == 0
+
+
+def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypatch):
+    monkeypatch.setitem(objectives.OUTPUT, "l1", lambda student, teacher, labels, t, how: (student - teacher).abs().mean())
+    monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance"))
+    assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "l1"])[0] == 0
+    assert "train_l1" in reported("*/normal/*/seed0")["history"]["epochs"][0]
+
+
+def test_smoothing_is_label_smoothing():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(9, 7), torch.randint(7, (9,))
+    taught = teachers.virtual(7, 1 / 7)(Batch(torch.zeros(9, 3, 4, 4), labels, torch.arange(9), 0))
+    [settings] = config.parse(DistillSettings, ["--mode", "smoothing", "--temperature", "9"])
+    knowledge = Knowledge({"kd": 1.0}, tuple(plan.temperatures_of(settings)))
+    gradients = []
+    for loss in (lambda z: objectives.distillation(knowledge, 0.3)(Outputs(z), taught, labels)["loss"],
+                 lambda z: torch.nn.functional.cross_entropy(z, labels, label_smoothing=0.3)):
+        z = logits.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(loss(z), z)[0])
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_a_virtual_teacher_says_what_the_paper_says():
+    labels = torch.tensor([2, 0])
+    taught = teachers.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
+    assert torch.allclose(taught.at(1.0).softmax(1), torch.tensor([[0.1, 0.1, 0.7, 0.1], [0.7, 0.1, 0.1, 0.1]]), atol=1e-6)
+    with pytest.raises(ValueError, match="no label is read"):
+        teachers.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
+
+
+def test_generations_teach_each_other_and_begin_elsewhere(script):
+    code, out = script("distill", [*SHORT, "--mode", "self", "--generations", "3"])
+    assert code == 0
+    sources = []
+    for teacher in ("kdtiny", "kdtiny-generation1", "kdtiny-generation2"):
+        [member] = reports.read(DATA / f"self/{teacher}-kdtiny/seed0")["teacher"]["members"]
+        sources.append(member["source"])
+        assert member["hash"] == reports.read(Path("runs") / member["source"])["student"]["weights_hash"]
+    assert sources == [f"synthetic-patient-32/{place}/seed0" for place in
+                       ("teacher/kdtiny", "self/kdtiny-kdtiny", "self/kdtiny-generation1-kdtiny")]
+    seeds = {plan.drawn_by(config.parse(DistillSettings, ["--mode", "self", "--generations", str(g)])[0]) for g in range(1, 9)}
+    starts = {tuple(models.build("kdtiny", ("a", "b"), seed=seed).module.fc.bias.tolist()) for seed in {0, *seeds}}
+    assert len(starts) == 9
+    code, out = script("evaluate", ["--tables", "runs"])
+    assert code == 0 and "all modes side by side" in out and "--generations 3" not in out
+
+
+def test_a_network_that_was_never_trained_is_the_same_each_time_and_not_the_students_start():
+    class Nothing:
+        def read(self):
+            return type("Index", (), {"classes": ("a", "b")})
+
+    first, again, other = (recruit._untrained("kdtiny", seed, Nothing()).trained.hash for seed in (0, 0, 1))
+    start = recruit.trained.state_hash(models.build("kdtiny", ("a", "b"), seed=0).module.state_dict())
+    assert first == again and len({first, other, start}) == 3
+
+
+def test_an_ensemble_is_reported_with_its_members_and_their_disagreement(script):
+    words = ["--teacher", "kdwide+kdtiny", "--student", "kdtiny", *TINY, "--mode", "normal", "--teacher-weights", "3", "1"]
+    code, out = script("distill", words)
+    report = reports.read(DATA / "normal/kdwide+kdtiny-kdtiny/seed0")
+    teacher = report["teacher"]
+    assert code == 0 and [(one["name"], one["weight"]) for one in teacher["members"]] == [("kdwide", 0.75), ("kdtiny", 0.25)]
+    answers = []
+    for one in teacher["members"]:
+        own = reports.read(Path("runs") / one["source"])
+        assert (one["valid_accuracy"], one["test_accuracy"]) == tuple(
+            own["results"]["best"][f"{part}_accuracy"] for part in ("valid", "test"))
+        logits = reports.read_predictions(Path("runs") / one["source"]).logits.astype(np.float64)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        answers.append(odds / odds.sum(1, keepdims=True))
+    first, second = (found.argmax(1) for found in answers)
+    labels = reports.read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").labels
+    together = (0.75 * answers[0] + 0.25 * answers[1]).argmax(1)
+    assert teacher["disagreement"] == pytest.approx((first != second).mean()) and "differ on" in out
+    assert teacher["test_accuracy"] == pytest.approx((together == labels).mean())
+    assert np.array_equal(reports.read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").teacher, together)
+    code, out = script("evaluate", ["--tables", "runs"])
+    assert code == 0 and "kdwide+kdtiny" in out and "--model kdwide+kdtiny" not in out
+    assert script("evaluate", ["--card", DATA / "normal/kdwide+kdtiny-kdtiny/seed0"])[0] == 0
+
+
+def test_an_ensembles_stored_logits_are_those_of_its_members(script):
+    script("distill", [*SHORT, "--mode", "normal"])
+    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "3"])
+    words = ["--teacher", "kdwide+kdtiny", *SHORT[2:]]
+    code, out = script("distill", words)
+    [(asked, computed)] = [(int(line.split()[2]), int(line.split()[5])) for line in out.splitlines() if "asked for" in line]
+    assert code == 0 and 0 < computed < asked  # kdwide's lay there
+    assert script("distill", [*words, "--tag", "live", "--no-stored-logits"])[0] == 0
+    runs = [weights(DATA / mode / "kdwide+kdtiny-kdtiny/seed0") for mode in ("normal", "normal-live")]
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
+
+@pytest.fixture
+def foreign(script):
+    """A teacher of other parts of other pictures; patients are named alike in both."""
+    words = ["--synthetic-seed", "5", "--split-seed", "1", "--max-steps", "2", "--out", "elsewhere"]
+    script("train_teacher", ["--model", "kdwide", *TINY, *words])
+    return "elsewhere/synthetic-patient1-32/teacher/kdwide/seed0/model.pt"
+
+
+def test_a_foreign_teacher_that_has_seen_judged_patients_is_refused_whatever_is_allowed(script, foreign):
+    for more in ([], ["--allow-foreign-teacher"]):
+        code, out = script("distill", [*SHORT, "--mode", "normal", "--teacher-checkpoint", foreign, *more])
+        assert code == 4 and "patients and" in out.splitlines()[-1]
+
+
+def test_a_foreign_teacher_that_has_seen_no_judged_patient_teaches(script, picture_tree):
+    roots = [picture_tree(name, {"a": 12, "b": 12}, size=size) for name, size in (("here", (20, 24)), ("there", (24, 20)))]
+    script("train_teacher", ["--model", "kdwide", *TINY, "--dataset", "folder", "--data-dir", roots[1]])
+    words = [*SHORT, "--mode", "normal", "--dataset", "folder", "--data-dir", roots[0], "--teacher-checkpoint",
+             "runs/there-patient-32/teacher/kdwide/seed0/model.pt"]
+    code, out = script("distill", words)
+    assert code == 4 and "was trained on other data" in out and "--allow-foreign-teacher" in out
+    code, out = script("distill", [*words, "--allow-foreign-teacher"])
+    assert code == 0 and "data set: teacher there, student here" in out
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--mode", "virtual", "--knowledge", "hint"], "has no network to look into"),
+    (["--mode", "smoothing", "--knowledge", "dkd"], "is label smoothing"),
+    (["--mode", "unlabeled", "--knowledge", "dkd"], "reads no labels, which it needs"),
+    (["--mode", "normal", "--knowledge", "kd+kd"], "names a kind twice"),
+    (["--mode", "normal", "--knowledge", "kd+atention"], "did you mean 'attention'"),
+    (["--mode", "normal", "--knowledge", "kd+dkd", "--knowledge-weights", "1"], "--knowledge names 2; give one for each"),
+    (["--mode", "normal", "--teacher", "kdwide+kdtiny", "--teacher-weights", "1"], "--teacher names 2"),
+    (["--mode", "normal", "--teacher", "kdwide+kdtiny", "--teacher-checkpoint", "x.pt"], "--teacher names 2"),
+    (["--mode", "normal", "--teacher", "kdwide+kdwide"], "named twice"),
+    (["--mode", "normal", "--teacher", "kdwide+kdwid"], "network 'kdwid'"),
+    (["--mode", "normal", "--knowledge", "hint", "--layers", "con"], "did you mean conv"),
+    (["--mode", "normal", "--knowledge", "hint", "--layers", "bn:bn:bn"], "names 3 modules for 2 networks"),
+    (["--mode", "normal", "--knowledge", "attention", "--layers", "fc"], "gives no map [B, C, H, W]"),
+    (["--mode", "normal", "--knowledge", "attention", "--student", "resnet18", "--layers", "global_pool.flatten:bn"], "no map")])
+def test_knowledge_that_cannot_be_passed_on_is_refused_before_training(script, words, message):
+    code, out = script("distill", [*SHORT, *words])
+    assert code == 2 and message in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind, code", [("dkd", 2), ("dist", 0), ("standardized", 0)])
+def test_few_classes_and_small_batches_are_told(script, picture_tree, kind, code):
+    root = picture_tree("two", {"a": 12, "b": 12})
+    found, out = script("distill", [*SHORT, "--mode", "normal", "--dataset", "folder", "--data-dir", root, "--batch-size", "4",
+                                    "--knowledge", kind])
+    assert found == code
+    expected = {"dkd": ["needs 3 classes, the data have 2"], "dist": ["with 2 classes", "correlates 4 images a step"],
+                "standardized": ["no logit exceeds 1.00"]}[kind]
+    assert all(text in out for text in expected) and (code == 0 or not list(Path("cache").glob("**/*")))
+
+
+def test_similarity_takes_features_of_any_shape(script):
+    assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "similarity", "--layers", "fc"])[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", STRATEGIES)
+def test_every_mode_with_every_kind_between_both_families(script, mode):
+    """Teacher and student of different width and depth, of the SE nets and of the plain ones."""
+    codes = {}
+    pairs = [("seresnet50", "resnet18"), ("resnet18", "seresnet50"), ("seresnet50", "vgg11")]
+    common = [*TINY, "--max-steps", "2", "--synthetic-images", "112", "--image-size", "64", "--batch-size", "4"]
+    for kind in KNOWLEDGE:
+        for teacher, student in pairs if fits(mode, kind) else ():
+            more = ["--stop-at-val-accuracy", "0.05", "--look-every", "1"]
+            if mode == "defective":
+                script("train_teacher", ["--model", teacher, *common, *more])
+            code, out = script("distill", ["--teacher", teacher, "--student", student, *common, "--mode", mode,
+                                           "--knowledge", kind, "--tag", kind])
+            codes[teacher, student, kind] = code
+            print(mode, kind, teacher, student, code, out.splitlines()[-1] if code else "")
+    assert codes and set(codes.values()) == {0}
