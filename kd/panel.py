@@ -11,7 +11,7 @@ from kd.data.dataset import Dataset
 from kd.data.index import digest
 from kd.data.views import Views
 from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem
-from kd.models import Classifier, Outputs
+from kd.models import Classifier
 from kd.plan import origin_of, teacher_of
 from kd.runtime import Precision, say
 from kd.settings import DistillSettings
@@ -73,7 +73,7 @@ class Panel:
         if layers:
             networks = [teachers.observed(member.trained.network, precision, own) for member, own in zip(self.members, layers)]
         else:
-            networks = [_logits_alone(self._network(member, views, precision)) for member in self.members]
+            networks = [teachers.without_features(self._network(member, views, precision)) for member in self.members]
         return teachers.together(networks, self.weights, self.device)
 
     def _network(self, member: Member, views: Views, precision: Precision) -> teachers.Network:
@@ -137,10 +137,6 @@ class Panel:
         if account["hash"] != self.hash:
             raise Problem(f"teacher {self.name}: its weights are {self.hash}, the run began with {account['hash']}; restore that "
                           "teacher, or give --tag NAME to begin anew", BAD_CHECKPOINT)
-
-
-def _logits_alone(network: teachers.Network) -> Callable[..., Outputs]:
-    return lambda batch: Outputs(network(batch))
 
 
 def _account(member: Member, weight: float, valid: float, test: float) -> dict:

@@ -15,7 +15,9 @@ class Kind:
 
     location       `output`: logits; `stages`: feature maps at --layers, so the teacher is asked live
     transfer       the loss in words; its function stands in `objectives`
-    weight         of its term within alpha's share, unless --knowledge-weights; chosen at K = 7, see the README
+    weight         of its term within alpha's share, unless --knowledge-weights. Papers' weights are for 100 or 1000 classes,
+                   where CE begins at log K = 4.6 or 6.9; at K = 7 it is 1.9. These give every kind about the pull of `kd` at
+                   T = 4: a gradient by the student's weights of 0.8 to 4 times CE's (tests/benchmarks/pull.py)
     softens        whether --temperature is in it
     labels         whether it must know the true class, so that it has no place where no label is read
     least_classes  below it there is nothing to pass on
@@ -33,14 +35,14 @@ class Kind:
 
 KNOWLEDGE = {
     "kd": Kind("class probabilities", "output", "T^2 KL", 1.0, "1503.02531", softens=True),
-    "logit-mse": Kind("logits", "output", "half squared distance", 0.1, "1312.6184"),
+    "logit-mse": Kind("logits", "output", "half squared distance", 0.15, "1312.6184"),
     "dkd": Kind("class probabilities, true class and others apart", "output", "T^2 (TCKD + beta NCKD)", 1.0, "2203.08679",
                 softens=True, labels=True, least_classes=3),
-    "dist": Kind("relations of classes and of images", "output", "T^2 (1 - correlation)", 1.0, "2205.10536", softens=True),
-    "standardized": Kind("standardized logits", "output", "T^2 KL", 1.0, "2403.01427", softens=True),
-    "attention": Kind("where a map is strong", "stages", "squared distance of maps of length 1", 1.0, "1612.03928"),
-    "similarity": Kind("which images are alike", "stages", "squared distance of similarity matrices", 1.0, "1907.09682"),
-    "hint": Kind("feature maps", "stages", "half squared distance after a 1x1 projector", 1.0, "1412.6550"),
+    "dist": Kind("relations of classes and of images", "output", "T^2 (1 - correlation)", 0.1, "2205.10536", softens=True),
+    "standardized": Kind("standardized logits", "output", "T^2 KL", 3.0, "2403.01427", softens=True),
+    "attention": Kind("where a map is strong", "stages", "squared distance of maps of length 1", 20.0, "1612.03928"),
+    "similarity": Kind("which images are alike", "stages", "squared distance of similarity matrices", 23.0, "1907.09682"),
+    "hint": Kind("feature maps", "stages", "half squared distance after a 1x1 projector", 50.0, "1412.6550"),
 }
 
 
@@ -129,26 +131,36 @@ def unusual(mode: str, teacher: str, student: str) -> str:
     return f"{student} <- {teacher} is one of the thesis's pairs for {' and '.join(others)}, not for {mode}" if others else ""
 
 
-IMAGES = {"train": "labelled", "pool": "all, no labels"}
-
-
 def modes_table() -> str:
     """The modes as Markdown: what the README shows and --list-modes prints."""
-    lines = ["| `--mode` | images | teacher | the student starts | knowledge | location | transfer | source |", "|---" * 8 + "|"]
+    lines = ["| `--mode` | data | teacher | start of the student | knowledge | location | transfer | source |", "|---" * 8 + "|"]
     for name, row in STRATEGIES.items():
-        kind, teacher = KNOWLEDGE[row.knowledge], row.teacher
-        what = "label distribution" if teacher.network == "none" else kind.what
-        start = "drawn anew, or ImageNet" if teacher.network == "student" else "ImageNet, or drawn"
-        cells = [f"`{name}`", ", then ".join(IMAGES[stage.images] for stage in row.stages), teacher.words, start,
-                 f"{what} (`{row.knowledge}`)", kind.location, ", then ".join(_transfer(row, stage) for stage in row.stages),
-                 row.source]
+        kind, network = KNOWLEDGE[row.knowledge], row.teacher.network
+        what = "label distribution" if network == "none" else kind.what
+        start = "drawn anew, or ImageNet" if network == "student" else "ImageNet, or drawn"
+        cells = [f"`{name}`", ", then ".join(_data(row, stage) for stage in row.stages), row.teacher.words,
+                 start + ", then where it stands" * (len(row.stages) - 1), f"{what} (`{row.knowledge}`)", kind.location,
+                 ", then ".join(_transfer(row, stage) for stage in row.stages), row.source]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _data(row: Strategy, stage: Stage) -> str:
+    images = {"train": "labelled images", "pool": "all images without labels"}[stage.images]
+    alone = row.teacher.network == "none" or stage.loss in ("labels", "finetune")
+    return images if alone else f"{images}, one view for both"
+
+
 def _transfer(row: Strategy, stage: Stage) -> str:
     soft = KNOWLEDGE[row.knowledge].transfer + (f" at T = {row.fixed_t:g}" if row.fixed_t else "")
-    return {"labels": "CE", "distil": f"(1 - alpha) CE + alpha {soft}", "match": soft, "finetune": "CE (or KD)"}[stage.loss]
+    return {"labels": "CE", "distil": f"(1 - alpha) CE + alpha {soft}", "match": soft,
+            "finetune": "CE (or with KD: --finetune)"}[stage.loss]
+
+
+def pairs_text() -> str:
+    """The thesis's pairs in words."""
+    return "; ".join(f"`{name}` {', '.join(row.teachers)} -> {', '.join(row.students)}" for name, row in STRATEGIES.items()
+                     if row.teachers)
 
 
 def knowledge_table() -> str:
@@ -164,5 +176,5 @@ def knowledge_table() -> str:
 
 def list_modes() -> str:
     """What `distill.py --list-modes` prints."""
-    return (f"{modes_table()}\n\nTeacher and student see the same view of an image. --teacher a+b is the mean of both teachers' "
-            f"softened probabilities.\n\n{knowledge_table()}\n\n--knowledge a+b is the weighted sum of both terms.")
+    return (f"{modes_table()}\n\nThe thesis's pairs: {pairs_text()}.\n--teacher a+b: the mean of both teachers' softened "
+            f"probabilities.\n\n{knowledge_table()}\n\n--knowledge a+b: the weighted sum of both terms.")

@@ -58,6 +58,11 @@ def observed(network: Classifier, precision: Precision, layers: tuple[str, ...])
     return outputs
 
 
+def without_features(network: Network) -> Callable[[Batch], Outputs]:
+    """A network of which the logits are all that is looked at."""
+    return lambda batch: Outputs(network(batch))
+
+
 def together(networks: list[Callable[[Batch], Outputs]], weights: list[float], device: torch.device) -> TeacherFunction:
     """Networks that teach with these weights, which are made to sum to 1."""
     shares = torch.tensor(weights, device=device) / sum(weights)

@@ -14,7 +14,6 @@ from kd.data.store import Store
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
 from kd.loop import Phase, fit, predict, set_lr, stop_at_accuracy
-from kd.models import Outputs
 from kd.objectives import Knowledge
 from kd.runtime import Precision
 from kd.settings import Training
@@ -36,8 +35,7 @@ def views():
 
 def panel_of(network, precision):
     """A teacher that is one network."""
-    alive = teachers.live(network, precision)
-    return teachers.together([lambda batch: Outputs(alive(batch))], [1.0], CPU)
+    return teachers.together([teachers.without_features(teachers.live(network, precision))], [1.0], CPU)
 
 
 def distillation(alpha=0.5):

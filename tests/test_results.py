@@ -46,7 +46,7 @@ def test_every_mode_can_be_chosen_and_stands_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     mode = next(field for field in dataclasses.fields(settings.Distillation) if field.name == "mode")
     assert mode.metadata["limits"]["choices"] is strategies.STRATEGIES
-    assert strategies.modes_table() in readme and strategies.knowledge_table() in readme
+    assert all(text() in readme for text in (strategies.modes_table, strategies.knowledge_table, strategies.pairs_text))
 
 
 def test_a_pair_of_another_mode_is_remarked_on():

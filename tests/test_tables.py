@@ -342,3 +342,58 @@ def test_curves_and_card(script, templates):
 def test_exactly_one_thing_is_asked_of_evaluate(script, argv, words):
     code, out = script("evaluate", argv)
     assert code == 2 and words in out.splitlines()[-1]
+
+
+def untaught(report):
+    """As of a label distribution: nobody's answers are known."""
+    report["teacher"] |= {"name": "none", "members": [], "valid_accuracy": None, "test_accuracy": None}
+
+
+def test_all_modes_of_a_student_stand_side_by_side_with_the_defective_one_against_its_controls(make, script):
+    for seed in (0, 1, 2):
+        make("alone", "", "resnet18", seed)
+        make("alone", "", "resnet34", seed)
+        make("defective-alone", "", "resnet34", seed)
+        for role in ("normal", "defective", "random"):
+            make(role, "resnet34", "resnet18", seed)
+        make("self", "anything", "resnet18", seed)
+        for role in ("virtual", "smoothing"):
+            make(role, "", "resnet18", seed, untaught)
+    make("normal", "resnet34+resnet50", "resnet18", 0)
+    code, out = script("evaluate", ["--tables", "runs"])
+    protocol = json.loads(Path("runs/tables.json").read_text())["protocols"][0]
+    [found] = protocol["overviews"]
+    rows = {(row["mode"], row["teacher"]): row for row in found["rows"]}
+    assert code == 0 and "## resnet18: all modes side by side" in out and list(rows) == [
+        ("alone", ""), ("normal", "resnet34"), ("normal", "resnet34+resnet50"), ("defective", "resnet34"), ("self", "resnet18"),
+        ("virtual", "none"), ("smoothing", "none"), ("random", "resnet34")]
+
+    def right(folder):
+        return np.mean([reports.read_predictions(Path(f"runs/set/{folder}/seed{seed}")).right.mean() for seed in (0, 1, 2)])
+
+    virtual, defective, alone = right("virtual/-resnet18"), right("defective/resnet34-resnet18"), right("alone/-resnet18")
+    row = rows["virtual", "none"]
+    assert row["test"]["mean"] == pytest.approx(virtual) and row["n"] == 3
+    assert row["minus_alone"]["mean"] == pytest.approx(virtual - alone)
+    assert row["defective_minus"]["mean"] == pytest.approx(defective - virtual)
+    assert rows["defective", "resnet34"]["defective_minus"] is None and rows["alone", ""]["minus_alone"] is None
+    assert rows["normal", "resnet34+resnet50"]["minus_alone"]["seeds"] == 1
+    tables_of = {table["mode"]: table for table in protocol["tables"]}
+    commands = [command for table in tables_of.values() for command in table["missing"]]
+    assert not any(flag in command for command in commands for flag in ("anything", "--teacher none", "--model resnet34+"))
+    assert sum("--model resnet50" in command for command in commands) > 0  # the ensemble's other member
+    assert tables_of["virtual"]["missing"] == tables_of["self"]["missing"] == []
+    told = tables_of["random"]["teachers"][0]
+    assert told["n"] == 3 and told["train"] is None and told["test"]["mean"] == pytest.approx(np.mean(
+        [reports.read(Path(f"runs/set/random/resnet34-resnet18/seed{seed}"))["teacher"]["test_accuracy"] for seed in (0, 1, 2)]))
+
+
+def test_a_born_again_chain_is_asked_for_by_its_generations(make):
+    for generations, seeds in ((1, (0, 1)), (2, (0,))):
+        for seed in seeds:
+            make("self", f"g{generations}", "resnet18", seed, lambda report: report["settings"].update(generations=generations))
+    [table] = tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"]
+    assert [row["teacher"] for row in table["teachers"]] == ["resnet18", "resnet18-generation1"]
+    wanted = [command for command in table["missing"] if "distill.py" in command]
+    assert len(wanted) == 1 and "--mode self --generations 2 --student resnet18 --seed 1" in wanted[0]
+    assert sum("--model resnet18 --seed" in command for command in table["missing"]) == 2

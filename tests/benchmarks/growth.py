@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch  # noqa: E402
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd import losses, models  # noqa: E402
+from kd import models, objectives, teachers  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
+from kd.objectives import Knowledge  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
@@ -72,7 +73,9 @@ def measured(images):
         logits = teacher(batch)
         parts.append(time.perf_counter() - begun)
         return logits
-    phase = Phase("distil", views, timed, losses.distillation(4.0, 0.5), 0, 10**9, training.lr)
+    taught = teachers.together([teachers.without_features(timed)], [1.0], CPU)
+    objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
+    phase = Phase("distil", views, taught, objective, 0, 10**9, training.lr)
     for _ in range(2):  # the second time the logits are stored
         marks.clear(), parts.clear()
         state.progress.step = 0

@@ -27,11 +27,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd import losses, models, teachers  # noqa: E402
+from kd import models, objectives, teachers  # noqa: E402
 from kd.data import synthetic  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.store import Store  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
+from kd.objectives import Knowledge  # noqa: E402
 from kd.runtime import Precision  # noqa: E402
 from kd.settings import Data, Training  # noqa: E402
 from kd.state import State  # noqa: E402
@@ -80,7 +81,9 @@ class Ours:
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
                     self.teacher(batch)
-        self.phase = Phase("distil", self.views, self.teacher, losses.distillation(4.0, 0.5), 0, 10**9, self.training.lr)
+        taught = teachers.together([teachers.without_features(self.teacher)], [1.0], device)
+        objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
+        self.phase = Phase("distil", self.views, taught, objective, 0, 10**9, self.training.lr)
         if compile:
             self.state.network.compile()
 
