@@ -134,6 +134,8 @@ def _checked(entry, section, value, where):
     kind, optional = _type(entry, section)
     if optional and value in (None, "none"):  # the word clears what a settings file says
         return None
+    if entry.metadata["limits"]["joined"] and isinstance(value, list):
+        raise Problem(f"{entry.name} '{value}' in {where}: a list; give several in one run as '{'+'.join(map(str, value))}'")
     if typing.get_origin(kind) is not list:
         return _within_limits(entry, _converted(value, kind, entry.name, where), value, where)
     given = value if isinstance(value, list) else [value]

@@ -7,7 +7,7 @@ from pathlib import Path
 from kd import checkpoint, config
 from kd.data.dataset import run_name
 from kd.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
-from kd.plan import origin_of, teacher_of
+from kd.plan import born_again, origin_of, teacher_of, unused
 from kd.runtime import say
 from kd.settings import DistillSettings, Teacher, TeacherSettings
 from kd.state import SCHEMA, State
@@ -115,7 +115,7 @@ def folder_of(settings) -> Path:
 
 def teacher_settings(settings: DistillSettings, name: str) -> TeacherSettings | DistillSettings:
     """Settings that train the teacher `name` of a student: the student's own but for what is the student's alone."""
-    if origin_of(settings).network == "student" and settings.distillation.generations > 1:
+    if born_again(settings) and settings.distillation.generations > 1:
         return config.replace(settings, generations=settings.distillation.generations - 1)
     teacher = Teacher(model=name, stop_at_val_accuracy=origin_of(settings).stop_at)
     wanted = TeacherSettings(teacher, settings.data, settings.network, settings.training, settings.output)
@@ -128,8 +128,11 @@ def portable(settings: dict) -> dict:
 
 
 def changed(old: dict, settings, ignored: tuple[str, ...] = ()) -> list[str]:
-    """`key: old -> new` for every setting that changes what is computed; keys that `old` lacks count as defaults."""
+    """`key: old -> new` for every setting that the run uses and that changes what is computed.
+
+    Keys that `old` lacks count as defaults.
+    """
     new, default = portable(config.flat(settings)), config.flat(type(settings)())
-    relevant = config.flat(settings, identity_only=True).keys() - set(ignored)
+    relevant = config.flat(settings, identity_only=True).keys() - unused(settings) - set(ignored)
     return [f"{key}: {json.dumps(old.get(key, default[key]))} -> {json.dumps(value)}" for key, value in new.items()
             if key in relevant and old.get(key, default[key]) != value]

@@ -1,7 +1,7 @@
 """What a run teaches: its phases as its mode has them, each with its images, its loss and its teachers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from kd.runtime import Precision, say
 from kd.settings import DistillSettings
 from kd.stored import StoredLogits
 from kd.strategies import KNOWLEDGE, Stage
+from kd.trained import Trained
 
 # () -> (the networks that teach, remarks for the user)
 FindTeachers = Callable[[], tuple[list[Member], list[str]]]
@@ -28,12 +29,13 @@ FindTeachers = Callable[[], tuple[list[Member], list[str]]]
 
 @dataclass(frozen=True)
 class Lesson:
-    """A run's phases, what its report says of the teachers, what gives their logits of some views, what is trained beside."""
+    """A run's phases, what its report says of the teachers, what gives their logits, what is trained beside, who they are."""
 
     phases: list[Phase]
     account: dict | None = None
     judge: Callable[[Views], np.ndarray] | None = None
     helper: nn.Module | None = None
+    taught_by: list[Trained] = field(default_factory=list)
 
 
 class Tutor:
@@ -46,8 +48,10 @@ class Tutor:
         how = {"batch_size": self.training.batch_size, "seed": self.training.seed, "shuffle": True,
                "augment": self.training.augment}
         self.views = {"train": dataset.views("train", device, shown=dataset.parts.shown, **how)}
+        self.views["silent"] = Views(dataset.store, dataset.parts.train, None, device=device, shown=dataset.parts.shown, **how)
         if pool is not None:
             self.views["pool"] = pool.views(device, **how)
+        self.remarks: list[str] = []
         self.judged = dataset.views("valid", device), dataset.views("test", device)
         steps = self.training.epochs * self.views["train"].steps
         self.steps = min(steps, self.training.max_steps or steps)
@@ -60,7 +64,11 @@ class Tutor:
 
     def first_batch(self) -> Batch:
         """What the student sees first."""
-        return next(self.views[self.stages[0].images].epoch(0))
+        return next(self.views_of(self.stages[0]).epoch(0))
+
+    def views_of(self, stage: Stage) -> Views:
+        """What a stage shows; where it only matches its teachers, without labels."""
+        return self.views["silent" if stage.images == "train" and loss_of(self.settings, stage) == "match" else stage.images]
 
     def lesson(self, find_teachers: FindTeachers, student: Classifier, first: Batch, logits: torch.Tensor,
                account: dict | None) -> Lesson:
@@ -73,43 +81,48 @@ class Tutor:
         members, remarks = find_teachers()
         self.leave()
         panel = Panel(self.settings, members, self.dataset, self.device, self.stores, self.leave)
+        panel.try_batch(first.images)
         layers, helper = [()], None
         if inside_of(all_kinds(self.settings)):
             layers = panel.layers(student, self.settings.transfer.layers)
             helper = self.look_inside(panel, student, first, layers)
         phases = self.phases(panel, layers, helper)
         if account is None:
-            remarks = [*remarks, *cautions(self.settings, panel.classes)]
+            remarks = [*remarks, *cautions(self.settings, panel.classes), *self.remarks]
             account = panel.introduce(self.judged, self.ratio(logits, phases[0], first), remarks)
         panel.check_same(account)
-        return Lesson(phases, account, panel.judge if members else None, helper)
+        return Lesson(phases, account, panel.judge if members else None, helper, [member.trained for member in members])
 
     def look_inside(self, panel: Panel, student: Classifier, first: Batch, layers: list[tuple[str, ...]]) -> nn.Module | None:
         """Try the layers on the first batch; the projectors that `hint` needs, or None. Raises Problem for unfit maps."""
         own = models.try_batch(student, first.images, self.precision, layers[0]).features
         others = panel.ask(self.views["train"], self.precision, layers[1:])(first).features
-        flat = [kind for kind in inside_of(all_kinds(self.settings)) if kind != "similarity"]
+        flat = [kind for kind in inside_of(all_kinds(self.settings)) if KNOWLEDGE[kind].maps]
         for name, features in zip(layers, (own, *others)):
             odd = [layer for layer, one in zip(name, features) if one.ndim != 4]
             if odd and flat:
                 raise Problem(f"layer '{odd[0]}' in --layers: gives no map [B, C, H, W], which '{flat[0]}' needs; name another "
                               "with --layers, or give --knowledge similarity")
+        points = [name for name, *maps in zip(layers[0], own, *others) if min(one[0, 0].numel() for one in maps) == 1]
+        if "attention" in all_kinds(self.settings) and points:
+            if len(points) == len(own):
+                raise Problem(f"layer '{points[0]}' in --layers: is one point at this size, as all others are: 'attention' has "
+                              "nothing to compare; give a larger --image-size or other --layers")
+            self.remarks = [f"attention: nothing to compare in {', '.join(points)}, which at this --image-size is one point"]
         if "hint" not in all_kinds(self.settings):
             return None
         pairs = [(mine.shape[1], theirs.shape[1]) for features in others for mine, theirs in zip(own, features)]
         return inside.Projectors(pairs, self.training.seed).to(self.device)
 
     def phases(self, panel: Panel | None, layers: list[tuple[str, ...]], helper: nn.Module | None) -> list[Phase]:
-        """The stages with their steps: --epochs of the train part in all, whatever is shown, and --match-share of them first.
+        """The stages with their steps: --epochs of the train part in all, whatever is shown.
 
         layers: of the student, then of each teacher.
         """
-        ends = [self.steps]
-        if len(self.stages) > 1:
-            ends.insert(0, min(max(1, round(self.steps * self.settings.unlabeled.match_share)), self.steps - 1))
         found, start = [], 0
-        for stage, end in zip(self.stages, ends):
-            views, looks = self.views[stage.images], bool(panel and inside_of(kinds_of(self.settings, stage)))
+        for stage, end in zip(self.stages, self.ends(), strict=True):
+            looks = bool(panel and inside_of(kinds_of(self.settings, stage)))
+            views = self.views_of(stage)
             teacher = teachers.nobody
             if panel is not None and kinds_of(self.settings, stage):
                 teacher = panel.ask(views, self.precision, layers[1:] if looks else [])
@@ -117,6 +130,14 @@ class Tutor:
                                layers[0] if looks else ()))
             start = end
         return found
+
+    def ends(self) -> list[int]:
+        """The step at which each stage ends: the first of several takes --match-share of all, the others the rest alike."""
+        others = len(self.stages) - 1
+        if not others:
+            return [self.steps]
+        first = min(max(1, round(self.steps * self.settings.unlabeled.match_share)), self.steps - others)
+        return [first + (self.steps - first) * number // others for number in range(others + 1)]
 
     def lr_of(self, stage: Stage) -> float:
         own = self.settings.unlabeled.finetune_lr if stage.loss == "finetune" else None
@@ -134,16 +155,16 @@ class Tutor:
     def knowledge(self, stage: Stage, helper: nn.Module | None = None) -> Knowledge:
         """What a stage passes on, and how much each kind counts."""
         kinds, given = kinds_of(self.settings, stage), self.settings.transfer
-        weights = given.knowledge_weights if stage.loss != "finetune" else []
-        if loss_of(self.settings, stage) == "match" and len(kinds) == 1:
+        weights = given.knowledge_weights if not stage.knowledge else []
+        if loss_of(self.settings, stage) == "match" and len(kinds) == 1 and not weights:
             weights = [1.0]  # nothing stands beside it
         return Knowledge(dict(zip(kinds, weights or [KNOWLEDGE[kind].weight for kind in kinds])),
                          tuple(temperatures_of(self.settings)), given.dkd_beta, helper)
 
     def ratio(self, logits: torch.Tensor, phase: Phase, first: Batch) -> tuple[float | None, str | None]:
         """(the knowledge's gradient over the label term's on the first batch, why there is none)."""
-        if first.labels is None:
-            return None, "the first phase reads no labels"
+        if first.labels is None or not kinds_of(self.settings, self.stages[0]):
+            return None, "the first phase does not weigh knowledge against labels"
         if phase.layers:
             return None, "knowledge inside a network has no gradient by its logits"
         ratio = objectives.gradient_ratio(logits, phase.teacher(first), first.labels, self.knowledge(self.stages[0]),

@@ -57,11 +57,16 @@ class Classifier:
     def outputs(self, images: torch.Tensor, layers: tuple[str, ...] = ()) -> Outputs:
         """Logits, and what the modules named by `layers` give on the way to them, channels first.
 
-        Raises Problem for a name that the network has not, and for a module that gives no tensor.
+        Raises Problem for a name that the network has not, for a module that gives no tensor, and for one whose output is
+        overwritten by what follows it.
         """
-        taken = {}
-        hooks = [self._module(name).register_forward_hook(lambda module, inputs, output, name=name: taken.update({name: output}))
-                 for name in layers]
+        taken, versions = {}, {}
+
+        def keep(name):
+            def hook(module, inputs, output):
+                taken[name], versions[name] = output, getattr(output, "_version", 0)
+            return hook
+        hooks = [self._module(name).register_forward_hook(keep(name)) for name in layers]
         try:
             logits = self(images)
         finally:
@@ -69,7 +74,10 @@ class Classifier:
                 hook.remove()
         for name in layers:
             if not isinstance(taken.get(name), torch.Tensor):
-                raise Problem(f"layer '{name}' of {self.name} in --layers: gives no feature map; name another module")
+                raise Problem(f"layer '{name}' of {self.name}: gives no feature map; name other modules with --layers")
+            if taken[name]._version != versions[name]:
+                raise Problem(f"layer '{name}' of {self.name}: what follows it overwrites its output; name that module with "
+                              "--layers")
         last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"  # how timm tells it, of Swin and its kin
         return Outputs(logits, tuple(taken[name].permute(0, 3, 1, 2) if last and taken[name].ndim == 4 else taken[name]
                                      for name in layers))
@@ -79,8 +87,9 @@ class Classifier:
             return self.module.get_submodule(name)
         except AttributeError:
             near = difflib.get_close_matches(name, [known for known, _ in self.module.named_modules() if known], n=3)
-            raise Problem(f"layer '{name}' of {self.name} in --layers: no module has that name; "
-                          + (f"did you mean {' or '.join(near)}?" if near else "see network.named_modules()")) from None
+            raise Problem(f"layer '{name}' of {self.name}: no module has that name; "
+                          + (f"did you mean {' or '.join(near)}?" if near else "give --layers (see network.named_modules())")
+                          ) from None
 
     def stages(self) -> tuple[str, ...]:
         """The last four stage outputs that timm names, of fewer all. Raises Problem where it names none."""

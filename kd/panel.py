@@ -65,6 +65,19 @@ class Panel:
             rows.append(names if len(names) == len(networks) else [names[0], *[names[-1]] * len(self.members)])
         return [tuple(names) for names in zip(*rows)]
 
+    def try_batch(self, images: torch.Tensor) -> None:
+        """Raise Problem for a teacher that cannot look at pictures like these: images [B, 3, S, S]."""
+        for member in self.members:
+            network = member.trained.network
+            network.module.eval()
+            try:
+                with torch.inference_mode():
+                    network(images[:1])
+            except (RuntimeError, ValueError, AssertionError) as error:
+                why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+                raise Problem(f"teacher {member.name} ({member.source}): cannot look at pictures of {images.shape[-1]} pixels "
+                              f"({why}); give another --image-size or another teacher") from None
+
     def ask(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> TeacherFunction:
         """What all say of some views, with features where `layers` names any (those of each member)."""
         if not self.members:

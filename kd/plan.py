@@ -29,13 +29,18 @@ def teachers_of(settings: DistillSettings) -> list[str]:
 
 def teacher_of(settings: DistillSettings) -> str:
     """What a student's teachers are called together: `a+b`, `none`, or of a born-again chain the generation before."""
-    before = settings.distillation.generations - 1 if origin_of(settings).network == "student" else 0
+    before = settings.distillation.generations - 1 if born_again(settings) else 0
     return ("+".join(teachers_of(settings)) or "none") + (f"{GENERATION_WORD}{before}" if before else "")
+
+
+def born_again(settings) -> bool:
+    """Whether a run is of a chain of --generations, each of which the one before has taught."""
+    return isinstance(settings, DistillSettings) and origin_of(settings).network == "student" and origin_of(settings).trained
 
 
 def drawn_by(settings) -> int:
     """The seed of a run's fresh weights: --seed, and another for each generation, not to begin where its teacher did."""
-    if isinstance(settings, DistillSettings) and origin_of(settings).network == "student":
+    if born_again(settings):
         return another_seed(settings.training.seed, settings.distillation.generations)
     return settings.training.seed
 
@@ -61,10 +66,10 @@ def loss_of(settings, stage: Stage) -> str:
 
 
 def kinds_of(settings: DistillSettings, stage: Stage) -> tuple[str, ...]:
-    """The kinds of knowledge that a stage passes on. A fine-tuned student takes --finetune at its word."""
+    """The kinds of knowledge that a stage passes on."""
     if loss_of(settings, stage) == "labels":
         return ()
-    return ("kd",) if stage.loss == "finetune" else chosen_kinds(settings)
+    return tuple(stage.knowledge.split("+")) if stage.knowledge else chosen_kinds(settings)
 
 
 def chosen_kinds(settings: DistillSettings) -> tuple[str, ...]:
@@ -97,9 +102,13 @@ def refuse_misfits(settings: DistillSettings) -> None:
         raise Problem(f"knowledge '{sorted(kinds - {'kd'})[0]}' {where} is label smoothing, which is kd of a uniform teacher; "
                       "leave --knowledge out")
     for stage in stages_of(settings):
-        lacking = [kind for kind in kinds_of(settings, stage) if KNOWLEDGE[kind].labels and stage.images == "pool"]
+        loss = loss_of(settings, stage)
+        lacking = [kind for kind in kinds_of(settings, stage) if KNOWLEDGE[kind].labels and loss == "match"]
         if lacking:
             raise Problem(f"knowledge '{lacking[0]}' {where} reads no labels, which it needs; give another kind")
+        if stage.images == "pool" and loss != "match" or loss == "match" and origin.network == "none":
+            raise Problem(f"phase '{stage.name}' of --mode {mode}: '{loss}' on '{stage.images}', teacher '{origin.words}', needs "
+                          "labels where none are read; let it match a network's knowledge")
     lengths = [("teacher_weights", settings.distillation.teacher_weights, "--teacher names", len(teachers_of(settings))),
                ("teacher_checkpoint", settings.distillation.teacher_checkpoint, "--teacher names", len(teachers_of(settings))),
                ("knowledge_weights", settings.transfer.knowledge_weights, "--knowledge names", len(chosen))]
@@ -128,6 +137,8 @@ def cautions(settings: DistillSettings, classes: int) -> list[str]:
         found.append(f"dist: correlates {batch} images a step; that is little (--batch-size {MANY_ENOUGH} or more)")
     if "similarity" in kinds and batch < MANY_ENOUGH:
         found.append(f"similarity: compares {batch} images a step; that is little (--batch-size {MANY_ENOUGH} or more)")
+    if inside_of(kinds) and settings.distillation.stored_logits:
+        found.append(f"{', '.join(inside_of(kinds))}: the teacher runs in every step; only its logits can be stored")
     if "standardized" in kinds:
         most = ", ".join(f"{losses.standardized_cap(classes, t):.3f} at T = {t:g}" for t in temperatures_of(settings))
         found.append(f"standardized: with {classes} classes no logit exceeds {(classes - 1) ** 0.5:.2f}, so that the teacher "
@@ -138,19 +149,22 @@ def cautions(settings: DistillSettings, classes: int) -> list[str]:
 def unused(settings) -> frozenset[str]:
     """The settings that a run does not look at, whatever their values: of another mode, or of what it has not."""
     given, losses_of = config.flat(settings), {stage.loss for stage in stages_of(settings)}
-    tunes, matches = "finetune" in losses_of, "match" in losses_of
-    kinds, others = all_kinds(settings), matches and given["unlabeled_dir"] is not None
+    tunes, pooled, kinds = "finetune" in losses_of, shows_pool(settings), all_kinds(settings)
+    others = pooled and given["unlabeled_dir"] is not None
     looked_at = {"alpha": "distil" in {loss_of(settings, stage) for stage in stages_of(settings)},
                  "temperature": any(KNOWLEDGE[kind].softens for kind in kinds),
                  "dkd_beta": "dkd" in kinds, "layers": bool(inside_of(kinds)), "finetune": tunes, "finetune_lr": tunes,
-                 "match_share": matches and tunes, "unlabeled_dir": matches, "unlabeled_dataset": others, "strict": others,
+                 "match_share": len(stages_of(settings)) > 1,
+                 "unlabeled_dir": pooled, "unlabeled_dataset": others, "strict": others,
                  "look_every": given.get("stop_at_val_accuracy") is not None,
                  "labeled_seed": given["labeled_fraction"] < 1 or given["balance"] == "draw"}
     if isinstance(settings, DistillSettings):
         origin = origin_of(settings)
         looked_at["temperature"] &= STRATEGIES[given["mode"]].fixed_t is None
-        files = origin.trained and (origin.network == "teacher" or origin.network == "student" and given["generations"] == 1)
-        looked_at |= {"teacher": origin.network == "teacher", "generations": origin.network == "student",
+        files = origin.trained and origin.network != "none"
+        chosen = any(kinds_of(settings, stage) and not stage.knowledge for stage in stages_of(settings))
+        looked_at |= {"teacher": origin.network == "teacher", "generations": born_again(settings),
+                      "knowledge": chosen, "knowledge_weights": chosen,
                       "correct_probability": origin.distribution == "virtual", "teacher_weights": len(teachers_of(settings)) > 1,
                       "teacher_checkpoint": files, "allow_foreign_teacher": files}
     return frozenset(key for key, looked in looked_at.items() if key in given and not looked)

@@ -18,9 +18,10 @@ UNTRAINED = 10**6  # above every generation, which draws a student's weights
 
 
 def teacher_folders(settings: DistillSettings, name: str) -> list[RunFolder]:
-    """Where a teacher may lie: under the student's --tag, then under none."""
-    wanted = teacher_settings(settings, name)
-    return [RunFolder(folder_of(config.replace(wanted, tag=tag))) for tag in dict.fromkeys((settings.output.tag, ""))]
+    """Where a teacher may lie: under the student's --tag, then under none; a generation of the same chain under its tag alone."""
+    wanted, tag = teacher_settings(settings, name), settings.output.tag
+    tags = (tag,) if isinstance(wanted, DistillSettings) else (tag, "")
+    return [RunFolder(folder_of(config.replace(wanted, tag=tag))) for tag in dict.fromkeys(tags)]
 
 
 def checkpoints_of(settings: DistillSettings) -> list[str]:
@@ -33,7 +34,7 @@ def check_teachers(settings: DistillSettings, session: Session) -> list[str]:
     names, files = teachers_of(settings), checkpoints_of(settings)
     if files:
         for name, file in zip(names, files, strict=True):
-            session.load(Path(file), name)
+            session.load(Path(file), name)  # of a chain the first generation's teacher
         return []
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -52,7 +53,7 @@ def find_teachers(settings: DistillSettings, session: Session, run: Callable) ->
     """
     remarks = [unusual(settings.distillation.mode, teacher_of(settings), settings.distillation.student)]
     names, files = teachers_of(settings), checkpoints_of(settings)
-    if files:
+    if files and not isinstance(teacher_settings(settings, names[0]), DistillSettings):
         members = [_from_file(Path(file), name, settings, session) for name, file in zip(names, files, strict=True)]
         if settings.data.labeled_fraction < 1:
             remarks.append("a teacher of --teacher-checkpoint may know labels that --labeled-fraction hides")

@@ -53,7 +53,7 @@ class Distillation:
     generations: int = option(1, "born again (--mode self): the student of one is the teacher of the next", least=1, most=100)
     correct_probability: float = option(0.99, "a of --mode virtual: probability of the true class", above=0, most=0.9999)
     teacher_weights: list[float] = option([], "how much each of several teachers counts (else alike)", metavar="W", nargs="*",
-                                          above=0)
+                                          above=0, most=10**6)
     stored_logits: bool = option(True, "keep the teacher's logits below --cache-dir for every student to come", identity=False)
     teacher_checkpoint: list[str] = option(
         [], "weights that you have, one for each network of --teacher: a model.pt of ours or a timm state_dict (.pt, "
@@ -68,7 +68,8 @@ class Transfer:
 
     knowledge: str | None = option(None, "one kind or several joined by +, whose weighted terms add up (else the mode's own)",
                                    choices=KNOWLEDGE, joined=True)
-    knowledge_weights: list[float] = option([], "weights of these terms (else each kind's own)", metavar="W", nargs="*", above=0)
+    knowledge_weights: list[float] = option([], "weights of these terms (else each kind's own)", metavar="W", nargs="*", above=0,
+                                            most=10**6)
     dkd_beta: float = option(1.0, "dkd: weight of what is said of the other classes", least=0, most=1000)
     layers: list[str] = option([], "where to look inside: names of modules, or STUDENT:TEACHER where they differ (else the last "
                                "four stages that timm names)", metavar="NAME", nargs="*")
@@ -83,7 +84,7 @@ class Unlabeled:
     unlabeled_dataset: str = option("folder", "whose names tell the patients of --unlabeled-dir", choices=POOLS)
     strict: bool = option(False, "refuse a --unlabeled-dir that shows validation or test patients, instead of dropping "
                           "those")
-    match_share: float = option(0.8, "share of all steps that phase one takes; phase two has the others", above=0, most=0.99)
+    match_share: float = option(0.8, "share of all steps that the first of several phases takes", above=0, most=0.99)
     finetune: str = option("ce", "loss of phase two on the labelled images: labels alone, or --alpha of KD", choices=("ce", "kd"))
     finetune_lr: float | None = option(None, "learning rate of phase two (else --lr)", above=0)
 

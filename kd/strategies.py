@@ -20,6 +20,7 @@ class Kind:
                    T = 4: a gradient by the student's weights of 0.8 to 4 times CE's (tests/benchmarks/pull.py)
     softens        whether --temperature is in it
     labels         whether it must know the true class, so that it has no place where no label is read
+    maps           whether features must be maps [B, C, H, W]
     least_classes  below it there is nothing to pass on
     """
 
@@ -30,6 +31,7 @@ class Kind:
     source: str
     softens: bool = False
     labels: bool = False
+    maps: bool = False
     least_classes: int = 2
 
 
@@ -40,9 +42,10 @@ KNOWLEDGE = {
                 softens=True, labels=True, least_classes=3),
     "dist": Kind("relations of classes and of images", "output", "T^2 (1 - correlation)", 0.1, "2205.10536", softens=True),
     "standardized": Kind("standardized logits", "output", "T^2 KL", 3.0, "2403.01427", softens=True),
-    "attention": Kind("where a map is strong", "stages", "squared distance of maps of length 1", 20.0, "1612.03928"),
+    "attention": Kind("where a map is strong", "stages", "squared distance of maps of length 1", 20.0, "1612.03928", maps=True),
     "similarity": Kind("which images are alike", "stages", "squared distance of similarity matrices", 23.0, "1907.09682"),
-    "hint": Kind("feature maps", "stages", "half squared distance after a 1x1 projector", 50.0, "1412.6550"),
+    "hint": Kind("feature maps", "stages", "half squared distance after a 1x1 projector", 50.0, "1412.6550",
+                 maps=True),
 }
 
 
@@ -76,13 +79,15 @@ UNIFORM = Origin("none: all classes alike", network="none", distribution="unifor
 class Stage:
     """A phase of a run, as a mode's row has it.
 
-    images  `train`: the labelled train part; `pool`: every picture that may be seen, without its label
-    loss    `labels`, `distil` (labels and knowledge), `match` (knowledge alone) or `finetune` (--finetune)
+    images     `train`: the labelled train part; `pool`: every picture that may be seen, without its label
+    loss       `labels`, `distil` (labels and knowledge), `match` (knowledge alone, no label is read) or `finetune` (--finetune)
+    knowledge  of this phase, whatever the mode and --knowledge say
     """
 
     name: str
     images: str
     loss: str
+    knowledge: str = ""
 
 
 DISTIL = Stage("distil", "train", "distil")
@@ -92,8 +97,9 @@ DISTIL = Stage("distil", "train", "distil")
 class Strategy:
     """A row of the table of modes.
 
-    stages      the phases of the student's training, in turn; teacher and student always see the same view
-    knowledge   what is transferred, unless --knowledge says so
+    stages      the phases of the student's training, in turn; teacher and student always see the same view. The first of
+                several takes --match-share of the steps, the others share the rest alike
+    knowledge   what is transferred, one kind or several joined by +, unless --knowledge says so
     fixed_t     the temperature where the mode is defined at one; None: --temperature
     teachers, students  the thesis's pairs: every teacher with every student
     """
@@ -107,7 +113,7 @@ class Strategy:
     students: tuple[str, ...] = ()
 
 
-MATCH, FINETUNE = Stage("match", "pool", "match"), Stage("finetune", "train", "finetune")
+MATCH, FINETUNE = Stage("match", "pool", "match"), Stage("finetune", "train", "finetune", "kd")
 ALONE = (Stage("train", "train", "labels"),)  # of a network that nobody teaches
 STRATEGIES = {
     "normal": Strategy(LARGE, "1503.02531", teachers=SE_NETS, students=PLAIN_NETS),
@@ -135,14 +141,25 @@ def modes_table() -> str:
     """The modes as Markdown: what the README shows and --list-modes prints."""
     lines = ["| `--mode` | data | teacher | start of the student | knowledge | location | transfer | source |", "|---" * 8 + "|"]
     for name, row in STRATEGIES.items():
-        kind, network = KNOWLEDGE[row.knowledge], row.teacher.network
-        what = "label distribution" if network == "none" else kind.what
+        kinds, network = _kinds(row), row.teacher.network
+        what = "label distribution" if network == "none" else _each(kind.what for kind in kinds.values())
         start = "drawn anew, or ImageNet" if network == "student" else "ImageNet, or drawn"
         cells = [f"`{name}`", ", then ".join(_data(row, stage) for stage in row.stages), row.teacher.words,
-                 start + ", then where it stands" * (len(row.stages) - 1), f"{what} (`{row.knowledge}`)", kind.location,
+                 start + ", then where it stands" * (len(row.stages) > 1), f"{what} ({_each(f'`{kind}`' for kind in kinds)})",
+                 _each(kind.location for kind in kinds.values()),
                  ", then ".join(_transfer(row, stage) for stage in row.stages), row.source]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _kinds(row: Strategy) -> dict[str, Kind]:
+    """The kinds of knowledge that a mode passes on unless it is told otherwise."""
+    taught = [stage for stage in row.stages if stage.loss in ("distil", "match")]
+    return {name: KNOWLEDGE[name] for stage in taught for name in (stage.knowledge or row.knowledge).split("+")}
+
+
+def _each(words) -> str:
+    return ", ".join(dict.fromkeys(words))
 
 
 def _data(row: Strategy, stage: Stage) -> str:
@@ -152,7 +169,8 @@ def _data(row: Strategy, stage: Stage) -> str:
 
 
 def _transfer(row: Strategy, stage: Stage) -> str:
-    soft = KNOWLEDGE[row.knowledge].transfer + (f" at T = {row.fixed_t:g}" if row.fixed_t else "")
+    names = (stage.knowledge or row.knowledge).split("+")
+    soft = " + ".join(KNOWLEDGE[name].transfer for name in names) + (f" at T = {row.fixed_t:g}" if row.fixed_t else "")
     return {"labels": "CE", "distil": f"(1 - alpha) CE + alpha {soft}", "match": soft,
             "finetune": "CE (or with KD: --finetune)"}[stage.loss]
 
@@ -168,7 +186,7 @@ def knowledge_table() -> str:
     lines = ["| `--knowledge` | what | location | transfer | weight | needs | source |", "|---" * 7 + "|"]
     for name, kind in KNOWLEDGE.items():
         needs = [*(["labels"] if kind.labels else []), *(["a teacher that is a network"] if kind.location == "stages" else []),
-                 *([f"{kind.least_classes} classes"] if kind.least_classes > 2 else [])]
+                 *(["maps"] if kind.maps else []), *([f"{kind.least_classes} classes"] if kind.least_classes > 2 else [])]
         lines.append(f"| `{name}` | {kind.what} | {kind.location} | {kind.transfer} | {kind.weight:g} | {', '.join(needs)} | "
                      f"{kind.source} |")
     return "\n".join(lines)

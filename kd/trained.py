@@ -1,6 +1,7 @@
 """model.pt: a trained network with what it takes to use it and what it has seen."""
 
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from kd.models import Classifier
 # What model.pt holds, as `checkpoint.fault` reads it.
 SCHEMA = {"kind": str, "name": str, "architecture": str, "classes": list, "epoch": int, "state_dict": dict,
           "input": {"image_size": int, "resize": str, "crop": str, "mean": list, "std": list},
-          "data": {"name": str, "split": str, "split_seed": int, "split_hash": str, "content_hash": str,
+          "data": {"name": str, "split": str, "split_seed": int, "split_hash": str, "content_hash": str, "inherited": list,
                    "patients": {"train": list, "valid": list}, "files": {"train": torch.Tensor, "valid": torch.Tensor}}}
+INHERITED = {key: SCHEMA["data"][key] for key in ("name", "patients", "files")}
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Trained:
 
 
 def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: int, dataset: Dataset,
-         pool: Pool | None) -> dict:
+         pool: Pool | None, taught_by: list[Trained]) -> dict:
     """The content of model.pt. `state` loads into `timm.create_model(architecture, num_classes=len(classes))` strictly.
 
     The patients and files of the train and validation parts travel along, so that nobody judges the network, or its
-    students, on what it has seen; what it has seen without labels counts as train.
+    students, on what it has seen; what it has seen without labels counts as train. What teachers of other data have seen, and
+    theirs, stands in `inherited`.
     """
     settings = dataset.settings
     patients, files = ({part: of(part) for part in ("train", "valid")} for of in (dataset.patients, dataset.files))
@@ -49,7 +52,17 @@ def pack(kind: str, network: Classifier, state: dict[str, torch.Tensor], epoch: 
             "state_dict": state, "epoch": epoch,
             "data": {"name": dataset.index.name, "split": settings.split, "split_seed": settings.split_seed,
                      "split_hash": dataset.split_hash, "content_hash": dataset.content_hash,
+                     "inherited": [seen for teacher in taught_by for seen in _other_data(teacher, dataset)],
                      "patients": patients, "files": files}}
+
+
+def _other_data(teacher: Trained, dataset: Dataset) -> list[dict]:
+    """What a teacher has seen, and its own teachers, that is not the train part of these very data."""
+    if teacher.about is None:
+        return []
+    own, parts = teacher.about["data"], (dataset.split_hash, dataset.content_hash)
+    same = (own["split_hash"], own["content_hash"]) == parts
+    return [*([] if same else [{key: own[key] for key in INHERITED}]), *own["inherited"]]
 
 
 def state_hash(state: dict[str, torch.Tensor]) -> str:
@@ -97,6 +110,8 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
 def _unpack(content: dict, path: Path) -> Trained:
     if isinstance(content.get("input"), dict):
         content["input"].setdefault("crop", "none")  # a file that is older than crops
+    if isinstance(content.get("data"), dict):
+        content["data"].setdefault("inherited", [])  # and one older than foreign teachers
     fault = checkpoint.fault({key: value for key, value in content.items() if key != "format"}, SCHEMA, "it") or _odd(content)
     if fault:
         raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)
@@ -122,8 +137,12 @@ def _odd(content: dict) -> str:
         return f"its input.std is {content['input']['std']}, not above 0"
     if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
         return "its state_dict holds other things than tensors"
-    for part in ("train", "valid"):
-        files, patients = content["data"]["files"][part], content["data"]["patients"][part]
+    faults = (checkpoint.fault(seen, INHERITED, "its data.inherited") for seen in content["data"]["inherited"])
+    found = next((fault for fault in faults if fault), "")
+    if found:
+        return found
+    for seen, part in itertools.product((content["data"], *content["data"]["inherited"]), ("train", "valid")):
+        files, patients = seen["files"][part], seen["patients"][part]
         if files.ndim != 2 or files.dtype != torch.uint8 or not all(isinstance(name, str) for name in patients):
             return f"its data.files.{part} or data.patients.{part} are no hashes, or no names"
     return ""
@@ -142,16 +161,20 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
         raise Problem(f"teacher '{about['name']}': its classes are {list(theirs)}, those of the data {list(ours)}; both must "
                       "have the same names in the same order", BAD_CHECKPOINT)
     settings = dataset.settings
-    pairs = [("image_size", about["input"]["image_size"], settings.image_size),
+    pairs = [("data set", about["data"]["name"], dataset.index.name)] if not foreign(trained, dataset) else []
+    pairs += [("image_size", about["input"]["image_size"], settings.image_size),
              ("resize", about["input"]["resize"], settings.resize), ("crop", about["input"]["crop"], dataset.store.crop)]
     return foreign(trained, dataset) + _unlike(pairs)
 
 
 def foreign(trained: Trained, dataset: Dataset) -> list[str]:
-    """In what a network's data set, parts and pictures are others than these, in words; empty where nothing is known of them."""
-    if trained.about is None:
+    """In what a network's data set, parts and pictures are others than these, in words; empty where nothing is known of them.
+
+    The same parts of the same pictures are the same data, whatever their folder is called now.
+    """
+    seen = trained.about and trained.about["data"]
+    if seen is None or (seen["split_hash"], seen["content_hash"]) == (dataset.split_hash, dataset.content_hash):
         return []
-    seen = trained.about["data"]
     return _unlike([("data set", seen["name"], dataset.index.name),
                     ("parts", f"{seen['split']} {seen['split_hash']}", f"{dataset.settings.split} {dataset.split_hash}"),
                     ("pictures", seen["content_hash"], dataset.content_hash)])
@@ -166,25 +189,37 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
 
     hashes: uint8 [N, 16], of the files' content.
     """
-    seen = trained.about["data"]
-    files = {row.numpy().tobytes() for part in ("train", "valid") for row in seen["files"][part]}
-    patients = {name for part in ("train", "valid") for name in seen["patients"][part]} if seen["name"] == index.name else set()
+    files, patients = set(), set()
+    for seen in _all_seen(trained):
+        for part in ("train", "valid"):
+            files |= _bytes(seen["files"][part])
+            patients |= set(seen["patients"][part]) if seen["name"] == index.name else set()
     return np.array([row.tobytes() in files or sample.patient in patients for row, sample in zip(hashes, index.samples)], bool)
 
 
+def _all_seen(trained: Trained) -> list[dict]:
+    """What a network has seen, and after it what its teachers of other data have."""
+    return [trained.about["data"], *trained.about["data"]["inherited"]] if trained.about else []
+
+
+def _bytes(hashes: torch.Tensor) -> set[bytes]:
+    return {row.tobytes() for row in hashes.numpy()}
+
+
 def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
-    """Raise Problem (4) where the teacher was trained or chosen on what the student will be judged on.
+    """Raise Problem (4) where the teacher, or a teacher of it, was trained or chosen on what the student will be judged on.
 
     Patients are compared within one data set, files everywhere. The very same parts are no overlap: what leaks there is
     the split's doing, and reported as such.
     """
-    seen = trained.about and trained.about["data"]
-    if seen is None or (seen["split_hash"], seen["content_hash"]) == (dataset.split_hash, dataset.content_hash):
-        return
-    for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        patients = set(seen["patients"][theirs]) & set(dataset.patients(ours)) if seen["name"] == dataset.index.name else set()
-        files = {row.numpy().tobytes() for row in seen["files"][theirs]} & {row.numpy().tobytes() for row in dataset.files(ours)}
-        if patients or files:
-            raise Problem(f"teacher '{trained.about['name']}': its {theirs} part holds {len(patients)} patients and "
-                          f"{len(files)} pictures of the student's {ours} part; train it on the same parts (same --split, "
-                          "--split-seed and sizes), or give the pair a --tag and let it be trained", BAD_CHECKPOINT)
+    for number, seen in enumerate(_all_seen(trained)):
+        if number == 0 and (seen["split_hash"], seen["content_hash"]) == (dataset.split_hash, dataset.content_hash):
+            continue
+        for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            patients = set(seen["patients"][theirs]) & set(dataset.patients(ours) if seen["name"] == dataset.index.name else ())
+            files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
+            if patients or files:
+                whose = "its" if number == 0 else "a teacher of it, whose"
+                raise Problem(f"teacher '{trained.about['name']}': {whose} {theirs} part holds {len(patients)} patients and "
+                              f"{len(files)} pictures of the student's {ours} part; train it on the same parts (same --split, "
+                              "--split-seed and sizes), or give the pair a --tag and let it be trained", BAD_CHECKPOINT)

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from kd import checkpoint, config
 from kd.errors import Problem
 from kd.folder import RESUME, RunFolder
+from kd.plan import unused
 from kd.results import report as reports
 from kd.runtime import lock
 from kd.settings import DistillSettings, TeacherSettings
@@ -252,10 +253,15 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     folder.resume.touch()
     folder.claim(settings)
     keys = config.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
+    for key in keys & unused(settings):
+        folder.claim(config.replace(settings, **{key: None}))  # what is not looked at is no other run
+    folder.claim(settings)
+    keys -= unused(settings)
     for key in keys:
         old = config.flat(settings)[key]
-        new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25, str: lambda: "other",
-               list: lambda: [*old, 9.0], type(None): lambda: 3}[type(old)]()
+        new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25,
+               str: lambda: "reverse" if key == "mode" else "other",
+               list: lambda: [*old, 9.0], type(None): lambda: "dkd" if key == "knowledge" else 3}[type(old)]()
         with pytest.raises(Problem) as caught:
             folder.claim(config.replace(settings, **{key: new}))
         assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)

@@ -91,7 +91,8 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, pool: Pool | None, s
                                        evidence.fit_temperature(logits["valid"], valid.labels.numpy()), dataset.index.graded),
         "agreement": evidence.agreement(logits["test"].argmax(1), taught["test"], labels, [printable(s.path) for s in samples])
         if lesson.judge else None, "clock": clock})
-    packed = trained.pack(report["kind"], state.network, state.best_weights, progress.best["epoch"], dataset, pool)
+    packed = trained.pack(report["kind"], state.network, state.best_weights, progress.best["epoch"], dataset, pool,
+                          lesson.taught_by)
     _write(folder, dataset, packed, logits, taught, report, events)
     return report
 

@@ -170,7 +170,8 @@ class Study:
         if role == DEFECTIVE and like.role != DEFECTIVE:
             words += ["--stop-at-val-accuracy", "0.5"]
         # What belongs to that run alone is not carried over.
-        own = {"stop_at_val_accuracy": role == ALONE, "teacher_checkpoint": like.teacher != teacher,
+        other = like.teacher != teacher
+        own = {"stop_at_val_accuracy": role == ALONE, "teacher_checkpoint": other, "teacher_weights": other,
                "weights": like.student != student, "max_minutes": True}
         words += [word for key, foreign in own.items() if foreign and settings.get(key) not in (None, [])
                   for word in ("--" + key.replace("_", "-"), "none")]
