@@ -64,7 +64,8 @@ def markdown(result: dict) -> str:
     lines = [f"# Shifted test images: {data['name']}, {data['images']} images of {data['patients']} patients, "
              f"{data['image_size']} px", "",
              "Mean over seeds ± standard deviation; of a shift the mean over its strengths; retained: all over clean. Of the "
-             "intervals the variance is that between patients and, where n > 1, between seeds.", ""]
+             "intervals the variance is that between patients and, where n > 1, between seeds; of those of 95 % one in twenty "
+             f"misses the truth, and there are {sum(len(one['gaps']) for one in result['differences'])} here.", ""]
     for table in tables:
         widths = [max(map(len, cells)) for cells in zip(*table)]
         table.insert(1, ["-" * width for width in widths])
