@@ -93,7 +93,7 @@ def refuse_misfits(settings: DistillSettings) -> None:
     chosen = chosen_kinds(settings)
     where = f"in --knowledge: --mode {mode}"
     if len(set(chosen)) < len(chosen):
-        raise Problem(f"knowledge '{settings.transfer.knowledge}' in --knowledge: names a kind twice; give it once, with a "
+        raise Problem(f"knowledge '{'+'.join(chosen)}' in --knowledge: names a kind twice; give it once, with a "
                       "weight in --knowledge-weights")
     if origin.network == "none" and inside_of(kinds):
         raise Problem(f"knowledge '{inside_of(kinds)[0]}' {where} has no network to look into; give one of "

@@ -1,9 +1,13 @@
 """What the tests share: a tiny network, a tiny data set, and the scripts run in process."""
 
 import contextlib
+import copy
+import csv
 import gc
 import io
+import json
 import os
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
 from kd.errors import Problem  # noqa: E402
 from kd.results import figures  # noqa: E402
+from kd.results import report as reports  # noqa: E402
 
 # Small enough that a whole script takes a second or two; BatchNorm, dropout and an uneven last batch are all in it.
 TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
@@ -210,3 +215,58 @@ def clinic(tmp_path, picture_tree):
     """Pictures of other patients, without a table."""
     root = picture_tree("clinic", {"any/where": 12}, size=(31, 17))
     return root
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory):
+    """Folders of a student's and a teacher's run, to make others from without training."""
+    import distill
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("templates"))
+    distill.main(["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal", *TINY])
+    found = {"student": RUN.resolve(), "teacher": TEACHER.resolve()}
+    os.chdir(before)
+    return found
+
+
+@pytest.fixture
+def make(templates):
+    """make(role, teacher, student, seed, change) writes a run below runs/, as if it had been trained; returns its folder."""
+    def run(role, teacher, student, seed, change=lambda report: None, where=None):
+        alone = role in ("alone", "defective-alone")
+        report = copy.deepcopy(reports.read(templates["teacher" if alone else "student"]))
+        settings = report["settings"]
+        settings["seed"] = seed
+        if alone:
+            settings |= {"model": student, "stop_at_val_accuracy": 0.5 if role != "alone" else None}
+        else:
+            settings |= {"mode": role, "teacher": teacher, "student": student}
+        folder = Path(where or f"runs/set/{role}/{teacher}-{student}/seed{seed}")
+        folder.mkdir(parents=True)
+        predict(report, templates["teacher" if alone else "student"], folder)
+        change(report)
+        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "settings.json").write_text(json.dumps(report["settings"]))
+        return folder
+    return run
+
+
+def predict(report, template, folder):
+    """Predictions of its own for a run, by its place, and a report that agrees with them."""
+    chance, right = random.Random(folder.as_posix()), {"predicted": [], "teacher": []}
+    with (template / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classes = report["data"]["classes"]
+    for row in rows:
+        for key in right:
+            if key == "predicted" or row["teacher"]:
+                row[key] = row["label"] if chance.random() < 0.6 else chance.choice(classes)
+                right[key] += [row[key] == row["label"]] if row["part"] == "test" else []
+        row |= {f"logit_{name}": float(name == row["predicted"]) for name in classes}
+    with (folder / "predictions.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    report["results"]["best"]["test_accuracy"] = float(np.mean(right["predicted"]))
+    if report["teacher"]:
+        report["teacher"]["test_accuracy"] = float(np.mean(right["teacher"]))

@@ -1,9 +1,7 @@
 """The study's tables: every published figure, filled and empty cells, what is left out and why."""
 
-import copy
 import csv
 import json
-import random
 import re
 import shlex
 import shutil
@@ -11,70 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, RUN, TEACHER, TINY
+from conftest import ROOT, TINY
 
 from kd.results import evidence, figures, tables
 from kd.results import report as reports
 
 THESIS = ROOT.parent / "shared" / "thesis.md"
 SE, PLAIN = ("seresnet50", "seresnet101"), ("vgg11", "resnet18", "resnet34", "resnet50")
-
-
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory):
-    """Folders of a student's and a teacher's run, to make others from without training."""
-    import os
-
-    import distill
-    before = os.getcwd()
-    os.chdir(tmp_path_factory.mktemp("templates"))
-    distill.main(["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal", *TINY])
-    found = {"student": RUN.resolve(), "teacher": TEACHER.resolve()}
-    os.chdir(before)
-    return found
-
-
-@pytest.fixture
-def make(templates):
-    """make(role, teacher, student, seed, change) writes a run below runs/, as if it had been trained; returns its folder."""
-    def run(role, teacher, student, seed, change=lambda report: None, where=None):
-        alone = role in ("alone", "defective-alone")
-        report = copy.deepcopy(reports.read(templates["teacher" if alone else "student"]))
-        settings = report["settings"]
-        settings["seed"] = seed
-        if alone:
-            settings |= {"model": student, "stop_at_val_accuracy": 0.5 if role != "alone" else None}
-        else:
-            settings |= {"mode": role, "teacher": teacher, "student": student}
-        folder = Path(where or f"runs/set/{role}/{teacher}-{student}/seed{seed}")
-        folder.mkdir(parents=True)
-        predict(report, templates["teacher" if alone else "student"], folder)
-        change(report)
-        (folder / "report.json").write_text(json.dumps(report))
-        (folder / "settings.json").write_text(json.dumps(report["settings"]))
-        return folder
-    return run
-
-
-def predict(report, template, folder):
-    """Predictions of its own for a run, by its place, and a report that agrees with them."""
-    chance, right = random.Random(folder.as_posix()), {"predicted": [], "teacher": []}
-    with (template / "predictions.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    classes = report["data"]["classes"]
-    for row in rows:
-        for key in right:
-            if key == "predicted" or row["teacher"]:
-                row[key] = row["label"] if chance.random() < 0.6 else chance.choice(classes)
-                right[key] += [row[key] == row["label"]] if row["part"] == "test" else []
-        row |= {f"logit_{name}": float(name == row["predicted"]) for name in classes}
-    with (folder / "predictions.csv").open("w") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    report["results"]["best"]["test_accuracy"] = float(np.mean(right["predicted"]))
-    if report["teacher"]:
-        report["teacher"]["test_accuracy"] = float(np.mean(right["teacher"]))
 
 
 def as_mura(report):

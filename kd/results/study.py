@@ -140,7 +140,8 @@ class Study:
     def missing(self, mode: str, tag: str) -> list[str]:
         """The commands that fill a table's empty cells: teachers, networks alone, students, for every seed that was used."""
         teachers, students = self.pairs(mode, tag)
-        given = {run.teacher for run in self.runs.values() if run.report["settings"].get("teacher_checkpoint")}
+        given = {run.teacher for run in self.runs.values() if (run.role, run.tag) == (mode, tag)
+                 and run.report["settings"].get("teacher_checkpoint")}
         wanted = [(self.teacher_role(mode), "", name) for teacher in teachers if teacher not in given
                   for name in self.members(mode, teacher)]
         wanted += [(ALONE, "", student) for student in students]

@@ -1,0 +1,283 @@
+"""Parts of the general model, each alone: what whole commands would not notice."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, PAIR, TINY
+from torch import nn
+
+from kd import config, inside, lesson, losses, models, objectives, panel, plan, trained
+from kd.errors import Problem
+from kd.models import Outputs
+from kd.objectives import Knowledge
+from kd.panel import Member, Panel
+from kd.results import report as reports
+from kd.runtime import Precision
+from kd.session import Session
+from kd.settings import DistillSettings, Training
+from kd.state import State
+from kd.strategies import DISTIL, STRATEGIES, TRAINED, Stage, Strategy
+from kd.teachers import Taught
+from kd.trained import Trained
+
+CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
+SHORT = [*PAIR, "--epochs", "1"]
+
+
+def settings_of(*words):
+    return config.parse(DistillSettings, list(words))[0]
+
+
+def panel_of(*names, words=()):
+    members = [Member(name, Trained(models.build(name, tuple("abcde"), seed=k), None, name), "", [])
+               for k, name in enumerate(names)]
+    data = SimpleNamespace(index=SimpleNamespace(classes=tuple("abcde")))
+    return Panel(settings_of("--mode", "normal", "--teacher", "+".join(names), *words), members, data, CPU, {}, lambda: None)
+
+
+def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weight():
+    torch.manual_seed(0)
+    own, others = ([torch.randn(2, c, 4, 4) for c in widths] for widths in ((3, 4), (2, 5, 6, 7)))
+    projectors = inside.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
+    taught = Taught(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
+    knowledge = Knowledge({"hint": 1.0}, (4.0,), projectors=projectors)
+    got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
+    each = [inside.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
+    assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
+
+
+def test_what_is_not_softened_knows_no_temperature_and_dkd_its_beta():
+    torch.manual_seed(0)
+    student, labels = Outputs(torch.randn(6, 5)), torch.arange(6) % 5
+    taught = Taught(3 * torch.randn(2, 6, 5), torch.tensor([0.5, 0.5]))
+    cold, hot = (Knowledge({"logit-mse": 1.0}, (t,)).terms(student, taught, labels)["logit-mse"] for t in (1.0, 20.0))
+    assert cold == hot
+    for beta in (1.0, 3.0):
+        got = Knowledge({"dkd": 1.0}, (4.0,), beta).terms(student, taught, labels)["dkd"]
+        assert got == losses.dkd(student.logits, taught.at(4.0), labels, 4.0, beta)
+    agreement = objectives.matching(Knowledge({"kd": 1.0}, (4.0,)))(student, taught, None)["agreement"]
+    assert agreement == (student.logits.argmax(1) == taught.at(1.0).argmax(1)).float().mean()
+
+
+def test_the_ratio_weighs_classes_as_the_loss_does():
+    torch.manual_seed(0)
+    student, labels, taught = torch.randn(9, 3), torch.arange(9) % 3, Taught(torch.randn(1, 9, 3), torch.ones(1))
+    kd, weights = Knowledge({"kd": 1.0}, (4.0,)), torch.tensor([1.0, 5.0, 9.0])
+    plain, weighted = (objectives.gradient_ratio(student, taught, labels, kd, 0.5, one) for one in (None, weights))
+    assert weighted < 0.9 * plain
+
+
+def test_where_nothing_stands_beside_several_kinds_each_keeps_its_weight(script):
+    assert script("distill", [*SHORT, "--mode", "unlabeled-only", "--knowledge", "kd+logit-mse"])[0] == 0
+    row = reports.read(DATA / "unlabeled-only/kdwide-kdtiny/seed0")["history"]["epochs"][-1]
+    assert row["train_loss"] == pytest.approx(row["train_kd"] + 0.15 * row["train_logit-mse"], rel=1e-5)
+
+
+def test_knowledge_weights_are_not_those_of_a_phase_with_knowledge_of_its_own(script):
+    words = ["--mode", "unlabeled", "--finetune", "kd", "--knowledge-weights", "500", "--clip-norm", "0.01"]
+    assert script("distill", [*SHORT, *words])[0] == 0
+    row = reports.read(DATA / "unlabeled/kdwide-kdtiny/seed0")["history"]["epochs"][-1]
+    assert row["train_loss"] == pytest.approx(0.5 * row["train_ce"] + 0.5 * row["train_kd"], rel=1e-5)
+
+
+def seen(name, split, **more):
+    nothing = {part: [] for part in ("train", "valid")}
+    files = {part: torch.zeros(0, 16, dtype=torch.uint8) for part in ("train", "valid")}
+    return {"name": name, "split": "patient", "split_hash": split, "content_hash": "c", "patients": nothing | more,
+            "files": files, "inherited": []}
+
+
+def about(*chain):
+    return Trained(None, {"name": "net", "data": chain[0] | {"inherited": list(chain[1:])}}, "")
+
+
+def data_of(split, patients=()):
+    files = torch.zeros(0, 16, dtype=torch.uint8)
+    return SimpleNamespace(split_hash=split, content_hash="c", index=SimpleNamespace(name="A"), files=lambda part: files,
+                           settings=SimpleNamespace(split="patient"), patients=lambda part: dict(patients).get(part, []))
+
+
+def test_what_was_seen_is_handed_on_through_a_whole_chain_and_other_parts_are_other_data():
+    chain = about(seen("A", "other"), seen("B", "b"))
+    assert [one["name"] for one in trained._other_data(chain, data_of("mine"))] == ["A", "B"]
+    assert [one["name"] for one in trained._other_data(chain, data_of("other"))] == ["B"]
+    assert trained.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
+    assert trained.foreign(chain, data_of("other")) == []
+
+
+@pytest.mark.parametrize("theirs, ours", [("train", "valid"), ("train", "test"), ("valid", "test")])
+def test_every_overlap_of_patients_is_refused_of_the_network_and_of_its_teachers(theirs, ours):
+    seeing, innocent = seen("A", "other", **{theirs: ["p"]}), seen("A", "mine")
+    for network in (about(seeing), about(innocent, seeing)):
+        with pytest.raises(Problem, match="1 patients and 0 pictures"):
+            trained.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
+    trained.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
+
+
+@pytest.mark.parametrize("inherited, message", [
+    ([3], "data.inherited"), ([{"name": "x"}], "data.inherited lacks"),
+    ([{key: seen("x", "s")[key] for key in trained.INHERITED} | {"files": {"train": torch.zeros(3), "valid": torch.zeros(3)}}],
+     "are no hashes")])
+def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_none(script, prepared, inherited, message):
+    prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
+    file = DATA / "teacher/kdtiny/seed0/model.pt"
+    content = torch.load(file, weights_only=True)
+    content["data"]["inherited"] = inherited
+    torch.save(content, file)
+    with pytest.raises(Problem, match=message) as caught:
+        trained.load(file)
+    assert caught.value.code == 4
+    del content["data"]["inherited"]
+    torch.save(content, file)
+    assert trained.load(file).about["data"]["inherited"] == []
+
+
+def test_the_last_stages_are_paired_and_each_network_is_looked_at_where_it_is_named():
+    class Deep(nn.Module):
+        feature_info = [{"module": name} for name in "abcdef"]
+    two = panel_of("kdwide", "kdtiny")
+    deep = models.Classifier("deep", "deep", ("a", "b"), Deep(), torch.zeros(1), torch.ones(1))
+    assert deep.stages() == tuple("cdef") and two.layers(deep, []) == [("f",), ("bn",), ("bn",)]
+    assert two.layers(deep, ["x:y", "u:v:w", "z"]) == [("x", "u", "z"), ("y", "v", "z"), ("y", "w", "z")]
+    images = torch.rand(2, 3, 32, 32)
+    got = two.ask(None, FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
+    wide, tiny = (member.trained.network.outputs(images, (layer,)) for member, layer in zip(two.members, ("bn", "conv")))
+    assert torch.equal(got.features[0][0], wide.features[0]) and torch.equal(got.features[1][0], tiny.features[0])
+    assert torch.equal(got.logits, torch.stack([wide.logits, tiny.logits]))
+
+
+def test_a_network_without_stages_or_maps_is_told():
+    network = models.build("kdtiny", ("a", "b"))
+    network.module.feature_info = []
+    with pytest.raises(Problem, match="names no stages"):
+        network.stages()
+
+    class Two(nn.Module):
+        def forward(self, images):
+            return images, images
+    network.module.conv = nn.Sequential(Two(), nn.ModuleList())
+    network.module.forward = lambda images: network.module.conv[0](images)[0]
+    with pytest.raises(Problem, match="gives no feature map"):
+        network.outputs(torch.zeros(1, 3, 8, 8), ("conv.0",))
+
+
+def test_maps_with_channels_last_are_turned():
+    class Last(nn.Module):
+        output_fmt = "NHWC"
+
+        def __init__(self):
+            super().__init__()
+            self.maps, self.rows = nn.Identity(), nn.Identity()
+
+        def forward(self, images):
+            return self.rows(self.maps(images.permute(0, 2, 3, 1)).mean((1, 2)))
+    network = models.Classifier("last", "last", ("a", "b", "c"), Last(), torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
+    images = torch.rand(2, 3, 4, 5)
+    maps, rows = network.outputs(images, ("maps", "rows")).features
+    assert torch.equal(maps, images) and rows.shape == (2, 3)
+
+
+def test_trying_a_teacher_leaves_it_as_it_was():
+    one = panel_of("kdwide")
+    before = {key: value.clone() for key, value in one.members[0].trained.network.module.state_dict().items()}
+    one.try_batch(torch.rand(4, 3, 32, 32))
+    assert all(torch.equal(before[key], value) for key, value in one.members[0].trained.network.module.state_dict().items())
+
+
+def test_disagreement_is_over_all_pairs_and_weights_are_part_of_a_panels_name():
+    assert panel.disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
+    assert panel.disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
+    alike, unlike = (panel_of("kdwide", "kdtiny", words=["--teacher-weights", *words]).hash for words in (("1", "1"), ("1", "2")))
+    assert alike != unlike and alike == panel_of("kdwide", "kdtiny").hash
+
+
+def test_rows_that_match_on_labelled_images_read_no_labels_and_say_what_they_do_not_use(monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("m", "train", "match", "dkd"), DISTIL)))
+    settings = config.replace(settings_of("--knowledge", "kd"), mode="mine")
+    with pytest.raises(Problem, match="reads no labels"):
+        plan.refuse_misfits(settings)
+    monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("d", "train", "distil", "kd"),)))
+    assert plan.idle(config.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine")) == [
+        "--knowledge", "--knowledge-weights"]
+
+
+def test_cautions_are_given_where_they_belong():
+    words = ["--mode", "normal", "--knowledge", "similarity", "--batch-size"]
+    assert [text.split(":")[0] for text in plan.cautions(settings_of(*words, "4"), 7)] == ["similarity", "similarity"]
+    assert plan.cautions(settings_of(*words, "16", "--no-stored-logits"), 7) == []
+    assert plan.cautions(settings_of("--mode", "normal", "--knowledge", "kd", "--batch-size", "4"), 7) == []
+
+
+def test_a_compiled_network_is_not_looked_into():
+    with pytest.raises(Problem, match="does not show its feature maps"):
+        plan.refuse_misfits(settings_of("--mode", "normal", "--knowledge", "hint", "--compile"))
+    plan.refuse_misfits(settings_of("--mode", "normal", "--compile"))
+
+
+@pytest.mark.parametrize("steps, share, others, ends", [(6, 0.01, 1, [1, 6]), (6, 0.99, 2, [4, 5, 6]), (6, 0.99, 1, [5, 6]),
+                                                        (10, 0.5, 2, [5, 7, 10]), (7, 0.8, 0, [7])])
+def test_every_phase_has_a_step(steps, share, others, ends):
+    tutor = SimpleNamespace(stages=[DISTIL] * (1 + others), steps=steps,
+                            settings=SimpleNamespace(unlabeled=SimpleNamespace(match_share=share)))
+    assert lesson.Tutor.ends(tutor) == ends
+
+
+def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
+    drawn, real = [], inside.Projectors
+    monkeypatch.setattr(inside, "Projectors", lambda pairs, seed: drawn.append(seed) or real(pairs, seed))
+    assert script("distill", [*SHORT, "--mode", "random", "--knowledge", "hint", "--max-steps", "1", "--seed", "5"])[0] == 0
+    assert drawn == [5]
+
+
+def test_a_session_keeps_the_teachers_in_use_and_their_stores_alone():
+    session, (one, other) = Session(None, None), (about(seen("A", "a")) for _ in range(2))
+    one, other = (Trained(object(), found.about, "") for found in (one, other))
+    session._teachers = {(Path("a"), None): one, (Path("b"), None): other}
+    session.stores = {"a": SimpleNamespace(network=one.network), "b": SimpleNamespace(network=other.network)}
+    session.keep([other])
+    assert list(session._teachers.values()) == [other] and list(session.stores) == ["b"]
+
+
+def test_find_teachers_lets_go_of_the_others(monkeypatch, script):
+    kept = []
+    monkeypatch.setattr(Session, "keep", lambda session, wanted: kept.append(len(wanted)))
+    assert script("distill", [*SHORT, "--mode", "random", "--max-steps", "1"])[0] == 0 and kept == [1]
+
+
+def test_a_helper_is_checked_and_clipped_like_the_network(script):
+    helper = inside.Projectors([(8, 12)], 0)
+    state = State(models.build("kdtiny", ("a", "b")), Training(), FLOAT, helper)
+    assert {id(value) for value in helper.parameters()} <= {id(value) for value in state.parameters()}
+    with torch.no_grad():
+        helper.weights[0][0] = float("nan")
+    with pytest.raises(Problem, match="not finite"):
+        state.divergence.check_weights((state.network.module, state.helper), 1)
+    with pytest.raises(Problem, match="not finite"):
+        state.state_dict()
+
+
+@pytest.mark.parametrize("text, message", [("knowledge = ['kd', 'hint']", "give several in one run as 'kd.hint'"),
+                                           ("temperature = []", "an empty list"), ("temperature = 'none'", "not a number")])
+def test_lists_that_a_file_may_not_hold(tmp_path, text, message):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(Problem, match=message):
+        config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
+
+
+def test_a_value_alone_is_a_list_of_one_and_none_clears_a_list(tmp_path):
+    (tmp_path / "a.toml").write_text("temperature = 3\nteacher_checkpoint = 'x.pt'\nteacher_weights = [1, 2]\nlayers = 'conv'\n")
+    [settings] = config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--teacher-weights", "none"])
+    assert (settings.distillation.temperature, settings.distillation.teacher_checkpoint) == ([3.0], ["x.pt"])
+    assert settings.distillation.teacher_weights == [] and settings.transfer.layers == ["conv"]
+    [settings] = config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--layers", "none", "--knowledge", "none"])
+    assert settings.transfer.layers == [] and settings.transfer.knowledge is None
+
+
+def test_the_projectors_gradient_is_clipped_with_the_networks(monkeypatch, script):
+    counts, real = set(), nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda values, most: counts.add(len(values)) or real(values, most))
+    words = ["--mode", "random", "--knowledge", "hint", "--clip-norm", "1", "--max-steps", "1"]
+    assert script("distill", [*SHORT, *words])[0] == 0 and counts == {6 + 1}

@@ -1,0 +1,102 @@
+"""Tables of ensembles, born-again chains and given teachers: which runs count for which cell."""
+
+from pathlib import Path
+
+import pytest
+
+from kd.results import cells, tables
+from kd.results import report as reports
+
+
+def setting(**values):
+    return lambda report: report["settings"].update(values)
+
+
+def protocol():
+    [found] = tables.write_tables(Path("runs"), 0.01)["protocols"]
+    return found
+
+
+def test_a_generation_and_a_given_teacher_are_no_network_to_train_alone(make):
+    make("self", "g", "resnet18", 0, setting(generations=2))
+    make("normal", "resnet34", "resnet18", 0, setting(teacher_checkpoint=["x.pt"]))
+    commands = [command for table in protocol()["tables"] for command in table["missing"]]
+    assert commands and not any("generation1" in command or "--model resnet34" in command for command in commands)
+
+
+def test_runs_of_another_tag_are_counted_with_their_own(make):
+    make("alone", "", "resnet18", 0)
+    tagged = reports.read(make("alone", "", "resnet18", 0, setting(tag="x"), "runs/set/tagged/alone/seed0"))
+    for role in ("random", "normal"):
+        make(role, "resnet34", "resnet18", 0)
+        make(role, "resnet34", "resnet18", 1, setting(tag="x"))
+    make("random", "resnet34", "resnet18", 0, setting(tag="x"), "runs/set/tagged/random/seed0")
+    found = protocol()
+    assert [row["n"] for table in found["tables"] if table["mode"] == "random" for row in table["teachers"]] == [1, 2]
+    [alone] = [row for one in found["overviews"] if one["tag"] == "x" for row in one["rows"] if row["mode"] == "alone"]
+    assert alone["test"]["mean"] == pytest.approx(tagged["results"]["best"]["test_accuracy"])
+
+
+def test_settings_of_an_ensembles_members_are_compared(make):
+    make("alone", "", "resnet34", 0)
+    make("alone", "", "resnet50", 0, setting(lr=0.5))
+    make("normal", "resnet34+resnet50", "resnet18", 0)
+    [table] = protocol()["tables"]
+    assert any(text.startswith("lr: 0.001, 0.5") for text in table["recipes"])
+
+
+def test_a_mean_counts_zeros_and_leaves_out_what_is_unknown():
+    found = cells.means({"train": [None, 0.5, 0.0], "valid": [None, None, None], "test": [0.0, 0.0, 0.3]}, 3)
+    assert found["train"]["mean"] == 0.25 and found["valid"] is None and found["test"]["mean"] == pytest.approx(0.1)
+
+
+def test_two_defective_teachers_are_no_single_one_and_every_interval_is_counted(make):
+    for teacher in ("resnet34", "resnet50"):
+        make("defective", teacher, "resnet18", 0)
+    make("alone", "", "resnet18", 0)
+    make("random", "resnet34", "resnet18", 0)
+    [found] = protocol()["overviews"]
+    assert all(row["defective_minus"] is None for row in found["rows"])
+    found["rows"][-1]["defective_minus"] = found["rows"][-1]["minus_alone"]
+    assert "4 intervals of 95 %" in "\n".join(tables.overview_text(found))
+
+
+def test_a_teachers_accuracy_that_its_predictions_do_not_show_is_left_out(make):
+    def better(report):
+        report["teacher"]["test_accuracy"] += 0.01
+    make("alone", "", "resnet18", 0)
+    make("random", "resnet34", "resnet18", 0, better)
+    [left] = tables.write_tables(Path("runs"), 0.01)["left_out"]
+    assert "differ in accuracy" in left
+
+
+def test_the_card_of_an_ensemble_adds_its_members_up(script):
+    import json
+    import shutil
+
+    from conftest import DATA, TINY
+    words = ["--teacher", "kdwide+kdtiny", "--student", "kdtiny", *TINY, "--mode", "normal", "--max-steps", "1"]
+    assert script("distill", words)[0] == 0
+    folder = DATA / "normal/kdwide+kdtiny-kdtiny/seed0"
+
+    def card():
+        assert script("evaluate", ["--card", folder])[0] == 0
+        return json.loads((folder / "card.json").read_text())["teacher"]
+    both, members = card(), reports.read(folder)["teacher"]["members"]
+    assert both["parameters"] == sum(one["parameters"] for one in members) and both["ece"] is None
+    assert both["file_bytes"] == sum((DATA.parent / one["source"] / "model.pt").stat().st_size for one in members)
+    shutil.rmtree(DATA.parent / members[1]["source"])
+    assert card()["file_bytes"] is None
+
+
+def test_a_checkpoint_that_a_mode_does_not_use_gives_no_teacher(make):
+    make("normal", "resnet34", "resnet18", 0)
+    make("random", "resnet34", "resnet18", 0, setting(teacher_checkpoint=["x.pt"]))
+    [table] = [one for one in protocol()["tables"] if one["mode"] == "normal"]
+    assert any("train_teacher.py" in command and "--model resnet34" in command for command in table["missing"])
+
+
+def test_a_setting_that_no_run_uses_is_no_difference(make):
+    for seed, weights in ((0, []), (1, [2.0])):
+        make("normal", "resnet34", "resnet18", seed, setting(teacher_weights=weights, dkd_beta=1.0 + seed))
+    assert protocol()["tables"][0]["recipes"] == []
