@@ -16,8 +16,8 @@ def main(argv: list[str] | None = None) -> int:
     every = config.parse(DistillSettings, argv, shows={"--list-modes": ("print the tables of modes and knowledge", list_modes)})
     if every:
         # Imported late: --help and a mistyped flag need not wait seconds for torch.
-        from kd.run import run_all
-        run_all(every)
+        from kd.run import run_ranks
+        run_ranks(every)
     return 0
 
 

@@ -15,8 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     every = config.parse(TeacherSettings, argv)
     if every:
         # Imported late: --help and a mistyped flag need not wait seconds for torch.
-        from kd.run import run_all
-        run_all(every)
+        from kd.run import run_ranks
+        run_ranks(every)
     return 0
 
 

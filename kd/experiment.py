@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kd import models
+from kd import models, ranks
 from kd.data.dataset import Dataset
 from kd.data.pool import Pool
 from kd.errors import CANNOT_WRITE, Problem, Stopped
@@ -72,9 +72,10 @@ class Experiment:
             say(f"going on from step {state.progress.total} (epoch {state.progress.epoch + 1})")
         del saved  # for VGG11 two gigabytes
         size = models.parameters(student.module)
-        say(f"training {self.name} ({size:,} parameters) on {self.device.type}, {self.precision.words}")
+        say(f"training {self.name} ({size:,} parameters) on {self.device.type}, {self.precision.words}{self.crew()}")
         for phase in lesson.phases:
             say(phase.describe())
+        student.spread(self.training.sync_bn)
         if self.training.compile:
             student.compile()
         self.events = Events(self.folder.path, state)
@@ -87,6 +88,7 @@ class Experiment:
                                       self.clock.account(self.device, self.precision, state), self.events, self.signals.leave)
         except Stopped:
             self.save(state, lesson)
+            ranks.wait()  # a rank that ends early has torchrun end the others
             raise self.signals.stopped(f" at step {state.progress.total}, saved in '{self.folder.path}'") from None
         except Problem as problem:
             if problem.code == CANNOT_WRITE:  # what does not fit now may be a result that is larger than this
@@ -95,11 +97,21 @@ class Experiment:
             raise
         finally:
             self.events.close()
-        self.folder.forget()
+        if ranks.first():
+            self.folder.forget()
+        ranks.wait()
         return report
+
+    def crew(self) -> str:
+        """How many work on it, in words; empty for one."""
+        if ranks.world() == 1:
+            return ""
+        return f"; {ranks.world()} ranks, {self.training.batch_size} images a step in all"
 
     def save(self, state: State, lesson: Lesson) -> None:
         """Save for resuming, with what may not change under a run that goes on."""
+        if not ranks.first():
+            return
         self.events.flush()
         self.folder.save(state, **self.fixed, teacher=lesson.account, clock=self.clock.state())
 
@@ -115,8 +127,7 @@ class Experiment:
             self.events.step(state, training.batch_size)
             bar.update()
             self.signals.look_at_clock()
-            self.signals.leave()
-            if time.monotonic() - saved >= save_every:
+            if self.signals.leave_together(time.monotonic() - saved >= save_every):
                 self.save(state, lesson)
                 saved = time.monotonic()
 

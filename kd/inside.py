@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kd.losses import unit
+from kd.losses import full, unit
 
 
 def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -13,7 +13,7 @@ def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Attention transfer (Zagoruyko, Komodakis 2017, 1612.03928, eq. 2 with p = 2, squared as in their code). Between 0 and 2,
     whatever the size of a map: their code takes the mean over positions and weighs it with 1000, the formula is a sum.
     """
-    student, teacher = _same_size(student.float(), teacher.float())
+    student, teacher = _same_size(full(student), full(teacher))
     own, of_teacher = (unit(maps.square().mean(1).flatten(1), 1e-6) for maps in (student, teacher))
     return (own - of_teacher).square().sum(1).mean()
 
@@ -25,7 +25,7 @@ def similarity(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     belongs to batches of 128; divided by B it is 23 and holds for any batch. An image alone is only like itself: 0.
     """
     own, of_teacher = (unit(rows @ rows.T, 1e-6) for rows in
-                       (features.float().flatten(1) for features in (student, teacher)))
+                       (full(features).flatten(1) for features in (student, teacher)))
     return (own - of_teacher).square().sum() / len(own)
 
 
@@ -34,7 +34,7 @@ def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
     FitNets (Romero et al. 2015, 1412.6550, eq. 3). They sum over the map, so that a weight depends on its size.
     """
-    student, teacher = _same_size(student.float(), teacher.float())
+    student, teacher = _same_size(full(student), full(teacher))
     return (student - teacher).square().mean() / 2
 
 
@@ -58,4 +58,4 @@ class Projectors(nn.Module):
 
     def forward(self, features: torch.Tensor, pair: int) -> torch.Tensor:
         """features [B, C, H, W] of a pair's student -> [B, C', H, W], in float32."""
-        return F.conv2d(features.float(), self.weights[pair])
+        return F.conv2d(full(features), self.weights[pair])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd import metrics
+from kd import metrics, ranks
 from kd.data.views import Views
 from kd.errors import DIVERGED, Problem
 from kd.models import Classifier, state_on_cpu
@@ -104,7 +104,8 @@ def train_epoch(state: State, phase: Phase, training: Training, precision: Preci
         with precision.autocast():
             outputs = network.outputs(batch.images, phase.layers)
         terms = phase.objective(outputs, taught, batch.labels)
-        scaler.scale(terms["loss"]).backward()
+        scaler.scale(terms["loss"] * batch.share).backward()
+        ranks.mean_gradients(state.helper)
         scaler.unscale_(optimizer)
         norm = None
         if training.clip_norm is not None:
@@ -112,9 +113,9 @@ def train_epoch(state: State, phase: Phase, training: Training, precision: Preci
         state.divergence.watch(terms["loss"], norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
-        state.add(terms, len(batch.slots))
+        state.add(terms, len(batch.slots) if batch.share else 0)
         progress.step, progress.total = progress.step + 1, progress.total + 1
-        progress.images += len(batch.slots)
+        progress.images += batch.whole
         if progress.total % LOG_EVERY == 0 or phase.views.device.type == "cpu":
             state.divergence.check()
         progress.stopped = watch(state)
@@ -151,6 +152,7 @@ def predict(network: Classifier, views: Views, leave: Callable[[], None] = lambd
     `leave` is called before every batch and may end the work by an exception.
     """
     was_training = network.module.training
+    ranks.same_buffers(network.module)
     network.module.eval()
     try:
         return answers(lambda batch: network(batch.images).float(), views, leave)

@@ -8,14 +8,19 @@ import torch.nn.functional as F
 from kd.errors import Problem
 
 
+def full(values: torch.Tensor) -> torch.Tensor:
+    """In float32; float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over the batch of -w[label] * log softmax(logits)[label], at T = 1. logits [B, K], labels int64 [B], weights [K].
 
     Divided by B, not by the batch's weights: an image counts for the same in any company.
     """
     if weights is None:
-        return F.cross_entropy(logits.float(), labels)
-    return F.cross_entropy(logits.float(), labels, weight=weights, reduction="sum") / len(labels)
+        return F.cross_entropy(full(logits), labels)
+    return F.cross_entropy(full(logits), labels, weight=weights, reduction="sum") / len(labels)
 
 
 def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -32,8 +37,8 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torc
     `KLDivLoss`'s default mean, a weight means something else for every number of classes.
     """
     check_logits(student, teacher)
-    log_student = F.log_softmax(student.float() / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
+    log_student = F.log_softmax(full(student) / temperature, dim=1)
+    log_teacher = F.log_softmax(full(teacher) / temperature, dim=1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
@@ -43,7 +48,7 @@ def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Regression on logits: Ba, Caruana 2014, 1312.6184, eq. 1.
     """
     check_logits(student, teacher)
-    return (student.float() - teacher.float()).square().sum(1).mean() / 2
+    return (full(student) - full(teacher)).square().sum(1).mean() / 2
 
 
 def dkd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float,
@@ -59,8 +64,8 @@ def dkd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temp
         raise Problem("knowledge 'dkd' in --knowledge: with 2 classes there is one other class, and nothing to tell of it; give "
                       "--knowledge kd")
     target = F.one_hot(labels, student.shape[1]).bool()
-    log_student, log_teacher = (F.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
-    others_student, others_teacher = (F.log_softmax(logits.float()[~target].view(len(labels), -1) / temperature, dim=1)
+    log_student, log_teacher = (F.log_softmax(full(logits) / temperature, dim=1) for logits in (student, teacher))
+    others_student, others_teacher = (F.log_softmax(full(logits)[~target].view(len(labels), -1) / temperature, dim=1)
                                       for logits in (student, teacher))
     binary_student, binary_teacher = (
         torch.stack([log[target], log[~target].view(len(labels), -1).logsumexp(1)], 1) for log in (log_student, log_teacher))
@@ -77,7 +82,7 @@ def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> to
     gradient: with K = 2 the rows teach nothing, in a batch of 2 the columns.
     """
     check_logits(student, teacher)
-    own, of_teacher = ((logits.float() / temperature).softmax(1) for logits in (student, teacher))
+    own, of_teacher = ((full(logits) / temperature).softmax(1) for logits in (student, teacher))
     return temperature**2 * (2 - _correlation(own, of_teacher).mean() - _correlation(own.T, of_teacher.T).mean())
 
 
@@ -87,7 +92,7 @@ def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
     Logit standardization (Sun et al. 2024, 2403.01427, algorithm 1; the deviation divides by K, not by K - 1). No standardized
     logit exceeds sqrt(K - 1): see `standardized_cap`. Logits that are all equal stay 0.
     """
-    return kd(_standardize(student.float()), _standardize(teacher.float()), temperature)
+    return kd(_standardize(full(student)), _standardize(full(teacher)), temperature)
 
 
 def standardized_cap(classes: int, temperature: float) -> float:
@@ -124,7 +129,7 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
     """
     if len(logits) == 1:
         return logits[0].float()
-    logits, weights = logits.float(), weights.float().view(-1, 1, 1)
+    logits, weights = full(logits), full(weights).view(-1, 1, 1)
     mean = torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + weights.log(), dim=0) * temperature
     return mean - mean.mean(1, keepdim=True) + (weights * logits).sum(0).mean(1, keepdim=True)
 

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from kd import ranks
 from kd.errors import Problem
 from kd.runtime import Precision
 from kd.weights import create_pretrained, load_body, require
@@ -45,14 +46,26 @@ class Classifier:
     mean: torch.Tensor
     std: torch.Tensor
     compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
+    parallel: nn.Module | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """images float32 [B, 3, S, S] in 0..1 (grey ones may be one channel, expanded) -> logits [B, K]."""
         # (images - mean) / std in one pass over memory, which also spreads the channels into channels_last order.
         ready = torch.empty(images.shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
         torch.addcmul(-self.mean / self.std, images, 1 / self.std, out=ready)
-        forward = self.compiled if self.compiled is not None and self.module.training else self.module
+        forward = (self.compiled or self.parallel or self.module) if self.module.training else self.module
         return forward(ready)
+
+    def spread(self, sync_bn: bool = False) -> None:
+        """Train on all ranks: gradients are averaged as the backward pass goes, the first rank's buffers are everyone's.
+
+        sync_bn: BatchNorm takes mean and variance over all ranks' images.
+        """
+        if ranks.world() > 1:
+            if sync_bn:
+                self.module = timm.layers.convert_sync_batchnorm(self.module)
+            on = [self.mean.device.index] if self.mean.device.type == "cuda" else None
+            self.parallel = nn.parallel.DistributedDataParallel(self.module, device_ids=on)
 
     def outputs(self, images: torch.Tensor, layers: tuple[str, ...] = ()) -> Outputs:
         """Logits, and what the modules named by `layers` give on the way to them, channels first.
@@ -103,7 +116,7 @@ class Classifier:
 
         Evaluation stays as it is: it would cost a compilation for every part's last batch.
         """
-        self.compiled = torch.compile(self.module, mode="reduce-overhead", dynamic=False)
+        self.compiled = torch.compile(self.parallel or self.module, mode="reduce-overhead", dynamic=False)
 
     def to(self, device: torch.device) -> "Classifier":
         """Move to a device, weights in channels_last order; returns itself."""

@@ -1,12 +1,13 @@
 """Experiments from settings to report: lock, resume or skip, early checks, missing teachers first; several in one process."""
 
+import contextlib
 import functools
 import gc
 from pathlib import Path
 
 import torch
 
-from kd import models, weights
+from kd import models, ranks, weights
 from kd.data.index import slug
 from kd.errors import Problem, Stopped, complain
 from kd.experiment import Experiment
@@ -18,6 +19,12 @@ from kd.results.outcome import summary
 from kd.runtime import StopSignals, lock, pick_device, say
 from kd.session import Session
 from kd.settings import DistillSettings, TeacherSettings
+
+
+def run_ranks(every: list[TeacherSettings] | list[DistillSettings]) -> None:
+    """`run_all`, by this process alone or by all that torchrun started."""
+    with ranks.joined():
+        run_all(every)
 
 
 def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
@@ -40,7 +47,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
             try:
                 say(summary(run(settings, session), folder))
             except Exception as error:
-                if isinstance(error, Stopped) or len(every) == 1:
+                if isinstance(error, Stopped) or len(every) == 1 or ranks.world() > 1:
                     raise
                 failed.append((folder.path, complain(error)))
             gc.collect()  # a run's networks may hang in cycles: the next one needs their memory
@@ -69,8 +76,10 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
     A finished run is read, an interrupted one goes on exactly, a missing teacher is trained first. Raises Problem.
     """
     folder = RunFolder(folder_of(settings))
-    with lock(folder.path):
-        folder.claim(settings)
+    with lock(folder.path) if ranks.first() else contextlib.nullcontext():
+        if ranks.first():
+            folder.claim(settings)
+        ranks.wait()
         if folder.finished:
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
@@ -99,6 +108,11 @@ def check_settings(settings) -> None:
     if tag and slug(tag) != tag:
         raise Problem(f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a folder; try '{slug(tag)}'")
     device = pick_device(settings.training.device)
+    if settings.training.sync_bn and device.type != "cuda":
+        raise Problem(f"sync_bn in --sync-bn: PyTorch has it for GPUs only, and this run is on {device.type}; leave it out")
+    if settings.training.batch_size < ranks.world():
+        raise Problem(f"batch_size '{settings.training.batch_size}' in --batch-size: fewer images a step than the "
+                      f"{ranks.world()} ranks that share them; give more, or start fewer")
     if settings.training.compile and device.type != "cuda":
         raise Problem(f"compile in --compile: made for CUDA, and this run is on {device.type}, where it slows training down; "
                       "leave it out")

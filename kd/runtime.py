@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kd import errors
+from kd import errors, ranks
 from kd.errors import BUSY, CANNOT_WRITE, INTERRUPTED, TERMINATED, Problem, Stopped, printable
 
 # tqdm's own lock has a semaphore that all forked children share: one that is killed while it prints would stop the others.
@@ -26,9 +26,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` or a device's name -> device. Raises Problem where this machine has none of that name."""
+    """`auto` or a device's name -> device; of several GPUs every rank takes its own. Raises Problem where there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and ranks.world() > 1:
+        name = f"cuda:{ranks.local()}"
     try:
         device = torch.device(name)
         if device.type not in DEVICES:
@@ -98,8 +100,12 @@ def random_stream(*key: int) -> np.random.Generator:
 
 
 def seed_step(device: torch.device, seed: int, epoch: int, step: int) -> None:
-    """Seed the generators of CPU and device for one step, so that dropout needs no saved state and resuming is exact."""
-    number = int(random_stream(seed, 2, epoch, step).integers(2**62))
+    """Seed the generators of CPU and device for one step, so that dropout needs no saved state and resuming is exact.
+
+    Each rank has a stream of its own: the same one would drop the same units for other images.
+    """
+    own = (ranks.rank(),) if ranks.rank() else ()
+    number = int(random_stream(seed, 2, epoch, step, *own).integers(2**62))
     # Not torch.manual_seed: where CUDA is compiled in but absent, it formats a stack trace for later at every call.
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
@@ -135,9 +141,20 @@ class StopSignals:
             self.code, self._why = TERMINATED, f"stopped: --max-minutes {self._minutes:g} are over"
 
     def leave(self) -> None:
-        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done."""
-        if self.code is not None:
+        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done.
+
+        One of several ranks does not leave alone: all do, after a step, by `leave_together`.
+        """
+        if self.code is not None and ranks.world() == 1:
             raise self.stopped("")
+
+    def leave_together(self, due: bool = False) -> bool:
+        """Raise Stopped on all ranks if any was asked to stop; else whether something is `due` on any. Called by all at once."""
+        code, due = ranks.agree([self.code or 0, int(due)])
+        if code:
+            self.code = code
+            raise self.stopped("")
+        return bool(due)
 
     def stopped(self, saved: str) -> Stopped:
         """The one message of a stop; `saved` says what is safe."""
@@ -204,7 +221,12 @@ def cannot_write(path: Path, error: OSError) -> Problem:
 
 
 def say(text: str) -> None:
-    """Plain lines for the user, above a progress bar if there is one. A reader that has gone away ends no training."""
+    """Plain lines for the user, above a progress bar if there is one; of several ranks the first alone speaks.
+
+    A reader that has gone away ends no training.
+    """
+    if not ranks.first():
+        return
     with contextlib.suppress(OSError):
         tqdm.write("\n".join(map(printable, text.split("\n"))), file=sys.stdout)
         sys.stdout.flush()
@@ -212,4 +234,4 @@ def say(text: str) -> None:
 
 def watched() -> bool:
     """Whether a person looks at the output: progress bars then, plain lines else."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and ranks.first()

@@ -147,6 +147,7 @@ class Training:
     augment: bool = option(True, "train on flipped, turned, scaled and shifted views")
     seed: int = option(0, "seed of weights, order and views", least=0, most=2**31)
     amp: str = option("auto", "precision of training; evaluation is always float32", choices=("auto", "bf16", "fp16", "off"))
+    sync_bn: bool = option(False, "BatchNorm over the images of all ranks (torchrun); CUDA only")
     compile: bool = option(False, "torch.compile the student's training step, with CUDA graphs; CUDA only")
     max_steps: int | None = option(None, "end training after this many steps", least=1)
     device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE", identity=False)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from kd import ranks
 from kd.errors import BAD_CHECKPOINT, DIVERGED, Problem
 from kd.models import Classifier, state_on_cpu
 from kd.runtime import Precision
@@ -104,13 +105,14 @@ class State:
             self.network.module.load_state_dict(own, strict=True)
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
-        """Add a step's terms (batch means) to the epoch's sums, without waiting for the device."""
+        """Add a step's terms (means over so many images of this rank's) to the epoch's sums, without waiting for the device."""
         sums = [term.detach().float() * images for term in terms.values()]
+        step = ranks.total(torch.stack([*sums, torch.full_like(sums[0], images)]))
         if self.sums is None:
             self.terms = (*terms, "images")
             start = [self.progress.sums.get(name, 0.0) for name in self.terms]
             self.sums = torch.tensor(start, dtype=torch.float32, device=sums[0].device)
-        self.sums += torch.stack([*sums, torch.full_like(sums[0], images)])
+        self.sums += step
 
     def means(self) -> dict[str, float]:
         """Means over the epoch's images so far of the loss and its terms. Between two epochs: of the one before."""

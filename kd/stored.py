@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kd import ranks
 from kd.data.index import digest, slug
 from kd.data.views import Batch, Views
 from kd.models import Classifier
@@ -27,6 +28,7 @@ def key_of(network: Classifier, weights: str, views: Views, precision: Precision
     batches images come, and what computes them.
     """
     batches = f"{views.batch_size} {views.shuffle} {views.seed} {views.shown}"
+    batches += f" {ranks.world()} ranks" if ranks.world() > 1 else ""
     return digest([network.architecture, weights, str(network.mean.tolist()), str(network.std.tolist()), views.identity(),
                    batches, precision.words, views.device.type, kind_of(views.device)])
 
@@ -56,6 +58,8 @@ class StoredLogits:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, K] of a batch, on its device."""
+        if not batch.share:  # another rank's row: it only stands in
+            return self.live(batch)
         slots, epoch = batch.slots.numpy(), self._seen(batch.epoch)
         if epoch != self.epoch:
             self.flush()

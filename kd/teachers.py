@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kd import losses
+from kd import losses, ranks
 from kd.data.views import Batch, Views
 from kd.models import Classifier, Outputs
 from kd.runtime import Precision
@@ -90,11 +90,13 @@ def virtual(classes: int, correct: float) -> TeacherFunction:
 
 def answers(function: Network, views: Views, leave: Callable[[], None] = lambda: None) -> np.ndarray:
     """What a network says of every slot once, in order: float32 [n, K]. `leave` is called before every batch."""
-    logits = []
+    slots, logits = [], []
     for batch in views.epoch(0):
         leave()
+        slots.append(batch.slots)
         logits.append(function(batch).cpu())
-    return torch.cat(logits).numpy()
+    own = (torch.cat(slots), torch.cat(logits)) if logits else (torch.empty(0, dtype=torch.int64), None)
+    return ranks.gathered(*own, len(views)).numpy()
 
 
 def nobody(batch: Batch) -> None:

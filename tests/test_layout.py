@@ -5,13 +5,14 @@ import ast
 from conftest import ROOT
 
 # From the top down: a module may import those before it.
-ORDER = ["kd", "errors", "strategies", "settings", "config", "losses", "inside", "plan", "runtime", "checkpoint", "metrics",
-         "data", "data.index", "data.table", "data.mura", "data.folder", "data.grades", "data.retinopathy", "data.synthetic",
-         "data.splits", "data.fundus", "data.store", "data.audit", "data.feed", "data.views", "data.shifts", "data.dataset",
-         "data.pool", "weights", "models", "trained", "teachers", "objectives", "stored", "state", "loop", "folder", "panel",
-         "lesson", "results", "results.report", "results.evidence", "results.figures", "results.events", "results.outcome",
-         "results.evaluation", "results.study", "results.cells", "results.overview", "results.tables", "results.arms",
-         "results.card", "results.robustness", "results.shift", "results.commands", "experiment", "session", "recruit", "run"]
+ORDER = ["kd", "errors", "strategies", "settings", "config", "losses", "inside", "plan", "ranks", "runtime", "checkpoint",
+         "metrics", "data", "data.index", "data.table", "data.mura", "data.folder", "data.grades", "data.retinopathy",
+         "data.synthetic", "data.splits", "data.fundus", "data.store", "data.audit", "data.feed", "data.views", "data.shifts",
+         "data.dataset", "data.pool", "weights", "models", "trained", "teachers", "objectives", "stored", "state", "loop",
+         "folder", "panel", "lesson", "results", "results.report", "results.evidence", "results.figures", "results.events",
+         "results.outcome", "results.evaluation", "results.study", "results.cells", "results.overview", "results.tables",
+         "results.arms", "results.card", "results.robustness", "results.shift", "results.commands", "experiment", "session",
+         "recruit", "run"]
 
 
 def name_of(path):

@@ -1,8 +1,11 @@
 """Every picture decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,9 +53,7 @@ class Store:
         except OSError as error:
             raise cannot_write(self.folder, error) from None
         self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
-        # Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS.
-        self.hashes, self._decoded = (np.fromfile(self.folder / name, np.uint8).reshape(shape[0], HASH_BYTES)
-                                      for name in ("hashes", "stamps"))
+        self._look()
 
     def __del__(self):
         for file in getattr(self, "_files", {}).values():
@@ -65,7 +66,39 @@ class Store:
         decoded stays when the process dies. `leave()` is called between two chunks and may end the work by an exception.
         """
         rows = np.unique(rows)
-        rows = rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
+        if not self._missing(rows).size:
+            return 0
+        with self._alone(leave):
+            self._look()
+            return self._decode(self._missing(rows), leave)
+
+    def _missing(self, rows: np.ndarray) -> np.ndarray:
+        return rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
+
+    def _look(self) -> None:
+        """What has been decoded by now, by whomever. Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS."""
+        self.hashes, self._decoded = (np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
+                                      for name in ("hashes", "stamps"))
+
+    @contextlib.contextmanager
+    def _alone(self, leave):
+        """Hold the store: of several processes on one cache, ranks or not, one decodes and the others wait for it."""
+        holder = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while True:
+                try:
+                    fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    leave()
+                    time.sleep(0.05)
+                except OSError:  # a file system without locks: decoded twice, and the same
+                    break
+            yield
+        finally:
+            os.close(holder)
+
+    def _decode(self, rows: np.ndarray, leave) -> int:
         bad = []
         with ThreadPoolExecutor(os.cpu_count()) as threads, \
                 tqdm(total=len(rows), desc="decoding", unit="img", disable=not watched()) as bar:

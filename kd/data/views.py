@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kd import ranks
 from kd.data.feed import feed
 from kd.data.index import digest
 from kd.data.store import Joined, Store
@@ -18,12 +19,18 @@ _ORDER, _VIEW = 0, 1
 
 class Batch(NamedTuple):
     """images float32 [B, 3, S, S] in 0..1 (grey ones: one channel in memory, expanded), labels int64 [B] or None, slots
-    int64 [B] (places in the part, on the CPU), and the epoch that they are seen in."""
+    int64 [B] (places in the part, on the CPU), and the epoch that they are seen in.
+
+    Of several ranks each has its part of a batch. whole: images of all of them; share: what this part's mean counts for in
+    the mean over ranks, 1 where all are alike; 0 for a picture that only stands in where there are fewer images than ranks.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor | None
     slots: torch.Tensor
     epoch: int
+    whole: int = 0
+    share: float = 1.0
 
 
 class Views:
@@ -56,10 +63,17 @@ class Views:
         return (random_stream(self.seed, _ORDER, epoch).permutation(slots) if self.shuffle else slots)[:self.shown]
 
     def epoch(self, epoch: int, first_step: int = 0):
-        """The batches of an epoch from `first_step` on."""
+        """The batches of an epoch from `first_step` on; of several ranks this one's part of each.
+
+        A batch is the same set of images whatever the number of ranks. In training (shuffled) every rank has a part of each.
+        """
         order = self.order(epoch)
         ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), len(order)]
-        return self.batches(epoch, [order[step * self.batch_size:ends[step]] for step in range(first_step, self.steps)])
+        every = [order[step * self.batch_size:ends[step]] for step in range(first_step, self.steps)]
+        parts = [(slots, ranks.share(slots)) for slots in every]
+        parts = [(len(slots), len(own), own if len(own) else slots[:1]) for slots, own in parts if len(own) or self.shuffle]
+        for (whole, own, _), batch in zip(parts, self.batches(epoch, [slots for *_, slots in parts])):
+            yield batch._replace(whole=whole, share=ranks.world() * own / whole)
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """The batches of given slots, as they are seen in an epoch."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from kd import ranks
 from kd.loop import LOG_EVERY
 from kd.runtime import say, why_not
 from kd.state import State
@@ -31,11 +32,11 @@ def _or_go_without(write):
 class Events:
     """Writes a run's TensorBoard events. After a resume nothing stands twice: later points of the killed try are purged.
 
-    Where they cannot be written, a warning is printed, once, and the run goes on without them.
+    Where they cannot be written, a warning is printed, once, and the run goes on without them. Of several ranks the first writes.
     """
 
     def __init__(self, folder: Path, state: State):
-        self.folder, self.writer = folder, ...
+        self.folder, self.writer = folder, ... if ranks.first() else None
         self._mark, self._images = time.monotonic(), 0
         self._open(state)
 

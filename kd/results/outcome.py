@@ -11,7 +11,7 @@ import timm
 import torch
 from matplotlib.figure import Figure
 
-from kd import checkpoint, config, metrics, models, trained
+from kd import checkpoint, config, metrics, models, ranks, trained
 from kd.data.dataset import Dataset
 from kd.data.pool import Pool
 from kd.data.views import Views
@@ -91,6 +91,8 @@ def conclude(settings, folder: RunFolder, dataset: Dataset, pool: Pool | None, s
                                        evidence.fit_temperature(logits["valid"], valid.labels.numpy()), dataset.index.graded),
         "agreement": evidence.agreement(logits["test"].argmax(1), taught["test"], labels, [printable(s.path) for s in samples])
         if lesson.judge else None, "clock": clock})
+    if not ranks.first():
+        return report
     packed = trained.pack(report["kind"], state.network, state.best_weights, progress.best["epoch"], dataset, pool,
                           lesson.taught_by)
     _write(folder, dataset, packed, logits, taught, report, events)

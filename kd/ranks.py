@@ -1,0 +1,113 @@
+"""Several processes as one run, as torchrun starts them: who this one is, what all share. Alone, every function does nothing."""
+
+import contextlib
+import os
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kd.errors import Problem
+
+BACKENDS = {True: "cpu:gloo,cuda:nccl", False: "gloo"}
+
+
+@contextlib.contextmanager
+def joined():
+    """Join the processes that torchrun started, if it did. A rank that is gone ends the others. Raises Problem."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group(BACKENDS[torch.cuda.is_available()])
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise Problem(f"rank {rank()} of {world()}: lost the others ({str(error).splitlines()[0][:120]}); see their "
+                          "messages, then run the same command again to go on", 1) from None
+        raise
+    finally:
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def first() -> bool:
+    """Whether this process writes files and speaks."""
+    return rank() == 0
+
+
+def local() -> int:
+    """The number of this process on its machine: which GPU it takes."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if dist.is_initialized() else 0
+
+
+def wait() -> None:
+    """Until all are here."""
+    if world() > 1:
+        agree([0])
+
+
+def agree(values: list[int]) -> list[int]:
+    """The largest of each value over all ranks."""
+    if world() == 1:
+        return values
+    found = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return found.tolist()
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks, on the values' device."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def share(slots: np.ndarray) -> np.ndarray:
+    """This rank's part of a batch: every `world`-th of its slots."""
+    return slots[rank()::world()]
+
+
+def gathered(slots: torch.Tensor, rows: torch.Tensor | None, size: int) -> torch.Tensor:
+    """All ranks' rows [n, K] at their slots int64 [n], as [size, K] on every rank. rows: None where this rank has none.
+
+    Raises ValueError unless each of the slots 0 ... size - 1 came exactly once.
+    """
+    parts = [(slots, rows)]
+    if world() > 1:
+        parts = [None] * world()
+        dist.all_gather_object(parts, (slots, rows))
+    parts = [part for part in parts if part[1] is not None]
+    places, values = (torch.cat(column) for column in zip(*parts))
+    if not torch.equal(places.sort().values, torch.arange(size)):
+        raise ValueError("slots that came twice or not at all")
+    whole = torch.empty_like(values)
+    whole[places] = values
+    return whole
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every rank the first one's buffers: of BatchNorm each has seen images of its own."""
+    if world() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def mean_gradients(module: nn.Module) -> None:
+    """The mean over ranks of gradients that DistributedDataParallel does not know of."""
+    if world() > 1:
+        for value in module.parameters():
+            if value.grad is not None:
+                dist.all_reduce(value.grad)
+                value.grad /= world()
