@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd import inside, losses, models, objectives, teachers
+from kd import inside, losses, models, objectives, ranks, teachers
 from kd.data.dataset import Dataset
 from kd.data.pool import Pool
 from kd.data.views import Batch, Views
@@ -179,4 +179,5 @@ class Tutor:
             asked, computed = asked + store.asked, computed + store.computed
             store.asked = store.computed = 0
         if asked:
-            say(f"teacher's logits: {asked} asked for, {computed} computed, the others were stored")
+            whose = " by the first rank" if ranks.world() > 1 else ""
+            say(f"teacher's logits: {asked} asked for{whose}, {computed} computed, the others were stored")

@@ -39,6 +39,8 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise Problem(f"device '{name}' in --device: cannot be used here ({why}); give --device cpu or auto") from None
+    if device.index is not None and device.index != ranks.local() and ranks.world() > 1:
+        raise Problem(f"device '{name}' in --device: one GPU for {ranks.world()} ranks; leave the number out: each takes its own")
     if device.index is not None and device.type in ("cuda", "xpu"):
         torch.get_device_module(device).set_device(device)  # seeds and page-locked memory belong to the current one
     if device.type == "cuda":
