@@ -24,7 +24,7 @@ def overviews(study: Study) -> list[dict]:
 def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]]) -> dict:
     runs = {way: study.at(way[0], tag, way[1], student) for way in ways}
     alone = study.at(ALONE, tag, "", student)
-    defective = [way for way in ways if way[0] == "defective"]
+    defective = [way for way in ways if STRATEGIES[way[0]].teacher.stop_at is not None]
     rows = [{"mode": ALONE, "teacher": "", **of_runs(alone), "minus_alone": None, "defective_minus": None}]
     for way in ways:
         against = _gap(study, runs[defective[0]], runs[way]) if len(defective) == 1 and way not in defective else None

@@ -13,6 +13,7 @@ from kd.results.evidence import against_alone, against_teacher
 from kd.results.overview import overview_text, overviews
 from kd.results.study import PARTS, Study, gather
 from kd.runtime import say
+from kd.strategies import STRATEGIES
 
 SCHEMA_VERSION = 1
 PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "published.toml"
@@ -81,7 +82,7 @@ def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
 
 def _told(recipes: list[str], mode: str) -> list[str]:
     """Without what is always so: only the teachers of a defective table are stopped, the networks alone never."""
-    expected = "stop_at_val_accuracy: 0.5, None" if mode == "defective" else ""
+    expected = f"stop_at_val_accuracy: {STRATEGIES[mode].teacher.stop_at}, None"
     return [text for text in recipes if text != expected]
 
 
