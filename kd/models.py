@@ -53,7 +53,8 @@ class Classifier:
         # (images - mean) / std in one pass over memory, which also spreads the channels into channels_last order.
         ready = torch.empty(images.shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
         torch.addcmul(-self.mean / self.std, images, 1 / self.std, out=ready)
-        forward = (self.compiled or self.parallel or self.module) if self.module.training else self.module
+        in_training = self.compiled or self.parallel
+        forward = in_training if in_training is not None and self.module.training else self.module
         return forward(ready)
 
     def spread(self, sync_bn: bool = False) -> None:

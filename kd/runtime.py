@@ -202,6 +202,25 @@ def lock(folder: Path):
         os.close(holder)
 
 
+@contextlib.contextmanager
+def turn(folder: Path, leave=lambda: None):
+    """Wait until no other process holds `folder` this way, and hold it. `leave` may end the waiting by an exception."""
+    holder = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                leave()
+                time.sleep(0.05)
+            except OSError:  # a file system without locks: done twice, and the same
+                break
+        yield
+    finally:
+        os.close(holder)
+
+
 def make_folder(folder: Path) -> Path:
     """Create a folder with its parents; raises Problem (74) where that cannot be."""
     try:

@@ -1,11 +1,8 @@
 """Every picture decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
 
-import contextlib
-import fcntl
 import hashlib
 import io
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from tqdm import tqdm
 from kd.data.fundus import crop_to_circle
 from kd.data.index import Index, digest
 from kd.errors import Problem, first_ten
-from kd.runtime import cannot_write, make_folder, watched
+from kd.runtime import cannot_write, make_folder, turn, watched
 
 HASH_BYTES = 16
 MAX_PIXELS, MAX_BYTES = 100_000_000, 1 << 30
@@ -68,7 +65,7 @@ class Store:
         rows = np.unique(rows)
         if not self._missing(rows).size:
             return 0
-        with self._alone(leave):
+        with turn(self.folder, leave):  # of several processes on one cache, ranks or not, one decodes and the others wait
             self._look()
             return self._decode(self._missing(rows), leave)
 
@@ -79,24 +76,6 @@ class Store:
         """What has been decoded by now, by whomever. Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS."""
         self.hashes, self._decoded = (np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
                                       for name in ("hashes", "stamps"))
-
-    @contextlib.contextmanager
-    def _alone(self, leave):
-        """Hold the store: of several processes on one cache, ranks or not, one decodes and the others wait for it."""
-        holder = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            while True:
-                try:
-                    fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    leave()
-                    time.sleep(0.05)
-                except OSError:  # a file system without locks: decoded twice, and the same
-                    break
-            yield
-        finally:
-            os.close(holder)
 
     def _decode(self, rows: np.ndarray, leave) -> int:
         bad = []
