@@ -28,7 +28,7 @@ def parse(kind, argv=None, from_file: bool = True, shows: dict[str, tuple[str, C
     flags = vars(_parser(kind, from_file, shows).parse_args(argv))
     for flag, (_, text) in shows.items():
         if flags.pop(flag, False):
-            print(text())
+            _show(text() + "\n")
             return []
     file, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
     values = {}
@@ -43,9 +43,14 @@ def parse(kind, argv=None, from_file: bool = True, shows: dict[str, tuple[str, C
              for items in itertools.product(*lists.values())]
     if dry_run:
         shown = flat(every[0]) | {key: items if len(items) > 1 else items[0] for key, items in lists.items()}
-        print("".join(f"{key} = {_toml(value)}\n" for key, value in shown.items() if value is not None), end="")
+        _show("".join(f"{key} = {_toml(value)}\n" for key, value in shown.items() if value is not None))
         return []
     return every
+
+
+def _show(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
+        print(text, end="")
 
 
 def build(kind, values: dict):

@@ -58,6 +58,8 @@ def run_main(main) -> int:
 
 def complain(error: Exception) -> int:
     """Tell what went wrong on stderr, in one line, or for a fault of this program as a traceback; returns the exit code."""
+    if isinstance(error, Stopped) and os.environ.get("RANK", "0") != "0":
+        return error.code  # all ranks stop alike, and the first says so
     if isinstance(error, Problem):
         return _tell(error, error.code)
     if isinstance(error, OSError):  # a place that no other check has looked at

@@ -1,6 +1,7 @@
 """A run in its locked folder: build, learn from a teacher or from labels alone, save on the way, conclude."""
 
 import contextlib
+import itertools
 import time
 
 import numpy as np
@@ -53,7 +54,7 @@ class Experiment:
                 torch.compiler.reset()  # of eight graphs that all networks of a family share, the next run needs its own
 
     def _run(self) -> dict:
-        network, fresh = self.settings.network, not self.folder.begun
+        network, fresh = self.settings.network, not ranks.decided(self.folder.begun)
         self.signals.leave()
         student = models.build(self.name, self.dataset.index.classes, pretrained=network.pretrained and fresh,
                                weights=network.weights if fresh else None, drop_rate=network.drop_rate,
@@ -106,7 +107,9 @@ class Experiment:
         """How many work on it, in words; empty for one."""
         if ranks.world() == 1:
             return ""
-        return f"; {ranks.world()} ranks, {self.training.batch_size} images a step in all"
+        own = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        devices = [f"{word} x {len(list(group))}" for word, group in itertools.groupby(ranks.everyone(own))]
+        return f"; {ranks.world()} ranks ({', '.join(devices)}), {self.training.batch_size} images a step in all"
 
     def save(self, state: State, lesson: Lesson) -> None:
         """Save for resuming, with what may not change under a run that goes on."""

@@ -165,6 +165,8 @@ class Tutor:
         """(the knowledge's gradient over the label term's on the first batch, why there is none)."""
         if first.labels is None or not kinds_of(self.settings, self.stages[0]):
             return None, "the first phase does not weigh knowledge against labels"
+        if ranks.world() > 1:
+            return None, "not taken on several ranks, each of which has a part of the batch"
         if phase.layers:
             return None, "knowledge inside a network has no gradient by its logits"
         ratio = objectives.gradient_ratio(logits, phase.teacher(first), first.labels, self.knowledge(self.stages[0]),

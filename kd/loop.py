@@ -110,7 +110,7 @@ def train_epoch(state: State, phase: Phase, training: Training, precision: Preci
         norm = None
         if training.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(state.parameters(), training.clip_norm)
-        state.divergence.watch(terms["loss"], norm, progress.total)
+        state.divergence.watch(ranks.total(terms["loss"]), norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
         state.add(terms, len(batch.slots) if batch.share else 0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kd import inside, losses
+from kd import inside, losses, ranks
 from kd.models import Outputs
 from kd.strategies import KNOWLEDGE
 from kd.teachers import Taught
@@ -85,8 +85,7 @@ def matching(knowledge: Knowledge) -> Objective:
         if labels is not None:
             raise ValueError("labels in a phase that reads none")
         terms = knowledge.terms(student, taught, None)
-        # Logits that no kind looks at have a gradient of 0: on several ranks each waits for all gradients.
-        return {"loss": knowledge.total(terms) + 0 * losses.full(student.logits).sum(), **_detached(terms),
+        return {"loss": knowledge.total(terms) + ranks.hold(losses.full(student.logits)), **_detached(terms),
                 "agreement": _share_of(student.logits, taught.at(1.0).argmax(1))}
     return objective
 

@@ -1,6 +1,7 @@
 """Several processes as one run, as torchrun starts them: who this one is, what all share. Alone, every function does nothing."""
 
 import contextlib
+import datetime
 import os
 
 import numpy as np
@@ -19,7 +20,8 @@ def joined():
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield
         return
-    dist.init_process_group(BACKENDS[torch.cuda.is_available()])
+    # A rank that is gone is noticed by its connection; one that decodes for an hour while others wait is not gone.
+    dist.init_process_group(BACKENDS[torch.cuda.is_available()], timeout=datetime.timedelta(days=1))
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -67,16 +69,43 @@ def agree(values: list[int]) -> list[int]:
     return found.tolist()
 
 
+def decided(answer: bool) -> bool:
+    """The first rank's answer, on all: what a file system shows one rank it may not yet show another."""
+    return bool(agree([int(answer) if first() else 0])[0])
+
+
+def everyone(word: str) -> list[str]:
+    """Each rank's word, in their order."""
+    words = [word] * world()
+    if world() > 1:
+        dist.all_gather_object(words, word)
+    return words
+
+
 def total(values: torch.Tensor) -> torch.Tensor:
     """The sum over all ranks, on the values' device."""
     if world() > 1:
+        values = values.detach().clone()
         dist.all_reduce(values)
     return values
 
 
-def share(slots: np.ndarray) -> np.ndarray:
-    """This rank's part of a batch: every `world`-th of its slots."""
-    return slots[rank()::world()]
+def hold(values: torch.Tensor) -> torch.Tensor | float:
+    """Nothing, with a gradient: of several ranks each waits for the gradients of all that a network gave."""
+    return 0 * values.sum() if world() > 1 else 0.0
+
+
+def share(slots: np.ndarray, in_training: bool) -> tuple[np.ndarray, float]:
+    """(this rank's part of a batch, what its mean counts for in the mean over ranks).
+
+    In training BatchNorm needs two images: of a batch with fewer than two a rank the last ranks have none, and two that stand
+    in for them count for nothing.
+    """
+    taking = max(1, min(world(), len(slots) // 2)) if in_training else world()
+    if rank() >= taking:
+        return slots[:2], 0.0
+    own = slots[rank()::taking]
+    return own, world() * len(own) / len(slots)
 
 
 def gathered(slots: torch.Tensor, rows: torch.Tensor | None, size: int) -> torch.Tensor:

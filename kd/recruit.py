@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kd import checkpoint, config, models, trained
+from kd import checkpoint, config, models, ranks, trained
 from kd.errors import BAD_CHECKPOINT, Problem
 from kd.folder import PLACES, RunFolder, changed, folder_of, teacher_settings
 from kd.panel import Member
@@ -43,7 +43,7 @@ def check_teachers(settings: DistillSettings, session: Session) -> list[str]:
     if not origin_of(settings).trained:
         return []
     return [name for name in names
-            if not any(folder.finished or folder.begun for folder in teacher_folders(settings, name))]
+            if not any(ranks.decided(folder.finished or folder.begun) for folder in teacher_folders(settings, name))]
 
 
 def find_teachers(settings: DistillSettings, session: Session, run: Callable) -> tuple[list[Member], list[str]]:
@@ -85,7 +85,7 @@ def _from_run(name: str, settings: DistillSettings, session: Session, run: Calla
     dataset, out = session.open(), settings.output.out
     wanted, folders = teacher_settings(settings, name), teacher_folders(settings, name)
     for folder in folders:
-        if not folder.finished:
+        if not ranks.decided(folder.finished):
             continue
         folder.forget()  # what a kill between the report and this left
         found = session.load(folder.model)

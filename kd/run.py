@@ -37,7 +37,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     failed = []
     with StopSignals(every[0].training.max_minutes) as signals:
         session = Session(every[0].data, signals)
-        unfinished = [settings for settings in every if not RunFolder(folder_of(settings)).finished]
+        unfinished = [settings for settings in every if not ranks.decided(RunFolder(folder_of(settings)).finished)]
         if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
             check_each(unfinished, session)
             session.open()
@@ -80,7 +80,7 @@ def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
         if ranks.first():
             folder.claim(settings)
         ranks.wait()
-        if folder.finished:
+        if ranks.decided(folder.finished):
             say(f"finished before: {folder.path}")
             return reports.read(folder.path)
         check_files(settings, folder, session)
@@ -110,9 +110,9 @@ def check_settings(settings) -> None:
     device = pick_device(settings.training.device)
     if settings.training.sync_bn and device.type != "cuda":
         raise Problem(f"sync_bn in --sync-bn: PyTorch has it for GPUs only, and this run is on {device.type}; leave it out")
-    if settings.training.batch_size < ranks.world():
-        raise Problem(f"batch_size '{settings.training.batch_size}' in --batch-size: fewer images a step than the "
-                      f"{ranks.world()} ranks that share them; give more, or start fewer")
+    if ranks.world() > 1 and settings.training.batch_size < 2 * ranks.world():
+        raise Problem(f"batch_size '{settings.training.batch_size}' in --batch-size: fewer than two images a step for each of "
+                      f"{ranks.world()} ranks; give more, or start fewer")
     if settings.training.compile and device.type != "cuda":
         raise Problem(f"compile in --compile: made for CUDA, and this run is on {device.type}, where it slows training down; "
                       "leave it out")
@@ -125,9 +125,10 @@ def check_files(settings, folder: RunFolder, session: Session) -> None:
     network, wanted = settings.network, []
     if isinstance(settings, DistillSettings):
         wanted += check_teachers(settings, session)
-    if not folder.begun and network.weights is not None:
+    begun = ranks.decided(folder.begun)
+    if not begun and network.weights is not None:
         weights.read_state(Path(network.weights))
-    elif not folder.begun:
+    elif not begun:
         wanted.append(student_of(settings))
     for name in wanted if network.pretrained else ():
         models.require_weights(name)

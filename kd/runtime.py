@@ -28,7 +28,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def pick_device(name: str) -> torch.device:
     """`auto` or a device's name -> device; of several GPUs every rank takes its own. Raises Problem where there is none."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        alone = ranks.world() == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() and alone else "cpu"
     if name == "cuda" and ranks.world() > 1:
         name = f"cuda:{ranks.local()}"
     try:
@@ -39,8 +40,8 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise Problem(f"device '{name}' in --device: cannot be used here ({why}); give --device cpu or auto") from None
-    if device.index is not None and device.index != ranks.local() and ranks.world() > 1:
-        raise Problem(f"device '{name}' in --device: one GPU for {ranks.world()} ranks; leave the number out: each takes its own")
+    if ranks.world() > 1 and (device.type not in ("cpu", "cuda") or device.index not in (None, ranks.local())):
+        raise Problem(f"device '{name}' in --device: one for {ranks.world()} ranks; give cpu, or cuda: each takes its own")
     if device.index is not None and device.type in ("cuda", "xpu"):
         torch.get_device_module(device).set_device(device)  # seeds and page-locked memory belong to the current one
     if device.type == "cuda":
@@ -143,11 +144,13 @@ class StopSignals:
             self.code, self._why = TERMINATED, f"stopped: --max-minutes {self._minutes:g} are over"
 
     def leave(self) -> None:
-        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done.
+        """`leave_alone`, but of several ranks none leaves alone: all do after a step, by `leave_together`."""
+        if ranks.world() == 1:
+            self.leave_alone()
 
-        One of several ranks does not leave alone: all do, after a step, by `leave_together`.
-        """
-        if self.code is not None and ranks.world() == 1:
+    def leave_alone(self) -> None:
+        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done and no other rank waits."""
+        if self.code is not None:
             raise self.stopped("")
 
     def leave_together(self, due: bool = False) -> bool:
@@ -242,10 +245,7 @@ def cannot_write(path: Path, error: OSError) -> Problem:
 
 
 def say(text: str) -> None:
-    """Plain lines for the user, above a progress bar if there is one; of several ranks the first alone speaks.
-
-    A reader that has gone away ends no training.
-    """
+    """Plain lines for the user, above a progress bar if there is one, by the first rank. A reader that is gone ends nothing."""
     if not ranks.first():
         return
     with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ class Session:
     def open(self) -> Dataset:
         """The data, split and decoded at the first call."""
         if self._dataset is None:
-            self._dataset = open_dataset(self.data, self.read(), self.signals.leave)
+            self._dataset = open_dataset(self.data, self.read(), self.signals.leave_alone)
             say_data(self._dataset)
         return self._dataset
 
@@ -48,7 +48,7 @@ class Session:
         if not shows_pool(settings):
             return None
         if self._pool is None:
-            self._pool = open_pool(self.open(), settings.unlabeled, self.read_pool(settings), self.signals.leave)
+            self._pool = open_pool(self.open(), settings.unlabeled, self.read_pool(settings), self.signals.leave_alone)
             say_pool(self._pool)
         return self._pool
 

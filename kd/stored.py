@@ -159,13 +159,11 @@ class StoredLogits:
             return
 
     def _begin_anew(self) -> None:
-        self._close_file()
         try:
-            self.path.unlink(missing_ok=True)
+            os.ftruncate(self.file, 0)  # not removed: other ranks and runs have it open
         except OSError as error:
             self._warn(error)
-        else:
-            self._open()
+            self._close_file()
 
 
 def _checksums(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -93,19 +93,30 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
     return state
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_ranks_learn_what_one_process_learns(count):
+@pytest.mark.parametrize("count, rows", [(2, 45), (3, 45), (2, 38), (3, 26)])  # the last two: a last batch of two
+def test_ranks_learn_what_one_process_learns(count, rows):
     """To 1e-10 in float64 with Adam, which in float32 would magnify rounding to the size of its step."""
-    data(45)
-    alone = trained(plain()).network.module.state_dict()
+    alone = trained(plain(), rows).network.module.state_dict()
 
     def work():
-        state = trained(plain())
+        state = trained(plain(), rows)
         torch.save({"weights": state.network.module.state_dict(), "history": state.progress.history}, f"rank{ranks.rank()}.pt")
     assert [member.code for member in team(count, work)] == [0] * count
     found = [torch.load(f"rank{rank}.pt", weights_only=True) for rank in range(count)]
     assert all(same(found[0], other) for other in found[1:])
     assert max((alone[key] - value).abs().max() for key, value in found[0]["weights"].items()) < 1e-10
+
+
+def test_every_rank_has_two_images_or_stands_in_with_two(monkeypatch):
+    for size, world in ((24, 2), (5, 2), (3, 2), (2, 2), (5, 3), (1, 2)):
+        monkeypatch.setattr(ranks, "world", lambda: world)
+        own = []
+        for rank in range(world):
+            monkeypatch.setattr(ranks, "rank", lambda: rank)
+            slots, share = ranks.share(np.arange(10, 10 + size), True)
+            assert len(slots) >= min(2, size) and (share == 0 or share == world * len(slots) / size)
+            own += slots.tolist() if share else []
+        assert sorted(own) == list(range(10, 10 + size))
 
 
 def test_ranks_learn_in_float32_with_sgd_what_one_process_learns():
@@ -166,7 +177,7 @@ def by_ranks(count, words, seconds=90):
 def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
     members = by_ranks(2, [*PAIR, "--mode", mode, *more])
     assert [member.code for member in members] == [0, 0], members[1].err + members[0].err
-    assert "2 ranks, 24 images a step in all" in members[0].out and not members[1].out
+    assert "2 ranks (cpu x 2), 24 images a step in all" in members[0].out and not members[1].out
     [run] = Path("runs").glob(f"*/{mode}/*/seed0")
     report = reports.read(run)
     assert len(reports.read_predictions(run).labels) == report["data"]["parts"]["test"]
@@ -218,4 +229,4 @@ def test_what_ranks_cannot_do_is_told(script):
     code, out = script("distill", [*PAIR, "--mode", "normal", "--sync-bn"])
     assert code == 2 and "GPUs only" in out
     members = by_ranks(2, [*PAIR, "--mode", "normal", "--batch-size", "1"])
-    assert members[0].code == 2 and "fewer images a step than the 2 ranks" in members[0].err and TEACHER.parts
+    assert members[0].code == 2 and "fewer than two images a step" in members[0].err and TEACHER.parts

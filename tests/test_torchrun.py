@@ -54,7 +54,7 @@ def test_every_mode_runs_under_torchrun(mode):
         subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train_teacher.py"),
                         "--model", "resnet34", *COMMON[4:], "--stop-at-val-accuracy", "0.1", "--look-every", "1"], check=True)
     code, out = finish(torchrun("--mode", mode))
-    assert code == 0 and "; 2 ranks, 24 images a step in all" in out, out
+    assert code == 0 and "; 2 ranks (cpu x 2), 24 images a step in all" in out, out
     [run] = Path("runs").glob(f"*/{mode}/*/seed0")
     assert reports.read(run)["history"]["steps"] == 12
 

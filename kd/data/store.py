@@ -74,8 +74,9 @@ class Store:
 
     def _look(self) -> None:
         """What has been decoded by now, by whomever. Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS."""
-        self.hashes, self._decoded = (np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
-                                      for name in ("hashes", "stamps"))
+        # The stamps first: they are written last.
+        self._decoded, self.hashes = (np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
+                                      for name in ("stamps", "hashes"))
 
     def _decode(self, rows: np.ndarray, leave) -> int:
         bad = []

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     int64 [B] (places in the part, on the CPU), and the epoch that they are seen in.
 
     Of several ranks each has its part of a batch. whole: images of all of them; share: what this part's mean counts for in
-    the mean over ranks, 1 where all are alike; 0 for a picture that only stands in where there are fewer images than ranks.
+    the mean over ranks, 1 where all are alike; 0 for pictures that only stand in where there are too few for all ranks.
     """
 
     images: torch.Tensor
@@ -70,10 +70,10 @@ class Views:
         order = self.order(epoch)
         ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), len(order)]
         every = [order[step * self.batch_size:ends[step]] for step in range(first_step, self.steps)]
-        parts = [(slots, ranks.share(slots)) for slots in every]
-        parts = [(len(slots), len(own), own if len(own) else slots[:1]) for slots, own in parts if len(own) or self.shuffle]
-        for (whole, own, _), batch in zip(parts, self.batches(epoch, [slots for *_, slots in parts])):
-            yield batch._replace(whole=whole, share=ranks.world() * own / whole)
+        parts = [(len(slots), *ranks.share(slots, self.shuffle)) for slots in every]
+        parts = [part for part in parts if len(part[1])]
+        for (whole, _, share), batch in zip(parts, self.batches(epoch, [own for _, own, _ in parts])):
+            yield batch._replace(whole=whole, share=share)
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """The batches of given slots, as they are seen in an epoch."""
