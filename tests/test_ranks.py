@@ -230,3 +230,13 @@ def test_what_ranks_cannot_do_is_told(script):
     assert code == 2 and "GPUs only" in out
     members = by_ranks(2, [*PAIR, "--mode", "normal", "--batch-size", "1"])
     assert members[0].code == 2 and "fewer than two images a step" in members[0].err and TEACHER.parts
+
+
+def test_pictures_are_decoded_once_by_whoever_has_the_cache():
+    def work():
+        store = Store(synthetic.read(112, 0), "shared", 24, "squash", 0)
+        ranks.wait()  # both find nothing there
+        Path(f"decoded{ranks.rank()}").write_text(str(store.ensure(np.arange(112))))
+        assert store.hashes.any(1).all()
+    assert [member.code for member in team(2, work)] == [0, 0]
+    assert sorted(int(Path(f"decoded{rank}").read_text()) for rank in (0, 1)) == [0, 112]
