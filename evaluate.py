@@ -15,7 +15,7 @@ from kd.settings import EvaluateSettings
 def main(argv: list[str] | None = None) -> int:
     """Parse, do what is asked for, print; returns the exit code. Raises Problem."""
     [settings] = config.parse(EvaluateSettings, argv, from_file=False)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise Problem("evaluate.py under torchrun: works in one process; run it without")
     # Imported late: --help and a mistyped flag need not wait seconds for torch.
     from kd.results.commands import carry_out

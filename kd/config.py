@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from kd.errors import Problem
+from kd.errors import Problem, speaks
 from kd.settings import KINDS
 
 
@@ -49,7 +49,7 @@ def parse(kind, argv=None, from_file: bool = True, shows: dict[str, tuple[str, C
 
 
 def _show(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun one speaks
+    if speaks():
         print(text, end="")
 
 

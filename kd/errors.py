@@ -56,9 +56,14 @@ def run_main(main) -> int:
     return code
 
 
+def speaks() -> bool:
+    """Whether this process is the one of its kind that speaks: alone, or the first that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 def complain(error: Exception) -> int:
     """Tell what went wrong on stderr, in one line, or for a fault of this program as a traceback; returns the exit code."""
-    if isinstance(error, Stopped) and os.environ.get("RANK", "0") != "0":
+    if isinstance(error, Stopped) and not speaks():
         return error.code  # all ranks stop alike, and the first says so
     if isinstance(error, Problem):
         return _tell(error, error.code)

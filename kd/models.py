@@ -80,7 +80,8 @@ class Classifier:
             def hook(module, inputs, output):
                 taken[name], versions[name] = output, getattr(output, "_version", 0)
             return hook
-        hooks = [self._module(name).register_forward_hook(keep(name)) for name in layers]
+        modules = [self._module(name) for name in layers]  # all of them, before any is hooked
+        hooks = [module.register_forward_hook(keep(name)) for name, module in zip(layers, modules)]
         try:
             logits = self(images)
         finally:

@@ -110,6 +110,8 @@ def check_settings(settings) -> None:
     device = pick_device(settings.training.device)
     if settings.training.sync_bn and device.type != "cuda":
         raise Problem(f"sync_bn in --sync-bn: PyTorch has it for GPUs only, and this run is on {device.type}; leave it out")
+    if settings.training.sync_bn and ranks.world() == 1:
+        say("note: --sync-bn: changes nothing on one rank; start several with torchrun")
     if ranks.world() > 1 and settings.training.batch_size < 2 * ranks.world():
         raise Problem(f"batch_size '{settings.training.batch_size}' in --batch-size: fewer than two images a step for each of "
                       f"{ranks.world()} ranks; give more, or start fewer")

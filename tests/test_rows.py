@@ -139,7 +139,9 @@ def test_layers_that_are_overwritten_and_maps_of_one_point_are_told(script):
     network = models.build("resnet18", ("a", "b"))
     with pytest.raises(Problem, match="overwrites its output"):
         network.outputs(torch.zeros(2, 3, 32, 32), ("layer4.1.bn2",))
-    assert not network.module.layer4[1].bn2._forward_hooks
+    with pytest.raises(Problem, match="no module has that name"):
+        network.outputs(torch.zeros(2, 3, 32, 32), ("layer4", "nothing"))
+    assert not network.module.layer4[1].bn2._forward_hooks and not network.module.layer4._forward_hooks
     assert network.outputs(torch.zeros(2, 3, 32, 32), ("layer4",)).features[0].shape == (2, 512, 1, 1)
     words = [*SHORT, "--mode", "random", "--teacher", "resnet18", "--knowledge", "attention", "--max-steps", "1"]
     code, out = script("distill", [*words, "--layers", "bn:layer4"])
