@@ -1,22 +1,29 @@
-"""Train a student on labels and on a teacher. A missing teacher is trained first, with the same settings.
+"""Train a student on labels and on a teacher.
 
-    python distill.py --teacher seresnet50 --student vgg11 --mode normal --config configs/demo.toml
+A missing teacher is trained first, with the same settings.
+
+python distill.py --teacher seresnet50 --student vgg11 --mode normal --config configs/demo.toml
 """
 
 import sys
 
-from kd import config
-from kd.errors import run_main
-from kd.settings import DistillSettings
-from kd.strategies import list_modes
+from kd.config import parsing
+from kd.config.listing import list_modes
+from kd.config.settings import DistillSettings
+from kd.system.errors import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, run, print; returns the exit code. Raises Problem."""
-    every = config.parse(DistillSettings, argv, shows={"--list-modes": ("print the tables of modes and knowledge", list_modes)})
+    every = parsing.parse(
+        DistillSettings,
+        argv,
+        shows={"--list-modes": ("print the tables of modes and knowledge", list_modes)},
+    )
     if every:
         # Imported late: --help and a mistyped flag need not wait seconds for torch.
-        from kd.run import run_ranks
+        from kd.runs.run import run_ranks
+
         run_ranks(every)
     return 0
 

@@ -1,4 +1,7 @@
-"""Knowledge distillation on medical images. Each module imports only from those above it (see the README)."""
+"""Knowledge distillation on medical images.
+
+Each module imports only from those above it (see the README).
+"""
 
 import ctypes
 import os
@@ -6,10 +9,12 @@ import sys
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse large freed blocks instead of returning them to the kernel after every tensor.
+    """Let glibc reuse large freed blocks instead of returning them to the kernel after every
+    tensor.
 
-    A training step on CPU spends 14 to 41 % of its time in page faults otherwise. Numbers do not change. It must run
-    before torch is imported, hence here; KD_MALLOC=system leaves the allocator alone.
+    A training step on CPU spends 14 to 41 % of its time in page faults otherwise. Numbers do not
+    change. It must run before torch is imported, hence here; KD_MALLOC=system leaves the allocator
+    alone.
     """
     if sys.platform != "linux" or os.environ.get("KD_MALLOC") == "system":
         return

@@ -1,11 +1,15 @@
-"""Losses of outputs, in float32. Every one is a mean over the batch alone, whatever the number of classes."""
+"""Losses of outputs, in float32.
+
+Every one is a mean over the batch alone, whatever the number of classes.
+"""
 
 import math
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from kd.errors import Problem
+from kd.system.errors import Problem
 
 
 def full(values: torch.Tensor) -> torch.Tensor:
@@ -13,8 +17,11 @@ def full(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over the batch of -w[label] * log softmax(logits)[label], at T = 1. logits [B, K], labels int64 [B], weights [K].
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the batch of -w[label] * log softmax(logits)[label], at T = 1. logits [B, K],
+    labels int64 [B], weights [K].
 
     Divided by B, not by the batch's weights: an image counts for the same in any company.
     """
@@ -24,22 +31,28 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
 
 
 def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """N / (K * n_k): every class counts for the same, and the mean over the images is 1. labels int64 [N] -> float32 [K]."""
+    """N / (K * n_k): every class counts for the same, and the mean over the images is 1. labels
+    int64 [N] -> float32 [K].
+    """
     counts = torch.bincount(labels, minlength=classes).float()
     return len(labels) / (classes * counts.clamp(min=1))
 
 
 def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), summed over classes, mean over the batch.
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), summed over classes, mean over the
+    batch.
 
-    student, teacher: logits [B, K], taken to float32 before they are divided. T^2 keeps the gradient's size when T
-    changes (Hinton, Vinyals, Dean 2015, 1503.02531, section 2). Dividing by B and not by B * K matters: with
-    `KLDivLoss`'s default mean, a weight means something else for every number of classes.
+    student, teacher: logits [B, K], taken to float32 before they are divided. T^2 keeps the
+    gradient's size when T changes (Hinton, Vinyals, Dean 2015, 1503.02531, section 2). Dividing by
+    B and not by B * K matters: with `KLDivLoss`'s default mean, a weight means something else for
+    every number of classes.
     """
     check_logits(student, teacher)
     log_student = F.log_softmax(full(student) / temperature, dim=1)
     log_teacher = F.log_softmax(full(teacher) / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * F.kl_div(
+        log_student, log_teacher, reduction="batchmean", log_target=True
+    )
 
 
 def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -51,58 +64,84 @@ def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (full(student) - full(teacher)).square().sum(1).mean() / 2
 
 
-def dkd(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float,
-        beta: float | torch.Tensor) -> torch.Tensor:
-    """T^2 * (TCKD + beta * NCKD), mean over the batch. logits [B, K] with K > 2, labels int64 [B], beta a number or [B].
+def dkd(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    labels: torch.Tensor,
+    temperature: float,
+    beta: float | torch.Tensor,
+) -> torch.Tensor:
+    """T^2 * (TCKD + beta * NCKD), mean over the batch. logits [B, K] with K > 2, labels int64 [B],
+    beta a number or [B].
 
-    Decoupled KD (Zhao et al. 2022, 2203.08679, eq. 7, its alpha = 1): TCKD is the KL of (p_t, 1 - p_t), the true class against
-    all others; NCKD that of the others among themselves. KD itself is beta = 1 - p_t, the teacher's softened p_t: what it knows
-    of the other classes counts the less, the surer it is.
+    Decoupled KD (Zhao et al. 2022, 2203.08679, eq. 7, its alpha = 1): TCKD is the KL of (p_t, 1 -
+    p_t), the true class against all others; NCKD that of the others among themselves. KD itself is
+    beta = 1 - p_t, the teacher's softened p_t: what it knows of the other classes counts the less,
+    the surer it is.
     """
     check_logits(student, teacher)
     if student.shape[1] < 3:
-        raise Problem("knowledge 'dkd' in --knowledge: with 2 classes there is one other class, and nothing to tell of it; give "
-                      "--knowledge kd")
+        raise Problem(
+            "knowledge 'dkd' in --knowledge: with 2 classes there is one other class, and nothing"
+            " to tell of it; give --knowledge kd"
+        )
     target = F.one_hot(labels, student.shape[1]).bool()
-    log_student, log_teacher = (F.log_softmax(full(logits) / temperature, dim=1) for logits in (student, teacher))
-    others_student, others_teacher = (F.log_softmax(full(logits)[~target].view(len(labels), -1) / temperature, dim=1)
-                                      for logits in (student, teacher))
+    log_student, log_teacher = (
+        F.log_softmax(full(logits) / temperature, dim=1) for logits in (student, teacher)
+    )
+    others_student, others_teacher = (
+        F.log_softmax(full(logits)[~target].view(len(labels), -1) / temperature, dim=1)
+        for logits in (student, teacher)
+    )
     binary_student, binary_teacher = (
-        torch.stack([log[target], log[~target].view(len(labels), -1).logsumexp(1)], 1) for log in (log_student, log_teacher))
-    tckd, nckd = (F.kl_div(own, of_teacher, reduction="none", log_target=True).sum(1) for own, of_teacher in
-                  ((binary_student, binary_teacher), (others_student, others_teacher)))
+        torch.stack([log[target], log[~target].view(len(labels), -1).logsumexp(1)], 1)
+        for log in (log_student, log_teacher)
+    )
+    tckd, nckd = (
+        F.kl_div(own, of_teacher, reduction="none", log_target=True).sum(1)
+        for own, of_teacher in ((binary_student, binary_teacher), (others_student, others_teacher))
+    )
     return temperature**2 * (tckd + beta * nckd).mean()
 
 
 def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * ((1 - correlation of rows) + (1 - correlation of columns)) of the softened probabilities. logits [B, K].
+    """T^2 * ((1 - correlation of rows) + (1 - correlation of columns)) of the softened
+    probabilities. logits [B, K].
 
-    Pearson's correlation, mean over the B rows (classes of an image) and over the K columns (images of a class): DIST (Huang et
-    al. 2022, 2205.10536, inter- and intra-class relation, both weights 1). A correlation of two values is -1 or 1 and has no
-    gradient: with K = 2 the rows teach nothing, in a batch of 2 the columns.
+    Pearson's correlation, mean over the B rows (classes of an image) and over the K columns (images
+    of a class): DIST (Huang et al. 2022, 2205.10536, inter- and intra-class relation, both weights
+    1). A correlation of two values is -1 or 1 and has no gradient: with K = 2 the rows teach
+    nothing, in a batch of 2 the columns.
     """
     check_logits(student, teacher)
     own, of_teacher = ((full(logits) / temperature).softmax(1) for logits in (student, teacher))
-    return temperature**2 * (2 - _correlation(own, of_teacher).mean() - _correlation(own.T, of_teacher.T).mean())
+    return temperature**2 * (
+        2 - _correlation(own, of_teacher).mean() - _correlation(own.T, of_teacher.T).mean()
+    )
 
 
 def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """`kd` of logits [B, K] that have mean 0 and standard deviation 1 over an image's classes.
 
-    Logit standardization (Sun et al. 2024, 2403.01427, algorithm 1; the deviation divides by K, not by K - 1). No standardized
-    logit exceeds sqrt(K - 1): see `standardized_cap`. Logits that are all equal stay 0.
+    Logit standardization (Sun et al. 2024, 2403.01427, algorithm 1; the deviation divides by K, not
+    by K - 1). No standardized logit exceeds sqrt(K - 1): see `standardized_cap`. Logits that are
+    all equal stay 0.
     """
     return kd(_standardize(full(student)), _standardize(full(teacher)), temperature)
 
 
 def standardized_cap(classes: int, temperature: float) -> float:
-    """The most that softmax(standardized / T) can give a class: one logit sqrt(K - 1), the others -1 / sqrt(K - 1)."""
+    """The most that softmax(standardized / T) can give a class: one logit sqrt(K - 1), the others
+    -1 / sqrt(K - 1).
+    """
     top, others = (classes - 1) ** 0.5 / temperature, -((classes - 1) ** -0.5) / temperature
     return 1 / (1 + (classes - 1) * math.exp(others - top))
 
 
 def unit(rows: torch.Tensor, smallest: float) -> torch.Tensor:
-    """Rows [n, m] scaled to length 1, but for those shorter than `smallest`: so their gradient stays bounded."""
+    """Rows [n, m] scaled to length 1, but for those shorter than `smallest`: so their gradient
+    stays bounded.
+    """
     return F.normalize(rows, dim=1, eps=smallest)
 
 
@@ -121,21 +160,98 @@ def _standardize(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits [B, K] of several teachers together: at T they give the weighted mean of the teachers' softened probabilities.
+    """Logits [B, K] of several teachers together: at T they give the weighted mean of the teachers'
+    softened probabilities.
 
-    logits [M, B, K], weights [M] that sum to 1. T * log of that mean, shifted so that a row's mean is the weighted mean of the
-    teachers': of one teacher alone these are its own logits. (Hinton, Vinyals, Dean 2015, 1503.02531, section 1: an ensemble's
-    knowledge as the mean of its members' predictions.)
+    logits [M, B, K], weights [M] that sum to 1. T * log of that mean, shifted so that a row's mean
+    is the weighted mean of the teachers': of one teacher alone these are its own logits. (Hinton,
+    Vinyals, Dean 2015, 1503.02531, section 1: an ensemble's knowledge as the mean of its members'
+    predictions.)
     """
     if len(logits) == 1:
         return logits[0].float()
     logits, weights = full(logits), full(weights).view(-1, 1, 1)
-    mean = torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + weights.log(), dim=0) * temperature
+    mean = (
+        torch.logsumexp(F.log_softmax(logits / temperature, dim=2) + weights.log(), dim=0)
+        * temperature
+    )
     return mean - mean.mean(1, keepdim=True) + (weights * logits).sum(0).mean(1, keepdim=True)
 
 
 def check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
     """Refuse logits that would broadcast silently or make no distribution. Raises Problem."""
     if student.shape != teacher.shape or student.ndim != 2 or student.shape[1] < 2:
-        raise Problem(f"logits of shape {tuple(teacher.shape)} from the teacher and {tuple(student.shape)} from the student: "
-                      "must both be [batch, classes] with at least 2 classes; choose networks for the same classes")
+        raise Problem(
+            f"logits of shape {tuple(teacher.shape)} from the teacher and {tuple(student.shape)}"
+            " from the student: must both be [batch, classes] with at least 2 classes; choose"
+            " networks for the same classes"
+        )
+
+
+def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """|| A_s / |A_s| - A_t / |A_t| ||^2, mean over the batch; A is a map's mean square over
+    channels. [B, C, H, W], any C.
+
+    Attention transfer (Zagoruyko, Komodakis 2017, 1612.03928, eq. 2 with p = 2, squared as in their
+    code). Between 0 and 2, whatever the size of a map: their code takes the mean over positions and
+    weighs it with 1000, the formula is a sum.
+    """
+    student, teacher = _same_size(full(student), full(teacher))
+    own, of_teacher = (unit(maps.square().mean(1).flatten(1), 1e-6) for maps in (student, teacher))
+    return (own - of_teacher).square().sum(1).mean()
+
+
+def similarity(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """|| G_s - G_t ||_F^2 / B, where G [B, B] holds the inner products of images' features, rows of
+    length 1. [B, ...].
+
+    Similarity-preserving distillation (Tung, Mori 2019, 1907.09682, eq. 1 to 4). They divide by
+    B^2, so that their weight 3000 belongs to batches of 128; divided by B it is 23 and holds for
+    any batch. An image alone is only like itself: 0.
+    """
+    own, of_teacher = (
+        unit(rows @ rows.T, 1e-6)
+        for rows in (full(features).flatten(1) for features in (student, teacher))
+    )
+    return (own - of_teacher).square().sum() / len(own)
+
+
+def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """|| student - teacher ||^2 / 2, mean over batch, channels and positions. [B, C, H, W],
+    projected to the same C before.
+
+    FitNets (Romero et al. 2015, 1412.6550, eq. 3). They sum over the map, so that a weight depends
+    on its size.
+    """
+    student, teacher = _same_size(full(student), full(teacher))
+    return (student - teacher).square().mean() / 2
+
+
+def _same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both maps at the smaller one's height and width: the larger one is averaged down."""
+    size = [min(one, other) for one, other in zip(first.shape[2:], second.shape[2:])]
+    return tuple(
+        maps if list(maps.shape[2:]) == size else F.adaptive_avg_pool2d(maps, size)
+        for maps in (first, second)
+    )
+
+
+class Projectors(nn.Module):
+    """A trainable 1x1 convolution from the student's channels to a teacher's, for every pair of
+    layers (FitNets' regressor).
+
+    pairs: (student's channels, teacher's channels). Drawn by `seed` alone, as torch draws a
+    convolution.
+    """
+
+    def __init__(self, pairs: list[tuple[int, int]], seed: int):
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)  # torch's own stream stays as it is
+        self.weights = nn.ParameterList(
+            (2 * torch.rand(theirs, own, 1, 1, generator=random) - 1) / own**0.5
+            for own, theirs in pairs
+        )
+
+    def forward(self, features: torch.Tensor, pair: int) -> torch.Tensor:
+        """features [B, C, H, W] of a pair's student -> [B, C', H, W], in float32."""
+        return F.conv2d(full(features), self.weights[pair])

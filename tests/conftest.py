@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd.errors import Problem  # noqa: E402
-from kd.results import figures  # noqa: E402
-from kd.results import report as reports  # noqa: E402
+from kd.reports import figures  # noqa: E402
+from kd.reports import report as reports  # noqa: E402
+from kd.system.errors import Problem  # noqa: E402
 
 # Small enough that a whole script takes a second or two; BatchNorm, dropout and an uneven last batch are all in it.
 TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
@@ -106,7 +106,7 @@ def in_own_folder(tmp_path, monkeypatch):
 @pytest.fixture(scope="session", autouse=True)
 def quick_collections():
     """What the imports left need not be looked through after each of hundreds of runs."""
-    import kd.run  # noqa: F401
+    import kd.runs.run  # noqa: F401
     gc.collect()
     gc.freeze()
     yield

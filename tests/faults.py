@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from kd.errors import run_main
+from kd.system.errors import run_main
 
 CRASHED = 99
 NEVER = 10**9

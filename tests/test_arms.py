@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import PAIR, TINY
 
-from kd.results import report as reports
+from kd.reports import report as reports
 
 FEW = Path("runs/synthetic-patient-32-labels0.3")
 

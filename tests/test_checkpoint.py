@@ -7,8 +7,9 @@ import pickle
 import pytest
 import torch
 
-from kd import checkpoint
-from kd.errors import BAD_CHECKPOINT, Problem
+from kd.system import checkpoint
+from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.files import read_json, replacing, write_json, write_text
 
 
 def content():
@@ -83,9 +84,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, make):
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
-    checkpoint.write_text(tmp_path / "file.json", "old")
+    write_text(tmp_path / "file.json", "old")
     with pytest.raises(RuntimeError):
-        with checkpoint.replacing(tmp_path / "file.json") as temporary:
+        with replacing(tmp_path / "file.json") as temporary:
             temporary.write_text("half of")
             raise RuntimeError
     assert (tmp_path / "file.json").read_text() == "old" and os.listdir(tmp_path) == ["file.json"]
@@ -94,9 +95,9 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
 @pytest.mark.case(25)
 def test_json_is_strict(tmp_path):
     with pytest.raises(ValueError):
-        checkpoint.write_json(tmp_path / "file.json", {"a": float("nan")})
-    checkpoint.write_json(tmp_path / "file.json", {"a": None})
+        write_json(tmp_path / "file.json", {"a": float("nan")})
+    write_json(tmp_path / "file.json", {"a": None})
     assert json.loads((tmp_path / "file.json").read_text()) == {"a": None}
     (tmp_path / "file.json").write_text('{"a": ')
     with pytest.raises(Problem, match="damaged"):
-        checkpoint.read_json(tmp_path / "file.json")
+        read_json(tmp_path / "file.json")

@@ -4,50 +4,50 @@ import json
 
 import pytest
 
-from kd import config
-from kd.errors import Problem
-from kd.settings import DistillSettings, EvaluateSettings, TeacherSettings
+from kd.config import parsing
+from kd.config.settings import DistillSettings, EvaluateSettings, TeacherSettings
+from kd.system.errors import Problem
 
 
 def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path):
     (tmp_path / "a.toml").write_text('epochs = 7\nlr = 1\nmode = "reverse"\n')
-    [settings] = config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--lr", "0.5"])
+    [settings] = parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--lr", "0.5"])
     assert (settings.training.epochs, settings.training.lr, settings.distillation.mode) == (7, 0.5, "reverse")
     assert settings.training.batch_size == 16 and settings.data.split == "patient"
 
 
 def test_settings_survive_a_round_through_json_and_through_dry_run(tmp_path, capsys):
-    [settings] = config.parse(DistillSettings, ["--clip-norm", "1.5", "--no-augment", "--tag", "x", "--max-steps", "3"])
-    (tmp_path / "settings.json").write_text(json.dumps(config.flat(settings)))
-    assert config.parse(DistillSettings, ["--config", str(tmp_path / "settings.json")]) == [settings]
-    assert config.parse(DistillSettings, ["--config", str(tmp_path / "settings.json"), "--dry-run"]) == []
+    [settings] = parsing.parse(DistillSettings, ["--clip-norm", "1.5", "--no-augment", "--tag", "x", "--max-steps", "3"])
+    (tmp_path / "settings.json").write_text(json.dumps(parsing.flat(settings)))
+    assert parsing.parse(DistillSettings, ["--config", str(tmp_path / "settings.json")]) == [settings]
+    assert parsing.parse(DistillSettings, ["--config", str(tmp_path / "settings.json"), "--dry-run"]) == []
     (tmp_path / "dry.toml").write_text(capsys.readouterr().out)
-    assert config.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml")]) == [settings]
+    assert parsing.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml")]) == [settings]
 
 
 def test_the_projects_own_configs_serve_both_scripts():
     from conftest import ROOT
     for kind in (TeacherSettings, DistillSettings):
-        [thesis] = config.parse(kind, ["--config", str(ROOT / "configs" / "thesis.toml")])
-        assert config.flat(thesis) == config.flat(kind()) | {"split": "thesis"}
-        assert config.parse(kind, ["--config", str(ROOT / "configs" / "demo.toml")])[0].data.dataset == "synthetic"
+        [thesis] = parsing.parse(kind, ["--config", str(ROOT / "configs" / "thesis.toml")])
+        assert parsing.flat(thesis) == parsing.flat(kind()) | {"split": "thesis"}
+        assert parsing.parse(kind, ["--config", str(ROOT / "configs" / "demo.toml")])[0].data.dataset == "synthetic"
 
 
 def test_lists_give_every_pair_in_turn(tmp_path, capsys):
     argv = ["--teacher", "resnet50", "vgg11", "--student", "resnet18", "resnet34"]
-    pairs = [(settings.distillation.teacher, settings.distillation.student) for settings in config.parse(DistillSettings, argv)]
+    pairs = [(settings.distillation.teacher, settings.distillation.student) for settings in parsing.parse(DistillSettings, argv)]
     assert pairs == [("resnet50", "resnet18"), ("resnet50", "resnet34"), ("vgg11", "resnet18"), ("vgg11", "resnet34")]
-    assert config.parse(DistillSettings, [*argv, "--dry-run"]) == []
+    assert parsing.parse(DistillSettings, [*argv, "--dry-run"]) == []
     (tmp_path / "dry.toml").write_text(capsys.readouterr().out)
     assert 'teacher = ["resnet50", "vgg11"]' in (tmp_path / "dry.toml").read_text()
-    assert config.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml")]) == config.parse(DistillSettings, argv)
-    one = config.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml"), "--teacher", "vgg11", "--student", "resnet34"])
-    assert one == config.parse(DistillSettings, argv)[3:]
+    assert parsing.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml")]) == parsing.parse(DistillSettings, argv)
+    one = parsing.parse(DistillSettings, ["--config", str(tmp_path / "dry.toml"), "--teacher", "vgg11", "--student", "resnet34"])
+    assert one == parsing.parse(DistillSettings, argv)[3:]
 
 
 def test_no_two_sections_share_a_key():
     for kind in (TeacherSettings, DistillSettings, EvaluateSettings):
-        assert len(config.flat(kind())) == sum(len(config.fields(section.type)) for section in config.fields(kind))
+        assert len(parsing.flat(kind())) == sum(len(parsing.fields(section.type)) for section in parsing.fields(kind))
 
 
 @pytest.mark.case(20)
@@ -61,7 +61,7 @@ def test_no_two_sections_share_a_key():
     (["--temp", "4"], "unknown flag '--temp'"), (["--config", "absent.toml"], "no such file"), (["--epochs"], "see --help")])
 def test_a_mistaken_flag_is_one_clear_problem(argv, message):
     with pytest.raises(Problem) as caught:
-        config.parse(DistillSettings, argv)
+        parsing.parse(DistillSettings, argv)
     assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.code == 2
 
 
@@ -75,5 +75,5 @@ def test_a_mistaken_flag_is_one_clear_problem(argv, message):
 def test_a_mistaken_file_names_file_and_key(tmp_path, text, message):
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(Problem, match=message) as caught:
-        config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
+        parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
     assert "a.toml" in str(caught.value)

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from kd.data import folder, mura, synthetic
-from kd.errors import Problem
+from kd.system.errors import Problem
 
 
 @pytest.fixture

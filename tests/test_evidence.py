@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from kd import metrics
-from kd.results import evidence
+from kd.reports import evidence, metrics
 
 
 def logits_of(p):

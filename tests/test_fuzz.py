@@ -15,11 +15,13 @@ import torch
 from conftest import DATA, ROOT, TINY, same
 from PIL import Image
 
-from kd import checkpoint, config, trained
+from kd.config import parsing
+from kd.config.settings import DistillSettings
 from kd.data import folder
 from kd.data.store import Store
-from kd.errors import Problem
-from kd.settings import DistillSettings
+from kd.system import checkpoint
+from kd.system.errors import Problem
+from kd.teachers import model_file
 
 SECONDS = 10
 WORDS = [b"NaN", b"-1", b"1e400", b"null", b"{}", b"[]", b"\0", b'"', b"9" * 30, b"true", b"\xff\xfe", b"\n", b",", b"..", b"/"]
@@ -136,20 +138,20 @@ def test_tables(picture_tree, injected, count):
 @pytest.mark.case(20)
 @pytest.mark.parametrize("count", SIZES)
 def test_configs(injected, count, capsys):
-    config.parse(DistillSettings, ["--dry-run"])
+    parsing.parse(DistillSettings, ["--dry-run"])
     texts = [capsys.readouterr().out.encode(), *(file.read_bytes() for file in (ROOT / "configs").glob("*.toml"))]
     chance, bad = random.Random(3), 0
     for number in range(count):
         as_json = number % 3 == 0
-        content = json.dumps(config.flat(DistillSettings())).encode() if as_json else chance.choice(texts)
+        content = json.dumps(parsing.flat(DistillSettings())).encode() if as_json else chance.choice(texts)
         file = Path("a.json" if as_json else "a.toml")
         file.write_bytes(mutated(content, chance))
-        text, every = refused(lambda: config.parse(DistillSettings, ["--config", str(file)]), 2)
+        text, every = refused(lambda: parsing.parse(DistillSettings, ["--config", str(file)]), 2)
         bad += text is not None
         assert text is None or file.name in text
         for settings in every or ():
             found = json.loads(file.read_bytes()) if as_json else tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-            own = config.flat(settings)
+            own = parsing.flat(settings)
             assert all(own[key] == value or isinstance(value, list) and own[key] in value  # of a list, one for each run
                        for key, value in found.items() if key in own)
     assert bad > count / 4
@@ -170,7 +172,7 @@ def test_checkpoints(run, injected, count):
     chance, bad = random.Random(4), 0
     for _ in range(count):
         Path("model.pt").write_bytes(mutated(content, chance))
-        text, found = refused(lambda: trained.load(Path("model.pt")), 4)
+        text, found = refused(lambda: model_file.load(Path("model.pt")), 4)
         bad += text is not None
         assert text is not None or same(found.network.module.state_dict(), whole["state_dict"])
         if text is None:
@@ -211,7 +213,7 @@ def test_checkpoints_that_hold_other_things(run, script, injected, count):
     chance, bad = random.Random(5), 0
     for _ in range(count):
         torch.save(altered(whole, chance, odd), "model.pt")
-        text, _ = refused(lambda: trained.load(Path("model.pt")), 2, 4)
+        text, _ = refused(lambda: model_file.load(Path("model.pt")), 2, 4)
         bad += text is not None
     assert bad > count / 4
     injected(count)

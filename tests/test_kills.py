@@ -17,15 +17,19 @@ from faults import CRASHED, Child, DieAt, in_child, limit_files
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import checkpoint, loop, losses, models, objectives
+from kd import loop, losses, models
+from kd.config.settings import Training
 from kd.data import store
-from kd.folder import RunFolder
-from kd.results import outcome
-from kd.results import report as reports
-from kd.results.events import Events
-from kd.runtime import Precision, StopSignals
-from kd.settings import Training
-from kd.state import Progress, State
+from kd.reports import report as reports
+from kd.runs import finish
+from kd.runs.folder import RunFolder
+from kd.runs.tensorboard import Events
+from kd.system import checkpoint, files
+from kd.system.devices import Precision
+from kd.system.files import read_json, write_json
+from kd.system.signals import StopSignals
+from kd.training import objectives
+from kd.training.state import Progress, State
 
 DISTIL = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
 PHASES = [*PAIR, "--mode", "unlabeled", "--labeled-fraction", "0.3", "--epochs", "3", "--save-every-minutes", "0"]
@@ -162,7 +166,7 @@ def test_two_ctrl_c_at_once_end_the_run_and_lose_nothing(whole, injected, seed, 
 @pytest.mark.case(6)
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("owner, name", [(store.Store, "_decode_row"), (losses, "cross_entropy"), (loop, "_row"),
-                                         (checkpoint, "_fsync"), (objectives, "gradient_ratio"), (outcome, "predict")])
+                                         (files, "_fsync"), (objectives, "gradient_ratio"), (finish, "predict")])
 def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number, code):
     """Decoding, a step, validation, saving, the teacher's introduction, the final predictions."""
     command = call("distill", DISTIL) if name == "gradient_ratio" else call("train_teacher", ALONE)
@@ -398,8 +402,8 @@ WRITERS = {
     "resume after damage": (save_after_damage, lambda: int(RunFolder(Path("run")).load()["split_hash"])),
     "model": (lambda number: checkpoint.save(Path("run/model.pt"), contents(number)),
               lambda: int(checkpoint.load(Path("run/model.pt"))["split_hash"])),
-    "report": (lambda number: checkpoint.write_json(Path("run/report.json"), {"version": number, "long": "x" * 20_000}),
-               lambda: checkpoint.read_json(Path("run/report.json"))["version"])}
+    "report": (lambda number: write_json(Path("run/report.json"), {"version": number, "long": "x" * 20_000}),
+               lambda: read_json(Path("run/report.json"))["version"])}
 
 
 @pytest.mark.case(3, 25)

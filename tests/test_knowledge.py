@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd import inside, losses
-from kd.errors import Problem
+from kd import losses
+from kd.system.errors import Problem
 
 
 def soft(row, T):
@@ -65,9 +65,9 @@ OUTPUTS = {
     "dkd": (lambda s, t, T: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float()), mean(dkd_of_a_row)),
     "standardized": (losses.standardized, mean(lambda s, t, T: T**2 * kl(soft(z_score(t), T), soft(z_score(s), T))))}
 INSIDE = {
-    "attention": (lambda s, t, T: inside.attention(s, t), mean(attention_of_an_image)),
-    "similarity": (lambda s, t, T: inside.similarity(s, t), ref_similarity),
-    "hint": (lambda s, t, T: inside.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
+    "attention": (lambda s, t, T: losses.attention(s, t), mean(attention_of_an_image)),
+    "similarity": (lambda s, t, T: losses.similarity(s, t), ref_similarity),
+    "hint": (lambda s, t, T: losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
 KINDS = OUTPUTS | INSIDE
 temperatures, sizes = pytest.mark.parametrize("T", [1, 4, 20]), pytest.mark.parametrize("K", [3, 7, 100])
 
@@ -108,7 +108,7 @@ def test_outputs_equal_their_references(kind, T, K):
 def test_insides_equal_their_references(kind, shapes):
     (loss, reference), (student, teacher) = KINDS[kind], draw(*shapes)
     if kind == "hint":
-        projectors, features = inside.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
+        projectors, features = losses.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
         student, by_hand = projectors(features, 1), np.einsum("ocij,bchw->bohw", *f64(projectors.weights[1], features))
         assert student.dtype == torch.float32 and np.allclose(*f64(student), by_hand, atol=1e-5)
     assert loss(student, teacher, 0).item() == pytest.approx(reference(*f64(student, teacher), 0), rel=1e-5)
@@ -211,18 +211,18 @@ def test_standardized_logits_have_no_scale_and_a_cap(K, T):
 def test_what_attention_similarity_and_hint_do_not_see():
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((36, 36))[0])[0]
     for same in (-30 * first, 0.01 * first, first.flip(1), torch.cat([first, first], 1)):
-        assert max(inside.attention(same, first), inside.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
+        assert max(losses.attention(same, first), losses.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
     scaled, turned = torch.linspace(-2, 9, 5).view(5, 1, 1, 1) * first, first.flatten(1) @ turn
-    assert max(inside.attention(scaled, first), inside.similarity(turned, first)).item() == pytest.approx(0, abs=1e-10)
-    assert inside.similarity(first, second) > 0.01 and inside.similarity(first[:1], second[:1]) < 1e-10
+    assert max(losses.attention(scaled, first), losses.similarity(turned, first)).item() == pytest.approx(0, abs=1e-10)
+    assert losses.similarity(first, second) > 0.01 and losses.similarity(first[:1], second[:1]) < 1e-10
     here, there = torch.eye(9)[:5].view(5, 1, 3, 3), torch.eye(9)[4:].view(5, 1, 3, 3).flip(0)
-    assert 0.01 < inside.attention(first, second) < 2 and inside.attention(here[:4], there[:4]).item() == pytest.approx(2)
-    assert inside.attention(0 * first, first).item() == pytest.approx(1) and not slope(inside.attention, 0 * first, first).any()
-    assert inside.hint(first, first) == 0 and inside.hint(first, first + 3).item() == pytest.approx(4.5)
+    assert 0.01 < losses.attention(first, second) < 2 and losses.attention(here[:4], there[:4]).item() == pytest.approx(2)
+    assert losses.attention(0 * first, first).item() == pytest.approx(1) and not slope(losses.attention, 0 * first, first).any()
+    assert losses.hint(first, first) == 0 and losses.hint(first, first + 3).item() == pytest.approx(4.5)
 
 
 def test_projectors_are_drawn_by_their_seed_alone():
-    state, (first, again, other) = torch.get_rng_state(), (inside.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
+    state, (first, again, other) = torch.get_rng_state(), (losses.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
     assert torch.equal(state, torch.get_rng_state())
     assert [tuple(weight.shape) for weight in first.parameters() if weight.requires_grad] == [(5, 3, 1, 1), (2, 4, 1, 1)]
     for weight, same, unlike in zip(*(projectors.parameters() for projectors in (first, again, other))):

@@ -8,16 +8,18 @@ import pytest
 import torch
 from conftest import same
 
-from kd import inside, models, objectives, teachers
+from kd import losses, models
+from kd.config.settings import Training
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.errors import DIVERGED, Problem
 from kd.loop import Phase, fit, predict, set_lr, stop_at_accuracy
-from kd.objectives import Knowledge
-from kd.runtime import Precision
-from kd.settings import Training
-from kd.state import Progress, State
+from kd.system.devices import Precision
+from kd.system.errors import DIVERGED, Problem
+from kd.teachers import functions
+from kd.training import objectives
+from kd.training.objectives import Knowledge
+from kd.training.state import Progress, State
 
 CPU = torch.device("cpu")
 FLOAT = Precision("cpu", "off")
@@ -35,7 +37,7 @@ def views():
 
 def panel_of(network, precision):
     """A teacher that is one network."""
-    return teachers.together([teachers.without_features(teachers.live(network, precision))], [1.0], CPU)
+    return functions.together([functions.without_features(functions.live(network, precision))], [1.0], CPU)
 
 
 def distillation(alpha=0.5):
@@ -48,7 +50,7 @@ def fresh(training, amp="off", name="kdtiny"):
 
 def train(state, views, training, amp="off", **options):
     seen, valid = views
-    taught = options.pop("teacher", teachers.nobody), options.pop("objective", objectives.supervised())
+    taught = options.pop("teacher", functions.nobody), options.pop("objective", objectives.supervised())
     end = min(training.epochs * seen.steps, training.max_steps or 10**9)
     phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr, options.pop("layers", ()))])
     fit(state, phases, valid, training, Precision("cpu", amp), **options)
@@ -90,10 +92,10 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
 def test_a_hint_resumes_with_its_projectors_and_not_without(views):
     training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
     wide = models.build("kdwide", synthetic.CLASSES, seed=9)
-    teach = teachers.together([teachers.observed(wide, FLOAT, ("bn",))], [1.0], CPU)
+    teach = functions.together([functions.observed(wide, FLOAT, ("bn",))], [1.0], CPU)
 
     def hinted(seed):
-        projectors = inside.Projectors([(8, 12)], seed)
+        projectors = losses.Projectors([(8, 12)], seed)
         knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), projectors=projectors)
         state = State(models.build("kdtiny", synthetic.CLASSES, seed=seed), training, FLOAT, projectors)
         return state, {"teacher": teach, "objective": objectives.distillation(knowledge, 0.5), "layers": ("bn",)}
@@ -316,7 +318,7 @@ def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(vi
 
 def test_the_learning_rate_is_a_function_of_the_step():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    phase = Phase("train", None, teachers.nobody, objectives.supervised(), 16, 24, 0.2)
+    phase = Phase("train", None, functions.nobody, objectives.supervised(), 16, 24, 0.2)
     assert [set_lr(optimizer, "cosine", phase, step) for step in (16, 20)] == [0.2, pytest.approx(0.1)]
     assert set_lr(optimizer, "constant", phase, 23) == 0.2 == optimizer.param_groups[0]["lr"]
 

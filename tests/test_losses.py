@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from kd import losses, objectives
-from kd.errors import Problem
+from kd import losses
 from kd.models import Outputs
-from kd.objectives import Knowledge
-from kd.teachers import Taught
+from kd.system.errors import Problem
+from kd.teachers.functions import Taught
+from kd.training import objectives
+from kd.training.objectives import Knowledge
 
 
 def taught(logits):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from kd import metrics
-from kd.results.evidence import probabilities
+from kd.reports import metrics
+from kd.reports.evidence import probabilities
 
 # Five images of three classes; the third is never predicted.
 LOGITS = np.array([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [2, 0, 0], [0, 2, 0]])

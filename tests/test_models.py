@@ -7,9 +7,10 @@ import safetensors.torch
 import timm
 import torch
 
-from kd import models, weights
-from kd.errors import Problem
-from kd.runtime import Precision
+from kd import models
+from kd.system import hub
+from kd.system.devices import Precision
+from kd.system.errors import Problem
 
 CLASSES = tuple("abcdefg")
 
@@ -65,9 +66,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
 @pytest.mark.case(29)
 @pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
 def test_pretrained_weights_out_of_reach_are_told_soon(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(weights, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
-    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(hub, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
+    monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(hub.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     begun = time.monotonic()
     with pytest.raises(Problem, match="cannot download http.*give --weights FILE or --no-pretrained"):

@@ -8,13 +8,17 @@ import pytest
 import torch
 from conftest import DATA, PAIR, ROOT, TINY, weights
 
-from kd import config, models, objectives, plan, recruit, teachers
+from kd import models
+from kd.config import parsing, plan
+from kd.config.settings import DistillSettings
 from kd.data.views import Batch
+from kd.methods import DISTIL, KNOWLEDGE, MATCH, STRATEGIES, Origin, Strategy
 from kd.models import Outputs
-from kd.objectives import Knowledge
-from kd.results import report as reports
-from kd.settings import DistillSettings
-from kd.strategies import DISTIL, KNOWLEDGE, MATCH, STRATEGIES, Origin, Strategy
+from kd.reports import report as reports
+from kd.runs import find
+from kd.teachers import functions, model_file
+from kd.training import objectives
+from kd.training.objectives import Knowledge
 
 SHORT = [*PAIR, "--max-steps", "3"]
 
@@ -85,8 +89,8 @@ def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypa
 def test_smoothing_is_label_smoothing():
     torch.manual_seed(0)
     logits, labels = torch.randn(9, 7), torch.randint(7, (9,))
-    taught = teachers.virtual(7, 1 / 7)(Batch(torch.zeros(9, 3, 4, 4), labels, torch.arange(9), 0))
-    [settings] = config.parse(DistillSettings, ["--mode", "smoothing", "--temperature", "9"])
+    taught = functions.virtual(7, 1 / 7)(Batch(torch.zeros(9, 3, 4, 4), labels, torch.arange(9), 0))
+    [settings] = parsing.parse(DistillSettings, ["--mode", "smoothing", "--temperature", "9"])
     knowledge = Knowledge({"kd": 1.0}, tuple(plan.temperatures_of(settings)))
     gradients = []
     for loss in (lambda z: objectives.distillation(knowledge, 0.3)(Outputs(z), taught, labels)["loss"],
@@ -98,10 +102,10 @@ def test_smoothing_is_label_smoothing():
 
 def test_a_virtual_teacher_says_what_the_paper_says():
     labels = torch.tensor([2, 0])
-    taught = teachers.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
+    taught = functions.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
     assert torch.allclose(taught.at(1.0).softmax(1), torch.tensor([[0.1, 0.1, 0.7, 0.1], [0.7, 0.1, 0.1, 0.1]]), atol=1e-6)
     with pytest.raises(ValueError, match="no label is read"):
-        teachers.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
+        functions.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
 
 
 def test_generations_teach_each_other_and_begin_elsewhere(script):
@@ -114,7 +118,7 @@ def test_generations_teach_each_other_and_begin_elsewhere(script):
         assert member["hash"] == reports.read(Path("runs") / member["source"])["student"]["weights_hash"]
     assert sources == [f"synthetic-patient-32/{place}/seed0" for place in
                        ("teacher/kdtiny", "self/kdtiny-kdtiny", "self/kdtiny-generation1-kdtiny")]
-    seeds = {plan.drawn_by(config.parse(DistillSettings, ["--mode", "self", "--generations", str(g)])[0]) for g in range(1, 9)}
+    seeds = {plan.drawn_by(parsing.parse(DistillSettings, ["--mode", "self", "--generations", str(g)])[0]) for g in range(1, 9)}
     starts = {tuple(models.build("kdtiny", ("a", "b"), seed=seed).module.fc.bias.tolist()) for seed in {0, *seeds}}
     assert len(starts) == 9
     code, out = script("evaluate", ["--tables", "runs"])
@@ -126,8 +130,8 @@ def test_a_network_that_was_never_trained_is_the_same_each_time_and_not_the_stud
         def read(self):
             return type("Index", (), {"classes": ("a", "b")})
 
-    first, again, other = (recruit._untrained("kdtiny", seed, Nothing()).trained.hash for seed in (0, 0, 1))
-    start = recruit.trained.state_hash(models.build("kdtiny", ("a", "b"), seed=0).module.state_dict())
+    first, again, other = (find._untrained("kdtiny", seed, Nothing()).trained.hash for seed in (0, 0, 1))
+    start = model_file.state_hash(models.build("kdtiny", ("a", "b"), seed=0).module.state_dict())
     assert first == again and len({first, other, start}) == 3
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kd.config.settings import Data
 from kd.data.audit import audit
 from kd.data.dataset import open_dataset, read_index
-from kd.settings import Data
 
 COUNTS = {"train": dict(ELBOW=4931, FINGER=5106, FOREARM=1825, HAND=5543, HUMERUS=1272, SHOULDER=8379, WRIST=9752),
           "valid": dict(ELBOW=465, FINGER=461, FOREARM=301, HAND=460, HUMERUS=288, SHOULDER=563, WRIST=659)}

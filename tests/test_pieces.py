@@ -9,26 +9,30 @@ import torch
 from conftest import DATA, PAIR, TINY
 from torch import nn
 
-from kd import config, inside, lesson, losses, models, objectives, panel, plan, trained
-from kd.errors import Problem
+from kd import losses, models
+from kd.config import parsing, plan
+from kd.config.settings import DistillSettings, Training
+from kd.methods import DISTIL, STRATEGIES, TRAINED, Stage, Strategy
 from kd.models import Outputs
-from kd.objectives import Knowledge
-from kd.panel import Member, Panel
-from kd.results import report as reports
-from kd.runtime import Precision
-from kd.session import Session
-from kd.settings import DistillSettings, Training
-from kd.state import State
-from kd.strategies import DISTIL, STRATEGIES, TRAINED, Stage, Strategy
-from kd.teachers import Taught
-from kd.trained import Trained
+from kd.reports import report as reports
+from kd.runs import phases
+from kd.runs.session import Session
+from kd.system.devices import Precision
+from kd.system.errors import Problem
+from kd.teachers import ensemble, model_file
+from kd.teachers.ensemble import Member, Panel
+from kd.teachers.functions import Taught
+from kd.teachers.model_file import Trained
+from kd.training import objectives
+from kd.training.objectives import Knowledge
+from kd.training.state import State
 
 CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
 SHORT = [*PAIR, "--epochs", "1"]
 
 
 def settings_of(*words):
-    return config.parse(DistillSettings, list(words))[0]
+    return parsing.parse(DistillSettings, list(words))[0]
 
 
 def panel_of(*names, words=()):
@@ -41,11 +45,11 @@ def panel_of(*names, words=()):
 def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weight():
     torch.manual_seed(0)
     own, others = ([torch.randn(2, c, 4, 4) for c in widths] for widths in ((3, 4), (2, 5, 6, 7)))
-    projectors = inside.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
+    projectors = losses.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
     taught = Taught(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
     knowledge = Knowledge({"hint": 1.0}, (4.0,), projectors=projectors)
     got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
-    each = [inside.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
+    each = [losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
     assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
 
 
@@ -102,10 +106,10 @@ def data_of(split, patients=()):
 
 def test_what_was_seen_is_handed_on_through_a_whole_chain_and_other_parts_are_other_data():
     chain = about(seen("A", "other"), seen("B", "b"))
-    assert [one["name"] for one in trained._other_data(chain, data_of("mine"))] == ["A", "B"]
-    assert [one["name"] for one in trained._other_data(chain, data_of("other"))] == ["B"]
-    assert trained.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
-    assert trained.foreign(chain, data_of("other")) == []
+    assert [one["name"] for one in model_file._other_data(chain, data_of("mine"))] == ["A", "B"]
+    assert [one["name"] for one in model_file._other_data(chain, data_of("other"))] == ["B"]
+    assert model_file.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
+    assert model_file.foreign(chain, data_of("other")) == []
 
 
 @pytest.mark.parametrize("theirs, ours", [("train", "valid"), ("train", "test"), ("valid", "test")])
@@ -113,13 +117,13 @@ def test_every_overlap_of_patients_is_refused_of_the_network_and_of_its_teachers
     seeing, innocent = seen("A", "other", **{theirs: ["p"]}), seen("A", "mine")
     for network in (about(seeing), about(innocent, seeing)):
         with pytest.raises(Problem, match="1 patients and 0 pictures"):
-            trained.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
-    trained.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
+            model_file.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
+    model_file.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
 
 
 @pytest.mark.parametrize("inherited, message", [
     ([3], "data.inherited"), ([{"name": "x"}], "data.inherited lacks"),
-    ([{key: seen("x", "s")[key] for key in trained.INHERITED} | {"files": {"train": torch.zeros(3), "valid": torch.zeros(3)}}],
+    ([{key: seen("x", "s")[key] for key in model_file.INHERITED} | {"files": {"train": torch.zeros(3), "valid": torch.zeros(3)}}],
      "are no hashes")])
 def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_none(script, prepared, inherited, message):
     prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
@@ -128,11 +132,11 @@ def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_no
     content["data"]["inherited"] = inherited
     torch.save(content, file)
     with pytest.raises(Problem, match=message) as caught:
-        trained.load(file)
+        model_file.load(file)
     assert caught.value.code == 4
     del content["data"]["inherited"]
     torch.save(content, file)
-    assert trained.load(file).about["data"]["inherited"] == []
+    assert model_file.load(file).about["data"]["inherited"] == []
 
 
 def test_the_last_stages_are_paired_and_each_network_is_looked_at_where_it_is_named():
@@ -188,19 +192,19 @@ def test_trying_a_teacher_leaves_it_as_it_was():
 
 
 def test_disagreement_is_over_all_pairs_and_weights_are_part_of_a_panels_name():
-    assert panel.disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
-    assert panel.disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
+    assert ensemble.disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
+    assert ensemble.disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
     alike, unlike = (panel_of("kdwide", "kdtiny", words=["--teacher-weights", *words]).hash for words in (("1", "1"), ("1", "2")))
     assert alike != unlike and alike == panel_of("kdwide", "kdtiny").hash
 
 
 def test_rows_that_match_on_labelled_images_read_no_labels_and_say_what_they_do_not_use(monkeypatch):
     monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("m", "train", "match", "dkd"), DISTIL)))
-    settings = config.replace(settings_of("--knowledge", "kd"), mode="mine")
+    settings = parsing.replace(settings_of("--knowledge", "kd"), mode="mine")
     with pytest.raises(Problem, match="reads no labels"):
         plan.refuse_misfits(settings)
     monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("d", "train", "distil", "kd"),)))
-    assert plan.idle(config.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine")) == [
+    assert plan.idle(parsing.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine")) == [
         "--knowledge", "--knowledge-weights"]
 
 
@@ -222,12 +226,12 @@ def test_a_compiled_network_is_not_looked_into():
 def test_every_phase_has_a_step(steps, share, others, ends):
     tutor = SimpleNamespace(stages=[DISTIL] * (1 + others), steps=steps,
                             settings=SimpleNamespace(unlabeled=SimpleNamespace(match_share=share)))
-    assert lesson.Tutor.ends(tutor) == ends
+    assert phases.Tutor.ends(tutor) == ends
 
 
 def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
-    drawn, real = [], inside.Projectors
-    monkeypatch.setattr(inside, "Projectors", lambda pairs, seed: drawn.append(seed) or real(pairs, seed))
+    drawn, real = [], losses.Projectors
+    monkeypatch.setattr(losses, "Projectors", lambda pairs, seed: drawn.append(seed) or real(pairs, seed))
     assert script("distill", [*SHORT, "--mode", "random", "--knowledge", "hint", "--max-steps", "1", "--seed", "5"])[0] == 0
     assert drawn == [5]
 
@@ -248,7 +252,7 @@ def test_find_teachers_lets_go_of_the_others(monkeypatch, script):
 
 
 def test_a_helper_is_checked_and_clipped_like_the_network(script):
-    helper = inside.Projectors([(8, 12)], 0)
+    helper = losses.Projectors([(8, 12)], 0)
     state = State(models.build("kdtiny", ("a", "b")), Training(), FLOAT, helper)
     assert {id(value) for value in helper.parameters()} <= {id(value) for value in state.parameters()}
     with torch.no_grad():
@@ -264,15 +268,15 @@ def test_a_helper_is_checked_and_clipped_like_the_network(script):
 def test_lists_that_a_file_may_not_hold(tmp_path, text, message):
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(Problem, match=message):
-        config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
+        parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
 
 
 def test_a_value_alone_is_a_list_of_one_and_none_clears_a_list(tmp_path):
     (tmp_path / "a.toml").write_text("temperature = 3\nteacher_checkpoint = 'x.pt'\nteacher_weights = [1, 2]\nlayers = 'conv'\n")
-    [settings] = config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--teacher-weights", "none"])
+    [settings] = parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--teacher-weights", "none"])
     assert (settings.distillation.temperature, settings.distillation.teacher_checkpoint) == ([3.0], ["x.pt"])
     assert settings.distillation.teacher_weights == [] and settings.transfer.layers == ["conv"]
-    [settings] = config.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--layers", "none", "--knowledge", "none"])
+    [settings] = parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--layers", "none", "--knowledge", "none"])
     assert settings.transfer.layers == [] and settings.transfer.knowledge is None
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import PAIR, write_table
 
+from kd.config.settings import Data, Unlabeled
 from kd.data.dataset import open_dataset, read_index
 from kd.data.pool import open_pool, read_unlabeled
-from kd.errors import Problem
-from kd.settings import Data, Unlabeled
+from kd.system.errors import Problem
 
 
 def folder_data(root, **options):

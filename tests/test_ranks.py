@@ -11,17 +11,20 @@ from conftest import DATA, PAIR, RUN, TEACHER, TINY, same, weights
 from faults import Child
 from torch import nn
 
-from kd import models, objectives, ranks, teachers
+from kd import models
+from kd.config.settings import Training
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import Phase, fit, predict
 from kd.models import Outputs
-from kd.objectives import Knowledge
-from kd.results import report as reports
-from kd.runtime import Precision
-from kd.settings import Training
-from kd.state import State
+from kd.reports import report as reports
+from kd.system import ranks
+from kd.system.devices import Precision
+from kd.teachers import functions
+from kd.training import objectives
+from kd.training.objectives import Knowledge
+from kd.training.state import State
 
 CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
 
@@ -36,7 +39,7 @@ def team(count, call, seconds=90):
         def work():
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
                               MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
-            with ranks.joined():
+            with ranks.process_group():
                 return call()
         return Child(work, seconds)
     members = [start(rank) for rank in range(count)]
@@ -83,7 +86,7 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
     torch.set_num_threads(1)
     views, valid = data(rows)
     training = Training(lr=lr, batch_size=12, epochs=100, seed=3)
-    taught = teachers.together([lambda batch: Outputs(batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5)], [1.0], CPU)
+    taught = functions.together([lambda batch: Outputs(batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5)], [1.0], CPU)
     objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
     state = State(network, training, FLOAT)
     if optimizer is not None:
@@ -109,11 +112,11 @@ def test_ranks_learn_what_one_process_learns(count, rows):
 
 def test_every_rank_has_two_images_or_stands_in_with_two(monkeypatch):
     for size, world in ((24, 2), (5, 2), (3, 2), (2, 2), (5, 3), (1, 2)):
-        monkeypatch.setattr(ranks, "world", lambda: world)
+        monkeypatch.setattr(ranks, "world_size", lambda: world)
         own = []
         for rank in range(world):
             monkeypatch.setattr(ranks, "rank", lambda: rank)
-            slots, share = ranks.share(np.arange(10, 10 + size), True)
+            slots, share = ranks.part_of_batch(np.arange(10, 10 + size), True)
             assert len(slots) >= min(2, size) and (share == 0 or share == world * len(slots) / size)
             own += slots.tolist() if share else []
         assert sorted(own) == list(range(10, 10 + size))
@@ -163,7 +166,7 @@ def test_every_image_is_predicted_once_on_any_number_of_ranks(size, batch):
 def test_slots_that_come_twice_or_not_at_all_are_noticed():
     for slots in ([0, 1, 1], [0, 2, 3]):
         with pytest.raises(ValueError, match="twice or not at all"):
-            ranks.gathered(torch.tensor(slots), torch.zeros(3, 2), 3)
+            ranks.gather_rows(torch.tensor(slots), torch.zeros(3, 2), 3)
 
 
 def by_ranks(count, words, seconds=90):
@@ -208,7 +211,7 @@ def test_a_stop_of_one_rank_stops_all_and_goes_on_exactly():
 
 @pytest.mark.case(27)
 def test_a_killed_rank_ends_all_and_the_run_goes_on_on_another_number_of_ranks(script, monkeypatch):
-    from kd import experiment
+    from kd.runs import experiment
     script("train_teacher", ["--model", "kdwide", *TINY])
     words = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
     save = experiment.Experiment.save
@@ -235,7 +238,7 @@ def test_what_ranks_cannot_do_is_told(script):
 def test_pictures_are_decoded_once_by_whoever_has_the_cache():
     def work():
         store = Store(synthetic.read(112, 0), "shared", 24, "squash", 0)
-        ranks.wait()  # both find nothing there
+        ranks.barrier()  # both find nothing there
         Path(f"decoded{ranks.rank()}").write_text(str(store.ensure(np.arange(112))))
         assert store.hashes.any(1).all()
     assert [member.code for member in team(2, work)] == [0, 0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from kd.results import report as reports
+from kd.reports import report as reports
 
 CHEST = ROOT.parent / "shared" / "real" / "chest"
 

@@ -13,11 +13,11 @@ from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from faults import in_child
 from PIL import Image
 
-from kd import checkpoint
 from kd.data import folder
 from kd.data.store import Store
-from kd.errors import run_main
-from kd.results import report as reports
+from kd.reports import report as reports
+from kd.system import checkpoint
+from kd.system.errors import run_main
 
 ALONE = ["--model", "kdtiny", *TINY]
 STUDENT_ALONE = DATA / "teacher/kdtiny/seed0"
@@ -334,11 +334,11 @@ def test_pictures_of_every_kind_are_read_and_hidden_ones_counted(picture_tree, s
 
 @pytest.mark.case(29)
 def test_a_plain_command_without_network_ends_within_seconds(script, monkeypatch):
-    from kd import weights
-    weights.require.cache_clear()
-    monkeypatch.setattr(weights, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
-    monkeypatch.setattr(weights, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    from kd.system import hub
+    hub.require_pretrained.cache_clear()
+    monkeypatch.setattr(hub, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
+    monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(hub.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere")
     argv = [word for word in TINY if word != "--no-pretrained"]
     begun = time.monotonic()

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from kd import settings, strategies
-from kd.errors import Problem
-from kd.results import figures
-from kd.results import report as reports
+from kd import methods
+from kd.config import listing, settings
+from kd.reports import figures
+from kd.reports import report as reports
+from kd.system.errors import Problem
 
 TEACHER = {"name": "x", "members": [], "hash": "", "valid_accuracy": None, "test_accuracy": None, "disagreement": None,
            "gradient_ratio": None, "gradient_reason": None, "remarks": []}
@@ -45,10 +46,10 @@ def test_the_confusion_picture_shows_counts_and_shares():
 def test_every_mode_can_be_chosen_and_the_thesiss_pairs_stand_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     mode = next(field for field in dataclasses.fields(settings.Distillation) if field.name == "mode")
-    assert mode.metadata["limits"]["choices"] is strategies.STRATEGIES
-    assert strategies.pairs_text() in readme
+    assert mode.metadata["limits"]["choices"] is methods.STRATEGIES
+    assert listing.pairs_text() in readme
 
 
 def test_a_pair_of_another_mode_is_remarked_on():
-    assert "for reverse, not for normal" in strategies.unusual("normal", "vgg11", "seresnet50")
-    assert not strategies.unusual("normal", "seresnet50", "vgg11") and not strategies.unusual("normal", "x", "y")
+    assert "for reverse, not for normal" in methods.unusual("normal", "vgg11", "seresnet50")
+    assert not methods.unusual("normal", "seresnet50", "vgg11") and not methods.unusual("normal", "x", "y")

@@ -15,13 +15,14 @@ from conftest import DATA, PAIR, ROOT, RUN, TEACHER, TINY, TinyNet, same, weight
 from faults import Child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import checkpoint, config
-from kd.errors import Problem
-from kd.folder import RESUME, RunFolder
-from kd.plan import unused
-from kd.results import report as reports
-from kd.runtime import lock
-from kd.settings import DistillSettings, TeacherSettings
+from kd.config import parsing
+from kd.config.plan import unused
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.reports import report as reports
+from kd.runs.folder import RESUME, RunFolder
+from kd.system import checkpoint
+from kd.system.errors import Problem
+from kd.system.locks import exclusive_lock
 
 CHILD = """
 import sys
@@ -29,7 +30,7 @@ sys.path[:0] = {path!r}
 import conftest, torch
 torch.set_num_threads(1)
 import distill
-from kd.errors import run_main
+from kd.system.errors import run_main
 sys.exit(run_main(lambda: distill.main({argv!r})))
 """
 
@@ -85,7 +86,7 @@ def test_a_signal_while_the_teacher_is_trained_ends_the_student_too(script, monk
             asked.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("kd.results.events.Events.epoch", lambda self, row: stop(row))
+    monkeypatch.setattr("kd.runs.tensorboard.Events.epoch", lambda self, row: stop(row))
     code, out = script("distill", [*PAIR, "--mode", "normal"])
     assert code == 143 and "saved in 'runs/synthetic-patient-32/teacher/kdwide/seed0'" in out
     assert (TEACHER / "resume.pt").exists() and not (RUN / "report.json").exists()
@@ -97,7 +98,7 @@ def test_a_signal_while_the_teacher_is_trained_ends_the_student_too(script, monk
 def test_a_signal_in_the_last_validation_is_not_forgotten(script, monkeypatch):
     command = ["train_teacher", ["--model", "kdtiny", *TINY]]
     with monkeypatch.context() as patch:
-        patch.setattr("kd.results.events.Events.epoch",
+        patch.setattr("kd.runs.tensorboard.Events.epoch",
                       lambda self, row: row["epoch"] == 2 and os.kill(os.getpid(), signal.SIGTERM))
         assert script(*command)[0] == 143
     code, out = script(*command)
@@ -106,7 +107,7 @@ def test_a_signal_in_the_last_validation_is_not_forgotten(script, monkeypatch):
 
 @pytest.mark.case(23)
 def test_two_processes_never_share_a_run_folder(script):
-    with lock(DATA / "teacher/kdtiny/seed0"):
+    with exclusive_lock(DATA / "teacher/kdtiny/seed0"):
         code, out = script("train_teacher", ["--model", "kdtiny", *TINY])
     assert code == 75 and f"process {os.getpid()}" in out
 
@@ -114,7 +115,7 @@ def test_two_processes_never_share_a_run_folder(script):
 @pytest.mark.case(23)
 def test_the_lock_goes_with_a_killed_process(script):
     def hold():
-        with lock(DATA / "teacher/kdtiny/seed0"):
+        with exclusive_lock(DATA / "teacher/kdtiny/seed0"):
             Path("held").touch()
             time.sleep(60)
 
@@ -252,18 +253,18 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     folder.claim(settings)
     folder.resume.touch()
     folder.claim(settings)
-    keys = config.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
+    keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
     for key in keys & unused(settings):
-        folder.claim(config.replace(settings, **{key: None}))  # what is not looked at is no other run
+        folder.claim(parsing.replace(settings, **{key: None}))  # what is not looked at is no other run
     folder.claim(settings)
     keys -= unused(settings)
     for key in keys:
-        old = config.flat(settings)[key]
+        old = parsing.flat(settings)[key]
         new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25,
                str: lambda: "reverse" if key == "mode" else "other",
                list: lambda: [*old, 9.0], type(None): lambda: "dkd" if key == "knowledge" else 3}[type(old)]()
         with pytest.raises(Problem) as caught:
-            folder.claim(config.replace(settings, **{key: new}))
+            folder.claim(parsing.replace(settings, **{key: new}))
         assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)
     assert len(keys) > 25
     injected(len(keys))

@@ -13,7 +13,8 @@ import pytest
 from conftest import TINY
 from PIL import Image, ImageDraw
 
-from kd import config
+from kd.config import parsing
+from kd.config.settings import DATASETS, Data, TeacherSettings, Unlabeled
 from kd.data import retinopathy
 from kd.data.dataset import Dataset, read_index, run_name
 from kd.data.index import Index
@@ -21,9 +22,8 @@ from kd.data.pool import open_pool, read_unlabeled
 from kd.data.retinopathy import RETINOPATHY, patient_of
 from kd.data.splits import Parts
 from kd.data.store import Store
-from kd.errors import Problem
-from kd.folder import RunFolder
-from kd.settings import DATASETS, Data, TeacherSettings, Unlabeled
+from kd.runs.folder import RunFolder
+from kd.system.errors import Problem
 
 # Legacy Excel files as Messidor's: Base11 has five pictures of grades 0 1 2 3 0 (20990101_1000k_0100_PP.tif), Base33 four of
 # grades 3 3 1 "0" (20990303_3000k_0400_PP.tif; the last as text, and a header in other case and with blanks). In bad_grade
@@ -338,14 +338,14 @@ def test_the_settings_name_the_sets(tree):
 
 
 def test_a_run_knows_its_errata_by_their_absolute_path(tmp_path):
-    [settings] = config.parse(TeacherSettings, ["--dataset", "aptos", "--errata", "fixes.csv"])
+    [settings] = parsing.parse(TeacherSettings, ["--dataset", "aptos", "--errata", "fixes.csv"])
     folder = RunFolder(tmp_path)
     folder.claim(settings)
     assert json.loads(folder.settings.read_text())["errata"] == str(tmp_path / "fixes.csv")
     folder.resume.touch()
     folder.claim(settings)
     with pytest.raises(Problem, match="errata: .*fixes.csv.* -> null"):
-        folder.claim(config.replace(settings, errata=None))
+        folder.claim(parsing.replace(settings, errata=None))
 
 
 @pytest.mark.parametrize("kind", RETINOPATHY)

@@ -8,9 +8,19 @@ import torch
 from conftest import DATA, PAIR, TINY, weights
 
 from kd import models
-from kd.errors import Problem
-from kd.results import report as reports
-from kd.strategies import DISTIL, FINETUNE, MATCH, STRATEGIES, TRAINED, VIRTUAL, Origin, Stage, Strategy
+from kd.methods import (
+    DISTIL,
+    FINETUNE,
+    MATCH,
+    STRATEGIES,
+    TRAINED,
+    VIRTUAL,
+    Origin,
+    Stage,
+    Strategy,
+)
+from kd.reports import report as reports
+from kd.system.errors import Problem
 
 SHORT = [*PAIR, "--epochs", "1"]
 LABELS = Stage("warm", "train", "labels")

@@ -12,9 +12,9 @@ import torch
 from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kd import experiment
-from kd.errors import Problem
-from kd.results import report as reports
+from kd.reports import report as reports
+from kd.runs import experiment
+from kd.system.errors import Problem
 
 
 @pytest.mark.draws

@@ -9,14 +9,15 @@ import pytest
 import torch
 from conftest import DATA, PAIR, RUN, TEACHER, TINY
 
-from kd import checkpoint, trained
+from kd.config.settings import Judging
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Batch
-from kd.errors import BAD_CHECKPOINT, Problem
-from kd.results import report as reports
-from kd.results.robustness import COLUMNS, VERSIONS, account, answers, scores
-from kd.results.shift import Entry, collect, differences, write_shift
-from kd.settings import Judging
+from kd.reports import report as reports
+from kd.studies.robustness import COLUMNS, VERSIONS, account, answers, scores
+from kd.studies.shift import Entry, collect, differences, write_shift
+from kd.system import checkpoint
+from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.teachers import model_file
 
 SIDE = 48
 SLOTS = torch.tensor([4, 0, 9])
@@ -132,7 +133,7 @@ def runs(prepared):
     model["state_dict"]["fc.bias"] += torch.arange(7) / 10
     checkpoint.save(RUN1 / "model.pt", {key: value for key, value in model.items() if key != "format"})
     change(RUN1, "settings", seed=1)
-    change(RUN1, "student", weights_hash=trained.state_hash(model["state_dict"]))
+    change(RUN1, "student", weights_hash=model_file.state_hash(model["state_dict"]))
 
 
 def change(run, section, **values):
@@ -188,7 +189,7 @@ def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch
     taught_by_both()
     random = np.random.default_rng(0)
     logits = {name: random.normal(0, 3, (len(VERSIONS), 28, 7)).astype(np.float32) for name in ("kdwide", "kdtiny")}
-    monkeypatch.setattr("kd.results.shift.answers", lambda network, views: logits[network.name])
+    monkeypatch.setattr("kd.studies.shift.answers", lambda network, views: logits[network.name])
     result = write_shift([BOTH], HOW)
     [row] = [row for row in result["networks"] if row["kind"] == "teachers together"]
     shares = {name: np.exp(own) / np.exp(own).sum(2, keepdims=True) for name, own in logits.items()}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from kd.config.settings import Data
 from kd.data import synthetic
 from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index, Sample
 from kd.data.splits import Kept, overlaps, split
-from kd.errors import Problem
-from kd.settings import Data
+from kd.system.errors import Problem
 
 NONE = (None, None, None)
 

@@ -11,7 +11,7 @@ from kd.data import folder
 from kd.data.fundus import crop_to_circle
 from kd.data.index import Index, Sample
 from kd.data.store import Store
-from kd.errors import Problem
+from kd.system.errors import Problem
 
 
 def opened(root, size=16, resize="squash", channels=0, crop="none"):

@@ -11,14 +11,14 @@ import torch
 from conftest import PAIR, RUN, same
 
 from kd import models
-from kd.checkpoint import load
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.results import report as reports
-from kd.runtime import Precision
-from kd.stored import StoredLogits, key_of
-from kd.teachers import answers, live
+from kd.reports import report as reports
+from kd.system.checkpoint import load
+from kd.system.devices import Precision
+from kd.teachers.functions import answers, live
+from kd.teachers.stored_logits import StoredLogits, key_of
 
 CPU, FLOAT, HALF = torch.device("cpu"), Precision("cpu", "off"), Precision("cpu", "bf16")
 SLOTS = 49
@@ -183,7 +183,7 @@ def test_a_file_that_fails_costs_the_storing_and_nothing_else(monkeypatch, capsy
     epoch_of(first, views, 0)
     first.close()
     with monkeypatch.context() as patch:
-        patch.setattr(f"kd.stored.os.{name}", failing(116))
+        patch.setattr(f"kd.teachers.stored_logits.os.{name}", failing(116))
         store = stored(views)
         assert same(epoch_of(store, views, 0), expected)
         store.close()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kd.results import cells, tables
-from kd.results import report as reports
+from kd.reports import report as reports
+from kd.studies import cells, tables
 
 
 def setting(**values):

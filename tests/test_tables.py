@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 
-from kd.results import evidence, figures, tables
-from kd.results import report as reports
+from kd.reports import evidence, figures
+from kd.reports import report as reports
+from kd.studies import tables
 
 THESIS = ROOT.parent / "shared" / "thesis.md"
 SE, PLAIN = ("seresnet50", "seresnet101"), ("vgg11", "resnet18", "resnet34", "resnet50")

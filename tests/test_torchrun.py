@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, same, weights
 
-from kd.results import report as reports
-from kd.strategies import STRATEGIES
+from kd.methods import STRATEGIES
+from kd.reports import report as reports
 
 pytestmark = pytest.mark.slow
 COMMON = ["--teacher", "resnet34", "--student", "resnet18", "--dataset", "synthetic", "--synthetic-images", "196", "--image-size",

@@ -12,10 +12,10 @@ import torch
 from conftest import DATA, PAIR, ROOT, TINY, same, weights, write_table
 from faults import in_child
 
-from kd import config, plan
-from kd.errors import Problem
-from kd.results import report as reports
-from kd.settings import DistillSettings, TeacherSettings
+from kd.config import parsing, plan
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.reports import report as reports
+from kd.system.errors import Problem
 
 UNLABELED = [*PAIR, "--mode", "unlabeled", "--batch-size", "12"]
 ONLY = [*PAIR, "--mode", "unlabeled-only"]
@@ -139,9 +139,9 @@ def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic)
     (["--mode", "self", "--generations", "2", "--teacher-weights", "2", "--knowledge", "dkd", "--dkd-beta", "2"],
      ["--teacher-weights"])])
 def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
-    [settings] = config.parse(DistillSettings, words)
+    [settings] = parsing.parse(DistillSettings, words)
     assert plan.idle(settings) == idle
-    assert not plan.idle(config.parse(TeacherSettings, [])[0])
+    assert not plan.idle(parsing.parse(TeacherSettings, [])[0])
 
 
 def test_one_step_is_too_few_for_two_phases(script):
@@ -180,14 +180,14 @@ def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
     argv = [*UNLABELED, "--save-every-minutes", "0"]
 
     def until_killed():
-        import kd.experiment
-        save = kd.experiment.Experiment.save
+        import kd.runs.experiment
+        save = kd.runs.experiment.Experiment.save
 
         def die(self, state, lesson):
             save(self, state, lesson)
             if lesson.phases[state.progress.phase].name == phase and state.progress.total >= 3 + 17 * (phase == "finetune"):
                 os.kill(os.getpid(), signal.SIGKILL)
-        kd.experiment.Experiment.save = die
+        kd.runs.experiment.Experiment.save = die
         import distill
         return distill.main([str(word) for word in argv])
 
@@ -204,12 +204,12 @@ def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
 
 def test_lists_take_several_students_through_one_pool(script):
     words = ["--mode", "unlabeled", "--student", "a", "b", "--temperature", "1", "4"]
-    [first, second] = config.parse(DistillSettings, words)
+    [first, second] = parsing.parse(DistillSettings, words)
     assert first.unlabeled == second.unlabeled and first.distillation.temperature == [1.0, 4.0]
     for words in (["--temperature", "0"], ["--temperature", "1", "nan"], ["--match-share", "1"],
                   ["--labeled-fraction", "0"]):
         with pytest.raises(Problem):
-            config.parse(DistillSettings, words)
+            parsing.parse(DistillSettings, words)
 
 
 def test_pictures_that_a_network_has_seen_are_told_when_it_is_judged_on_them(script, labelled, clinic):

@@ -10,13 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.errors import Problem, first_ten
+from kd.system.errors import Problem, first_ten
 
 UNLABELED = -1
 
 
 class Sample(NamedTuple):
-    """One picture. `label` indexes `Index.classes` (-1: unlabelled); `part` is what the data say, or None."""
+    """One picture.
+
+    `label` indexes `Index.classes` (-1: unlabelled); `part` is what the data say, or None.
+    """
 
     path: str
     label: int
@@ -29,7 +32,8 @@ class Sample(NamedTuple):
 class Index:
     """A data set as its reader found it.
 
-    name      short, safe in a folder's name; patients of two sets are comparable where the names agree
+    name      short, safe in a folder's name; patients of two sets are comparable where the names
+              agree
     classes   class names, in the order of the network's outputs
     samples   in a fixed order: a picture's place here is its row in the store
     root      the folder that `Sample.path` is relative to; None where pictures are drawn, not read
@@ -40,7 +44,8 @@ class Index:
     skipped   files that were passed over on purpose (hidden ones), for the report
     notes     what a user should know before training on it
     graded    the classes are ordered grades "0", "1", ...: class k is grade k
-    crop      how pictures are prepared before they are resized: `none`, or `fundus` (cropped to the disc)
+    crop      how pictures are prepared before they are resized: `none`, or `fundus` (cropped to the
+              disc)
 
     Raises Problem where it is graded and the classes are not such grades.
     """
@@ -59,9 +64,14 @@ class Index:
     crop: str = "none"
 
     def __post_init__(self):
-        if self.graded and (len(self.classes) < 2 or self.classes != tuple(map(str, range(len(self.classes))))):
-            raise Problem(f"classes {list(self.classes)} in {self.root or self.name}: --graded needs the grades 0, 1, 2 ... from "
-                          "0 on, at least two, as their names; rename them, or leave --graded out")
+        if self.graded and (
+            len(self.classes) < 2 or self.classes != tuple(map(str, range(len(self.classes))))
+        ):
+            raise Problem(
+                f"classes {list(self.classes)} in {self.root or self.name}: --graded needs the"
+                " grades 0, 1, 2 ... from 0 on, at least two, as their names; rename them, or"
+                " leave --graded out"
+            )
 
     def file(self, row: int) -> Path:
         """The picture's file. Only for sets with a root."""
@@ -74,7 +84,9 @@ class Index:
         return "\t".join((sample.path, label, sample.patient, sample.study))
 
     def without_labels(self, rows: np.ndarray) -> "Index":
-        """The same index, but that the labels of some rows are gone: what has them not cannot read them."""
+        """The same index, but that the labels of some rows are gone: what has them not cannot read
+        them.
+        """
         samples = list(self.samples)
         for row in rows:
             samples[row] = samples[row]._replace(label=UNLABELED)
@@ -87,10 +99,11 @@ class Index:
 
 
 def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """(folders from root down, sorted file names) of every folder; links are followed, each real folder is entered once.
+    """(folders from root down, sorted file names) of every folder; links are followed, each real
+    folder is entered once.
 
-    Hidden folders and the `__MACOSX` that archives carry are passed over. Raises Problem, at the end, for folders that cannot be
-    read: training on what is left would be training on other data.
+    Hidden folders and the `__MACOSX` that archives carry are passed over. Raises Problem, at the
+    end, for folders that cannot be read: training on what is left would be training on other data.
     """
     entered, closed = set(), []
     for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
@@ -99,10 +112,14 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "__MACOSX"
+        )
         yield Path(here).relative_to(root).parts, sorted(files)
     if closed:
-        listed = first_ten([f"{os.path.relpath(error.filename, root)} ({error.strerror})" for error in closed])
+        listed = first_ten(
+            [f"{os.path.relpath(error.filename, root)} ({error.strerror})" for error in closed]
+        )
         raise Problem(f"folders in {root}: {listed} cannot be read; allow it, or move them out")
 
 

@@ -5,23 +5,33 @@ import re
 from pathlib import Path
 
 from kd.data.index import Index, Sample, walk
-from kd.errors import Problem, first_ten
+from kd.system.errors import Problem, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 THESIS_SIZES = (2201, 250, 245)
 # The official test set is not public; its validation set is the one to be judged on.
 FOLDERS = {"train": "train", "valid": "test"}
-_STUDY = re.compile(r"(train|valid)/XR_([A-Z]+)/(patient[^/]+)/(study[^/]+_(positive|negative))/([^/]+)")
-DEMO = "python distill.py --teacher seresnet50 --student vgg11 --mode normal --config configs/demo.toml"
+_STUDY = re.compile(
+    r"(train|valid)/XR_([A-Z]+)/(patient[^/]+)/(study[^/]+_(positive|negative))/([^/]+)"
+)
+DEMO = (
+    "python distill.py --teacher seresnet50 --student vgg11 --mode normal --config"
+    " configs/demo.toml"
+)
 
 
 def read(data_dir: str | None, label: str) -> Index:
-    """The index of MURA below `data_dir`. `label` is `part` (seven body parts) or `abnormal` (negative, positive).
+    """The index of MURA below `data_dir`.
 
-    The patient is taken across body parts and parts of the split. Raises Problem where no MURA lies there.
+    `label` is `part` (seven body parts) or `abnormal` (negative, positive).
+
+    The patient is taken across body parts and parts of the split. Raises Problem where no MURA lies
+    there.
     """
     root = find_root(data_dir)
-    paths, skipped = _from_csv(root) if (root / "train_image_paths.csv").is_file() else _from_tree(root)
+    paths, skipped = (
+        _from_csv(root) if (root / "train_image_paths.csv").is_file() else _from_tree(root)
+    )
     classes = PARTS if label == "part" else ("negative", "positive")
     samples, strange = [], []
     for path in sorted(paths):
@@ -31,52 +41,87 @@ def read(data_dir: str | None, label: str) -> Index:
             continue
         folder, part, patient, study, finding, _ = match.groups()
         name = part.lower() if label == "part" else finding
-        samples.append(Sample(path, classes.index(name), patient, f"{patient}/{part}/{study}", FOLDERS[folder]))
+        samples.append(
+            Sample(path, classes.index(name), patient, f"{patient}/{part}/{study}", FOLDERS[folder])
+        )
     if strange:
-        raise Problem(f"pictures in {root}: {first_ten(strange)} are not at "
-                      "PART/XR_BODYPART/patientN/studyN_positive|negative/imageN.png; move them out of the tree")
+        raise Problem(
+            f"pictures in {root}: {first_ten(strange)} are not at"
+            " PART/XR_BODYPART/patientN/studyN_positive|negative/imageN.png; move them out of the"
+            " tree"
+        )
     if not samples:
-        raise Problem(f"data_dir '{data_dir}' in --data-dir: the folders train and valid hold no PNG; unpack MURA-v1.1.zip again")
-    return Index("mura" if label == "part" else "mura_abnormal", classes, tuple(samples), root=root, channels=1,
-                 sizes=THESIS_SIZES if label == "part" else None, skipped=skipped)
+        raise Problem(
+            f"data_dir '{data_dir}' in --data-dir: the folders train and valid hold no PNG; unpack"
+            " MURA-v1.1.zip again"
+        )
+    return Index(
+        "mura" if label == "part" else "mura_abnormal",
+        classes,
+        tuple(samples),
+        root=root,
+        channels=1,
+        sizes=THESIS_SIZES if label == "part" else None,
+        skipped=skipped,
+    )
 
 
 def find_root(data_dir: str | None) -> Path:
-    """The folder that holds train/ and valid/; archives nest it up to twice in a folder of its own name."""
+    """The folder that holds train/ and valid/; archives nest it up to twice in a folder of its own
+    name.
+    """
     if data_dir is None:
-        raise Problem("data_dir of MURA in --data-dir: not given; give the folder of MURA-v1.1, or try everything without "
-                      f"data: {DEMO}")
+        raise Problem(
+            "data_dir of MURA in --data-dir: not given; give the folder of MURA-v1.1, or try"
+            f" everything without data: {DEMO}"
+        )
     start = Path(data_dir)
     for root in (start, start / "MURA-v1.1", start / "MURA-v1.1" / "MURA-v1.1"):
         if os.path.isdir(root / "train") and any((root / "train").glob("XR_*")):
             return root
-    why = "holds no train/XR_* folders" if os.path.isdir(start) else "no such folder, or not within reach"
-    raise Problem(f"data_dir '{data_dir}' in --data-dir: {why}; give the folder of MURA-v1.1, or try everything without "
-                  f"data: {DEMO}")
+    why = (
+        "holds no train/XR_* folders"
+        if os.path.isdir(start)
+        else "no such folder, or not within reach"
+    )
+    raise Problem(
+        f"data_dir '{data_dir}' in --data-dir: {why}; give the folder of MURA-v1.1, or try"
+        f" everything without data: {DEMO}"
+    )
 
 
 def _from_tree(root: Path) -> tuple[list[str], int]:
-    """(paths of all PNGs relative to root, hidden files passed over). macOS leaves `._*.png` that are no pictures."""
+    """(paths of all PNGs relative to root, hidden files passed over). macOS leaves `._*.png` that
+    are no pictures.
+    """
     paths, skipped = [], 0
     for folder in FOLDERS:
         for inside, files in walk(root / folder):
             shown = [name for name in files if not name.startswith(".")]
             skipped += len(files) - len(shown)
-            paths += ["/".join((folder, *inside, name)) for name in shown if name.lower().endswith(".png")]
+            paths += [
+                "/".join((folder, *inside, name)) for name in shown if name.lower().endswith(".png")
+            ]
     return paths, skipped
 
 
 def _from_csv(root: Path) -> tuple[list[str], int]:
-    """The same from the official lists, whose paths begin with `MURA-v1.1/` whatever the folder is called."""
+    """The same from the official lists, whose paths begin with `MURA-v1.1/` whatever the folder is
+    called.
+    """
     paths, skipped, missing, strange = [], 0, [], []
     for folder in FOLDERS:
         file = root / f"{folder}_image_paths.csv"
         try:
             lines = file.read_text("utf-8-sig").splitlines()
         except FileNotFoundError:
-            raise Problem(f"'{file}': no such file, though the other list is there; restore it or remove both") from None
+            raise Problem(
+                f"'{file}': no such file, though the other list is there; restore it or remove both"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise Problem(f"'{file}': cannot be read ({error}); unpack MURA-v1.1.zip again") from None
+            raise Problem(
+                f"'{file}': cannot be read ({error}); unpack MURA-v1.1.zip again"
+            ) from None
         for number, line in enumerate(lines, 1):
             path = line.strip().partition("/")[2]
             if not line.strip():
@@ -91,10 +136,18 @@ def _from_csv(root: Path) -> tuple[list[str], int]:
                 missing.append(f"row {number} {path}")
             paths.append(path)
     if strange:
-        raise Problem(f"CSV files of {root}: {first_ten(strange)} are not MURA-v1.1/PART/XR_.../imageN.png; mend the rows")
+        raise Problem(
+            f"CSV files of {root}: {first_ten(strange)} are not MURA-v1.1/PART/XR_.../imageN.png;"
+            " mend the rows"
+        )
     if missing:
-        raise Problem(f"pictures listed in the CSV files of {root}: {first_ten(missing)} are missing; unpack MURA-v1.1.zip "
-                      "again, or remove both lists to read the tree as it is")
+        raise Problem(
+            f"pictures listed in the CSV files of {root}: {first_ten(missing)} are missing; unpack"
+            " MURA-v1.1.zip again, or remove both lists to read the tree as it is"
+        )
     if len(set(paths)) != len(paths):
-        raise Problem(f"CSV files of {root}: {len(paths) - len(set(paths))} rows stand twice; unpack MURA-v1.1.zip again")
+        raise Problem(
+            f"CSV files of {root}: {len(paths) - len(set(paths))} rows stand twice; unpack"
+            " MURA-v1.1.zip again"
+        )
     return paths, skipped

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.data.index import Index, digest
-from kd.errors import Problem
-from kd.runtime import random_stream
+from kd.system.errors import Problem
+from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
 FRACTION = 0.15
@@ -18,8 +18,9 @@ THESIS_TRAIN, THESIS_VALID = 2201, 250
 class Kept(NamedTuple):
     """Which labels of the train part are kept, and how often their images are shown.
 
-    fraction  of each class: whole patients are drawn by `seed` until they hold it, at least one. The draw itself looks at all
-              labels; nothing after it does. Their images repeat until an epoch is as long as with all labels
+    fraction  of each class: whole patients are drawn by `seed` until they hold it, at least one.
+              The draw itself looks at all labels; nothing after it does. Their images repeat until
+              an epoch is as long as with all labels
     balance   `draw`: images of rare classes have more slots, until no class has fewer than another
     """
 
@@ -30,9 +31,11 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n]; a repeated image has several slots.
+    """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n]; a repeated image
+    has several slots.
 
-    pool   [m], each row once: what may be trained on without a label, the images of the train part among it
+    pool   [m], each row once: what may be trained on without a label, the images of the train part
+           among it
     shown  slots of `train` that an epoch shows, drawn anew in each; None for all
     """
 
@@ -53,31 +56,60 @@ class Parts:
         return digest(lines if self.shown is None else [*lines, f"shown\t{self.shown}"])
 
 
-def split(index: Index, how: str, seed: int, sizes: tuple[int | None, int | None, int | None], kept: Kept = Kept()) -> Parts:
-    """Parts of an index. Images without a label stand in the pool alone; which labels are kept moves the train part alone.
+def split(
+    index: Index,
+    how: str,
+    seed: int,
+    sizes: tuple[int | None, int | None, int | None],
+    kept: Kept = Kept(),
+) -> Parts:
+    """Parts of an index.
 
-    how    `patient`: no patient in two parts. A part that the data give is kept (patients of the test part leave the
-           others, those of the validation part the train part); a missing one is drawn from the train part's patients.
-           `thesis`: images drawn at random from a balanced pool with repeats, which puts patients and even copies on
-           both sides. `given`: as the data say, patients or not; a missing part is drawn as under `patient`.
+    Images without a label stand in the pool alone; which labels are kept moves the train part
+    alone.
+
+    how    `patient`: no patient in two parts. A part that the data give is kept (patients of the
+           test part leave the others, those of the validation part the train part); a missing one
+           is drawn from the train part's patients. `thesis`: images drawn at random from a balanced
+           pool with repeats, which puts patients and even copies on both sides. `given`: as the
+           data say, patients or not; a missing part is drawn as under `patient`.
     seed   moves what is drawn, nothing else.
-    sizes  images a class for train, valid and test; None takes all that is there (15 % where a part must be drawn).
+    sizes  images a class for train, valid and test; None takes all that is there (15 % where a part
+           must be drawn).
     Raises Problem where a class would be left without images.
     """
-    if how == "thesis" and (sizes[2] is not None or (sizes[0] is None) != (sizes[1] is None) and index.sizes is None):
-        raise Problem("sizes under --split thesis: the test part is a tenth of the pool; give --train-per-class and "
-                      "--valid-per-class together, or neither, and no --test-per-class")
+    if how == "thesis" and (
+        sizes[2] is not None or (sizes[0] is None) != (sizes[1] is None) and index.sizes is None
+    ):
+        raise Problem(
+            "sizes under --split thesis: the test part is a tenth of the pool; give"
+            " --train-per-class and --valid-per-class together, or neither, and no --test-per-class"
+        )
     if how == "thesis" and (kept.fraction < 1 or kept.balance == "draw"):
-        raise Problem("--labeled-fraction or --balance draw under --split thesis: it balances its images anyway, and puts "
-                      "patients in several parts; use --split patient")
-    sizes = tuple(given if given is not None else own for given, own in zip(sizes, index.sizes or (None,) * 3))
+        raise Problem(
+            "--labeled-fraction or --balance draw under --split thesis: it balances its images"
+            " anyway, and puts patients in several parts; use --split patient"
+        )
+    sizes = tuple(
+        given if given is not None else own for given, own in zip(sizes, index.sizes or (None,) * 3)
+    )
     random = random_stream(seed, 11)
-    parts = _by_image(index, random, sizes) if how == "thesis" else _by_patient(index, how, random, sizes, kept)
+    parts = (
+        _by_image(index, random, sizes)
+        if how == "thesis"
+        else _by_patient(index, how, random, sizes, kept)
+    )
     for name, rows in parts.items():
-        absent = [index.classes[k] for k in range(len(index.classes)) if not (index.labels[rows] == k).any()]
+        absent = [
+            index.classes[k]
+            for k in range(len(index.classes))
+            if not (index.labels[rows] == k).any()
+        ]
         if absent and (name == "train" or not len(rows)):
-            raise Problem(f"split '{how}' in --split: the {name} part of '{index.name}' gets no image of "
-                          f"{', '.join(absent)}; add images or patients, or give another --split")
+            raise Problem(
+                f"split '{how}' in --split: the {name} part of '{index.name}' gets no image of "
+                f"{', '.join(absent)}; add images or patients, or give another --split"
+            )
     return parts
 
 
@@ -91,9 +123,17 @@ def _by_image(index: Index, random, sizes) -> Parts:
     n_valid = round(0.9 * len(order) * valid / (train + valid))
     n_train = int(0.9 * len(order) * train / (train + valid))
     ends = np.cumsum((n_test, n_valid, n_train))
-    test, valid_rows, train_rows = (np.sort(rows) for rows in np.split(order[:ends[-1]], ends[:-1]))
-    return Parts(train_rows, valid_rows, test, np.union1d(train_rows, np.flatnonzero(index.labels < 0)), leaks=True,
-                 notes=("split 'thesis' draws by image: it LEAKS patients and copies between the parts",))
+    test, valid_rows, train_rows = (
+        np.sort(rows) for rows in np.split(order[: ends[-1]], ends[:-1])
+    )
+    return Parts(
+        train_rows,
+        valid_rows,
+        test,
+        np.union1d(train_rows, np.flatnonzero(index.labels < 0)),
+        leaks=True,
+        notes=("split 'thesis' draws by image: it LEAKS patients and copies between the parts",),
+    )
 
 
 def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
@@ -123,17 +163,29 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
         if size is not None:
             rows[name] = _at_most(rows[name], labels, size, random)
             notes += _short(index, name, labels[rows[name]], size)
-    return Parts(np.sort(rows["train"]), np.sort(rows["valid"]), np.sort(rows["test"]), pool, shown, notes=tuple(notes))
+    return Parts(
+        np.sort(rows["train"]),
+        np.sort(rows["valid"]),
+        np.sort(rows["test"]),
+        pool,
+        shown,
+        notes=tuple(notes),
+    )
 
 
-def _keep(rows, slots: int, labels, patients, per_class: int | None, kept: Kept) -> tuple[np.ndarray, list[str]]:
+def _keep(
+    rows, slots: int, labels, patients, per_class: int | None, kept: Kept
+) -> tuple[np.ndarray, list[str]]:
     """(train rows of the patients whose labels are kept, at least `slots`; what to know about it)."""
     random, notes = random_stream(kept.seed, 12), []
     if kept.fraction < 1:
         chosen = _draw_patients(rows, labels, patients, None, random, kept.fraction)
         few, all_of_them = (len(np.unique(patients[own])) for own in (chosen, rows))
-        notes.append(f"labels of {len(chosen)} of {len(rows)} train images kept ({100 * len(chosen) / len(rows):.1f} %; {few} of "
-                     f"{all_of_them} patients, at least one a class); they repeat, so that an epoch keeps its steps")
+        notes.append(
+            f"labels of {len(chosen)} of {len(rows)} train images kept"
+            f" ({100 * len(chosen) / len(rows):.1f} %; {few} of {all_of_them} patients, at least"
+            " one a class); they repeat, so that an epoch keeps its steps"
+        )
         rows = chosen
     counts = np.bincount(labels[rows])
     if per_class is None and kept.balance == "none":
@@ -143,20 +195,34 @@ def _keep(rows, slots: int, labels, patients, per_class: int | None, kept: Kept)
 
 
 def _separate(rows: dict, patients) -> list[str]:
-    """Take patients of the test part out of the other two, and those of the validation part out of train."""
+    """Take patients of the test part out of the other two, and those of the validation part out of
+    train.
+    """
     notes = []
     for keep, name in (("test", "valid"), ("test", "train"), ("valid", "train")):
         shared = np.isin(patients[rows[name]], patients[rows[keep]])
         if shared.any():
-            notes.append(f"{int(shared.sum())} {name} images left out: their patients are in the {keep} part")
+            notes.append(
+                f"{int(shared.sum())} {name} images left out: their patients are in the {keep} part"
+            )
             rows[name] = rows[name][~shared]
     return notes
 
 
-def _draw_patients(rows, labels, patients, per_class: int | None, random, fraction: float = FRACTION) -> np.ndarray:
-    """Rows of randomly drawn patients that hold `per_class` images of each class (or a fraction of each class, at least one)."""
+def _draw_patients(
+    rows, labels, patients, per_class: int | None, random, fraction: float = FRACTION
+) -> np.ndarray:
+    """Rows of randomly drawn patients that hold `per_class` images of each class (or a fraction of
+    each class, at least one).
+    """
     classes, counts = np.unique(labels[rows], return_counts=True)
-    need = dict(zip(classes, (per_class or np.maximum(1, np.round(counts * fraction)).astype(int)) * np.ones_like(counts)))
+    need = dict(
+        zip(
+            classes,
+            (per_class or np.maximum(1, np.round(counts * fraction)).astype(int))
+            * np.ones_like(counts),
+        )
+    )
     by_patient = {}
     for row in rows:
         by_patient.setdefault(patients[row], []).append(row)
@@ -172,7 +238,9 @@ def _draw_patients(rows, labels, patients, per_class: int | None, random, fracti
 
 
 def _balanced(rows, labels, per_class: int, random) -> np.ndarray:
-    """`per_class` rows of each class: distinct ones where there are enough, else all of them and repeats of some."""
+    """`per_class` rows of each class: distinct ones where there are enough, else all of them and
+    repeats of some.
+    """
     chosen = []
     for label in np.unique(labels[rows]):
         own = random.permutation(rows[labels[rows] == label])
@@ -181,20 +249,40 @@ def _balanced(rows, labels, per_class: int, random) -> np.ndarray:
 
 
 def _at_most(rows, labels, per_class: int, random) -> np.ndarray:
-    chosen = [random.permutation(rows[labels[rows] == label])[:per_class] for label in np.unique(labels[rows])]
+    chosen = [
+        random.permutation(rows[labels[rows] == label])[:per_class]
+        for label in np.unique(labels[rows])
+    ]
     return np.concatenate(chosen) if chosen else rows
 
 
 def _short(index: Index, name: str, labels, size: int) -> list[str]:
-    """A note where a part that must hold no repeats has fewer images of a class than were asked for."""
+    """A note where a part that must hold no repeats has fewer images of a class than were asked
+    for.
+    """
     counts = np.bincount(labels, minlength=len(index.classes))
-    return [f"the {name} part has {counts[k]} images of {index.classes[k]}, {size} were asked for"
-            for k in range(len(index.classes)) if counts[k] < size]
+    return [
+        f"the {name} part has {counts[k]} images of {index.classes[k]}, {size} were asked for"
+        for k in range(len(index.classes))
+        if counts[k] < size
+    ]
 
 
 def overlaps(index: Index, parts: Parts, hashes: np.ndarray) -> dict[str, int]:
-    """How many patients, and how many identical files, stand in more than one part. hashes: uint8 [N, 16]."""
+    """How many patients, and how many identical files, stand in more than one part. hashes: uint8
+    [N, 16].
+    """
     patients = {name: {index.samples[row].patient for row in rows} for name, rows in parts.items()}
     files = {name: {hashes[row].tobytes() for row in rows} for name, rows in parts.items()}
-    return {kind: len({key for name, keys in sets.items() for other, others in sets.items() if name != other
-                       for key in keys & others}) for kind, sets in (("patients", patients), ("files", files))}
+    return {
+        kind: len(
+            {
+                key
+                for name, keys in sets.items()
+                for other, others in sets.items()
+                if name != other
+                for key in keys & others
+            }
+        )
+        for kind, sets in (("patients", patients), ("files", files))
+    }

@@ -1,8 +1,9 @@
-"""Seven kinds of bone-like grey drawings with patients and studies, so that everything can be tried without data.
+"""Seven kinds of bone-like grey drawings with patients and studies, so that everything can be tried
+without data.
 
-A drawing is a pure function of (seed, row) and is the same on every machine: random numbers come from a counter-based
-generator, and the arithmetic keeps to + - * / and square roots, which IEEE 754 rounds alike everywhere (sin and exp
-differ between processors in the last bit).
+A drawing is a pure function of (seed, row) and is the same on every machine: random numbers come
+from a counter-based generator, and the arithmetic keeps to + - * / and square roots, which IEEE 754
+rounds alike everywhere (sin and exp differ between processors in the last bit).
 """
 
 import numpy as np
@@ -17,21 +18,38 @@ _GRID = (np.arange(CANVAS, dtype=np.float64) + 0.5) / CANVAS * 2 - 1
 
 
 def read(images: int, seed: int) -> Index:
-    """The index of `images` drawings; consecutive rows are views of a study, studies of a patient, of one class."""
+    """The index of `images` drawings; consecutive rows are views of a study, studies of a patient,
+    of one class.
+    """
     per_patient = VIEWS_PER_STUDY * STUDIES_PER_PATIENT
     samples = []
     for row in range(images):
         patient, study = row // per_patient, row // VIEWS_PER_STUDY % STUDIES_PER_PATIENT
         label = patient % len(CLASSES)
         name = f"patient{patient:05d}"
-        samples.append(Sample(f"{CLASSES[label]}/{name}/study{study + 1}/image{row % VIEWS_PER_STUDY + 1}.png", label,
-                              name, f"{name}/study{study + 1}"))
-    return Index("synthetic", CLASSES, tuple(samples), draw=lambda row: draw(row, seed), channels=1,
-                 stamp=f"synthetic drawings 1, seed {seed}")
+        samples.append(
+            Sample(
+                f"{CLASSES[label]}/{name}/study{study + 1}/image{row % VIEWS_PER_STUDY + 1}.png",
+                label,
+                name,
+                f"{name}/study{study + 1}",
+            )
+        )
+    return Index(
+        "synthetic",
+        CLASSES,
+        tuple(samples),
+        draw=lambda row: draw(row, seed),
+        channels=1,
+        stamp=f"synthetic drawings 1, seed {seed}",
+    )
 
 
 def draw(row: int, seed: int) -> np.ndarray:
-    """The drawing of a row: uint8 [128, 128]. Build is the patient's; pose and exposure are the view's."""
+    """The drawing of a row: uint8 [128, 128].
+
+    Build is the patient's; pose and exposure are the view's.
+    """
     patient = row // (VIEWS_PER_STUDY * STUDIES_PER_PATIENT)
     body, view = _random(seed, 0, patient), _random(seed, 1, row)
     bones = _BUILDERS[patient % len(CLASSES)](body, view)
@@ -59,19 +77,27 @@ def _turn(tangent_of_half):
 
 
 def _ray(x, y, length, bend):
-    """End of a ray from (x, y), pointing up and turned by the angle whose half has the tangent `bend`."""
+    """End of a ray from (x, y), pointing up and turned by the angle whose half has the tangent
+    `bend`.
+    """
     cos, sin = _turn(bend)
     return x + length * sin, y - length * cos
 
 
-# Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units of half the picture.
+# Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units
+# of half the picture.
+
 
 def _elbow(body, view):
     bend, thick = _between(view, 0.3, 0.8), _between(body, 0.085, 0.115)
     x, y = _ray(0, 0, 0.95, bend)
     gap = thick * _between(body, 0.9, 1.2)
-    return [(0, 0.95, 0, 0.1, thick), (-0.06, 0.06, 0.06, 0.06, thick * 1.25), (gap, -0.03, x + gap, y, thick * 0.7),
-            (-gap, -0.08, x - gap, y - 0.05, thick * 0.75)]
+    return [
+        (0, 0.95, 0, 0.1, thick),
+        (-0.06, 0.06, 0.06, 0.06, thick * 1.25),
+        (gap, -0.03, x + gap, y, thick * 0.7),
+        (-gap, -0.08, x - gap, y - 0.05, thick * 0.75),
+    ]
 
 
 def _finger(body, view):
@@ -88,8 +114,11 @@ def _finger(body, view):
 def _forearm(body, view):
     gap, thick = _between(body, 0.13, 0.2), _between(body, 0.06, 0.085)
     lean = _between(view, -0.05, 0.05)
-    return [(-gap, 0.95, -gap + lean, -0.9, thick), (gap, 0.9, gap * 0.8 + lean, -0.95, thick * _between(body, 0.8, 1.1)),
-            (-gap, 0.9, -gap, 0.95, thick * 1.4)]
+    return [
+        (-gap, 0.95, -gap + lean, -0.9, thick),
+        (gap, 0.9, gap * 0.8 + lean, -0.95, thick * _between(body, 0.8, 1.1)),
+        (-gap, 0.9, -gap, 0.95, thick * 1.4),
+    ]
 
 
 def _hand(body, view):
@@ -97,7 +126,9 @@ def _hand(body, view):
     bones = []
     for ray in range(5):
         x, y, bend = (ray - 2) * 0.12, 0.45, (ray - 2) * spread
-        for length in np.array((0.42, 0.3, 0.2)) * _between(body, 0.9, 1.1) * (0.8 if ray in (0, 4) else 1.0):
+        for length in (
+            np.array((0.42, 0.3, 0.2)) * _between(body, 0.9, 1.1) * (0.8 if ray in (0, 4) else 1.0)
+        ):
             x1, y1 = _ray(x, y, length, bend)
             bones.append((x, y, x1, y1, thick))
             x, y = _ray(x1, y1, thick * 2.6, bend)
@@ -111,9 +142,13 @@ def _humerus(body, view):
 
 def _shoulder(body, view):
     thick, drop = _between(body, 0.08, 0.11), _between(view, -0.1, 0.1)
-    return [(0.5, 0.9, 0.35, -0.15, thick), (0.3, -0.28, 0.33, -0.28, thick * 1.8),
-            (-0.9, -0.6 + drop, 0.25, -0.62, thick * 0.55), (-0.1, -0.4, -0.35, 0.5 + drop, thick * 0.6),
-            (-0.05, -0.2, -0.3, 0.1, thick * 1.3)]
+    return [
+        (0.5, 0.9, 0.35, -0.15, thick),
+        (0.3, -0.28, 0.33, -0.28, thick * 1.8),
+        (-0.9, -0.6 + drop, 0.25, -0.62, thick * 0.55),
+        (-0.1, -0.4, -0.35, 0.5 + drop, thick * 0.6),
+        (-0.05, -0.2, -0.3, 0.1, thick * 1.3),
+    ]
 
 
 def _wrist(body, view):
@@ -142,12 +177,17 @@ def _pose(bones: np.ndarray, view) -> np.ndarray:
     posed = bones * scale
     for column in (0, 2):
         x, y = posed[:, column] * mirror, posed[:, column + 1].copy()
-        posed[:, column], posed[:, column + 1] = x * cos - y * sin + shift[0], x * sin + y * cos + shift[1]
+        posed[:, column], posed[:, column + 1] = (
+            x * cos - y * sin + shift[0],
+            x * sin + y * cos + shift[1],
+        )
     return posed
 
 
 def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
-    """Add a segment of a given radius to the canvas, in place; a hollow one is brighter at its rim, as cortical bone."""
+    """Add a segment of a given radius to the canvas, in place; a hollow one is brighter at its rim,
+    as cortical bone.
+    """
     rows = _window(min(y0, y1) - radius, max(y0, y1) + radius)
     columns = _window(min(x0, x1) - radius, max(x0, x1) + radius)
     x, y = _GRID[columns][None, :] - x0, _GRID[rows][:, None] - y0
@@ -162,17 +202,24 @@ def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
 
 
 def _window(low: float, high: float) -> slice:
-    return slice(int(max((low + 1) / 2 * CANVAS - 1, 0)), int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0)))
+    return slice(
+        int(max((low + 1) / 2 * CANVAS - 1, 0)),
+        int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0)),
+    )
 
 
 def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
-    """Attenuation -> grey values: uneven exposure, contrast, a collimator's edge, sometimes inverted, noise."""
+    """Attenuation -> grey values: uneven exposure, contrast, a collimator's edge, sometimes
+    inverted, noise.
+    """
     slope = _between(view, -0.2, 0.2, 2)
     picture = _between(view, 0.25, 0.5) * soft + _between(view, 0.3, 0.6) * bone
-    picture = picture * (1 + slope[0] * _GRID[None, :] + slope[1] * _GRID[:, None]) + _between(view, 0.02, 0.15)
+    picture = picture * (1 + slope[0] * _GRID[None, :] + slope[1] * _GRID[:, None]) + _between(
+        view, 0.02, 0.15
+    )
     if view.random() < 0.5:
         edge = int(_between(view, 0.0, 0.18) * CANVAS)
-        picture[:edge], picture[CANVAS - edge:] = 0.02, 0.02
+        picture[:edge], picture[CANVAS - edge :] = 0.02, 0.02
     if view.random() < 0.15:
         picture = 1.0 - picture
     grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.03, 0.12)

@@ -4,7 +4,7 @@
 
 Each seed trains a teacher in each precision, a small student that fills the stored logits, then the student that is measured from
 them alone, and once more from the live teacher. Prints the
-differences of test accuracy in points with their 95 % intervals (`kd.results.evidence.difference`). Killed, it goes on.
+differences of test accuracy in points with their 95 % intervals (`kd.reports.evidence.difference`). Killed, it goes on.
 """
 
 import argparse
@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 import distill  # noqa: E402
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd.checkpoint import load  # noqa: E402
-from kd.results.evidence import difference  # noqa: E402
-from kd.results.report import read_predictions  # noqa: E402
+from kd.reports.evidence import difference  # noqa: E402
+from kd.reports.report import read_predictions  # noqa: E402
+from kd.system.checkpoint import load  # noqa: E402
 
 PAIR, FILLER = ("resnet34", "resnet18"), "resnet10t"
 COMMON = ["--config", str(ROOT / "configs/demo.toml"), "--teacher", PAIR[0], "--student", PAIR[1], "--mode", "normal",

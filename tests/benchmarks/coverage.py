@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kd.results.evidence import difference, patient_variance, t_quantile  # noqa: E402
+from kd.reports.evidence import difference, patient_variance, t_quantile  # noqa: E402
 
 SEEDS = 3
 METHODS = ("patients and seeds", "patients only", "images only")

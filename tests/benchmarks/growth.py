@@ -20,14 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch  # noqa: E402
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd import models, objectives, teachers  # noqa: E402
+from kd import models  # noqa: E402
+from kd.config.settings import Data, Training  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
-from kd.objectives import Knowledge  # noqa: E402
-from kd.runtime import Precision  # noqa: E402
-from kd.settings import Data, Training  # noqa: E402
-from kd.state import State  # noqa: E402
-from kd.stored import StoredLogits, key_of  # noqa: E402
+from kd.system.devices import Precision  # noqa: E402
+from kd.teachers import functions  # noqa: E402
+from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
+from kd.training import objectives  # noqa: E402
+from kd.training.objectives import Knowledge  # noqa: E402
+from kd.training.state import State  # noqa: E402
 
 CPU, FLOAT, STEPS = torch.device("cpu"), Precision("cpu", "off"), 60
 
@@ -73,7 +75,7 @@ def measured(images):
         logits = teacher(batch)
         parts.append(time.perf_counter() - begun)
         return logits
-    taught = teachers.together([teachers.without_features(timed)], [1.0], CPU)
+    taught = functions.together([functions.without_features(timed)], [1.0], CPU)
     objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
     phase = Phase("distil", views, taught, objective, 0, 10**9, training.lr)
     for _ in range(2):  # the second time the logits are stored

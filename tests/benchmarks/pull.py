@@ -13,12 +13,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from kd import config, inside, losses, models, teachers, trained  # noqa: E402
+from kd import losses, models  # noqa: E402
+from kd.config import parsing  # noqa: E402
+from kd.config.settings import DistillSettings  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
-from kd.objectives import Knowledge  # noqa: E402
-from kd.runtime import Precision  # noqa: E402
-from kd.settings import DistillSettings  # noqa: E402
-from kd.strategies import KNOWLEDGE  # noqa: E402
+from kd.methods import KNOWLEDGE  # noqa: E402
+from kd.system.devices import Precision  # noqa: E402
+from kd.teachers import functions, model_file  # noqa: E402
+from kd.training.objectives import Knowledge  # noqa: E402
 
 BATCHES, TEMPERATURE = 6, 4.0
 CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
@@ -28,13 +30,13 @@ RUNS = Path("runs/synthetic-patient-32/teacher")
 def pulls(student, teacher, views):
     """Median over batches of each kind's gradient over cross-entropy's, with every kind's own weight."""
     layers, found = (student.stages(), teacher.stages()), []
-    taught_by = teachers.together([teachers.observed(teacher, FLOAT, layers[1])], [1.0], CPU)
+    taught_by = functions.together([functions.observed(teacher, FLOAT, layers[1])], [1.0], CPU)
     student.module.train()
     for batch, _ in zip(views.epoch(0), range(BATCHES)):
         outputs, taught = student.outputs(batch.images, layers[0]), taught_by(batch)
         pairs = [(own.shape[1], other.shape[1]) for own, other in zip(outputs.features, taught.features[0])]
         knowledge = Knowledge({name: kind.weight for name, kind in KNOWLEDGE.items()}, (TEMPERATURE,), 1.0,
-                              inside.Projectors(pairs, 0))
+                              losses.Projectors(pairs, 0))
         terms = knowledge.terms(outputs, taught, batch.labels)
         norms = {name: knowledge.weights[name] * norm(term, student) for name, term in terms.items()}
         ce = norm(losses.cross_entropy(outputs.logits, batch.labels), student)
@@ -48,14 +50,14 @@ def norm(loss, network):
 
 
 def main():
-    [settings] = config.parse(DistillSettings, ["--config", str(ROOT / "configs/controls.toml")])
+    [settings] = parsing.parse(DistillSettings, ["--config", str(ROOT / "configs/controls.toml")])
     dataset = open_dataset(settings.data, read_index(settings.data))
     views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augment=True)
     print(f"| teacher, resnet18 | {' | '.join(KNOWLEDGE)} |\n{'|---' * (len(KNOWLEDGE) + 1)}|")
     for name in ("resnet34", "seresnet50"):
-        teacher = trained.load(RUNS / name / "seed0/model.pt").network
+        teacher = model_file.load(RUNS / name / "seed0/model.pt").network
         for caption, student in (("fresh", models.build("resnet18", dataset.index.classes, seed=0)),
-                                 ("trained", trained.load(RUNS / "resnet18/seed0/model.pt").network)):
+                                 ("trained", model_file.load(RUNS / "resnet18/seed0/model.pt").network)):
             cells = pulls(student, teacher, views)
             print(f"| {name}, {caption} | {' | '.join(f'{cells[kind]:.2f}' for kind in KNOWLEDGE)} |")
 

@@ -27,16 +27,18 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd import models, objectives, teachers  # noqa: E402
+from kd import models  # noqa: E402
+from kd.config.settings import Data, Training  # noqa: E402
 from kd.data import synthetic  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.store import Store  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
-from kd.objectives import Knowledge  # noqa: E402
-from kd.runtime import Precision  # noqa: E402
-from kd.settings import Data, Training  # noqa: E402
-from kd.state import State  # noqa: E402
-from kd.stored import StoredLogits, key_of  # noqa: E402
+from kd.system.devices import Precision  # noqa: E402
+from kd.teachers import functions  # noqa: E402
+from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
+from kd.training import objectives  # noqa: E402
+from kd.training.objectives import Knowledge  # noqa: E402
+from kd.training.state import State  # noqa: E402
 
 GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
 PLAIN_NAMES = {"seresnet50": "legacy_seresnet50", "seresnet101": "legacy_seresnet101"}
@@ -74,14 +76,14 @@ class Ours:
         self.views = data.views("train", device, batch_size=batch_size, seed=0, shuffle=True, augment=True)
         self.state = State(models.build(student, data.index.classes).to(device), self.training, self.precision)
         network = models.build(teacher, data.index.classes, seed=1).to(device)
-        self.teacher = teachers.live(network, self.precision)
+        self.teacher = functions.live(network, self.precision)
         if stored:
             key = key_of(network, f"benchmark {teacher}", self.views, self.precision)
             self.teacher = StoredLogits(data.settings.cache_dir, network, key, self.views, self.precision)
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
                     self.teacher(batch)
-        taught = teachers.together([teachers.without_features(self.teacher)], [1.0], device)
+        taught = functions.together([functions.without_features(self.teacher)], [1.0], device)
         objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
         self.phase = Phase("distil", self.views, taught, objective, 0, 10**9, self.training.lr)
         if compile:
@@ -277,7 +279,7 @@ def starting(repeats=3):
         subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
         return time.perf_counter() - begun
     return {name: spread([seconds(statement) for _ in range(repeats)])
-            for name, statement in (("ours", "import kd.run"), ("torch, torchvision, timm", "import torch, torchvision, timm"))}
+            for name, statement in (("ours", "import kd.runs.run"), ("torch, torchvision, timm", "import torch, torchvision, timm"))}
 
 
 def decoding(root, size):

@@ -1,0 +1,1 @@
+"""What evaluate.py does with finished runs: tables, comparisons, cards and evaluations."""

@@ -1,0 +1,125 @@
+"""Files that survive: written aside, synced, renamed; JSON by the standard; one message for what
+cannot be written.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+
+# No space, quota used up, larger than the file system or the shell's limit allows.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder with its parents; raises Problem (74) where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return folder
+
+
+def reason(error: OSError) -> str:
+    """Why something could not be written, in the words that a user knows."""
+    return "disk full" if error.errno in DISK_FULL else error.strerror or str(error)
+
+
+def cannot_write(path: Path, error: OSError) -> Problem:
+    """The one message for a place that cannot be written."""
+    return Problem(
+        f"'{path}': cannot be written ({reason(error)}); free space or choose another folder with"
+        " --out or --cache-dir, then run the same command again",
+        CANNOT_WRITE,
+    )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, previous: Path | None = None):
+    """Yield a temporary path beside `path` that takes its place when the block ends well; else it
+    is removed.
+
+    The old file or the new one is there at every moment: flush and fsync come before the rename,
+    the folder's after it. With `previous` the old file is kept under that name; between two renames
+    it is there under that name alone. Raises Problem (74) where the disk is full or the folder
+    cannot be written.
+    """
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        os.fchmod(handle, 0o666 & ~_umask())
+        os.close(handle)
+        yield temporary
+        _fsync(temporary)
+        if previous is not None and path.is_file():
+            os.replace(path, previous)
+        os.replace(temporary, path)
+        temporary = None
+        _fsync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: Path, value) -> None:
+    """Write strict JSON (NaN is refused) atomically."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises Problem (4) where the file is missing or damaged."""
+    try:
+        value = strict_json(path.read_bytes())
+    except OSError as error:
+        raise Problem(
+            f"'{path}': cannot be read ({error.strerror}); is it the folder of a run?",
+            BAD_CHECKPOINT,
+        ) from None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Problem(
+            f"'{path}': damaged, not a JSON object; restore it or run the command again in a new"
+            " --out",
+            BAD_CHECKPOINT,
+        )
+    return value
+
+
+def strict_json(text: bytes | str):
+    """Parse JSON as the standard has it:
+
+    NaN and Infinity, which Python would take, raise ValueError.
+    """
+
+    def refuse(name):
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)

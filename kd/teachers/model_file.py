@@ -1,0 +1,339 @@
+"""model.pt: a trained network with what it takes to use it and what it has seen."""
+
+import hashlib
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kd import models
+from kd.data.dataset import Dataset
+from kd.data.index import Index
+from kd.data.pool import Pool
+from kd.models import Classifier
+from kd.system import checkpoint
+from kd.system.errors import BAD_CHECKPOINT, Problem
+
+# What model.pt holds, as `checkpoint.fault` reads it.
+SCHEMA = {
+    "kind": str,
+    "name": str,
+    "architecture": str,
+    "classes": list,
+    "epoch": int,
+    "state_dict": dict,
+    "input": {"image_size": int, "resize": str, "crop": str, "mean": list, "std": list},
+    "data": {
+        "name": str,
+        "split": str,
+        "split_seed": int,
+        "split_hash": str,
+        "content_hash": str,
+        "inherited": list,
+        "patients": {"train": list, "valid": list},
+        "files": {"train": torch.Tensor, "valid": torch.Tensor},
+    },
+}
+INHERITED = {key: SCHEMA["data"][key] for key in ("name", "patients", "files")}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network read from a file.
+
+    `about` is model.pt without its weights, or None for a foreign state_dict.
+    """
+
+    network: Classifier
+    about: dict | None
+    hash: str
+
+
+def pack(
+    kind: str,
+    network: Classifier,
+    state: dict[str, torch.Tensor],
+    epoch: int,
+    dataset: Dataset,
+    pool: Pool | None,
+    taught_by: list[Trained],
+) -> dict:
+    """The content of model.pt.
+
+    `state` loads into `timm.create_model(architecture, num_classes=len(classes))` strictly.
+
+    The patients and files of the train and validation parts travel along, so that nobody judges the
+    network, or its students, on what it has seen; what it has seen without labels counts as train.
+    What teachers of other data have seen, and theirs, stands in `inherited`.
+    """
+    settings = dataset.settings
+    patients, files = (
+        {part: of(part) for part in ("train", "valid")} for of in (dataset.patients, dataset.files)
+    )
+    if pool is not None:
+        patients["train"] = sorted({*patients["train"], *pool.patients})
+        files["train"] = torch.unique(torch.cat([files["train"], pool.files()]), dim=0)
+    return {
+        "kind": kind,
+        "name": network.name,
+        "architecture": network.architecture,
+        "classes": list(network.classes),
+        "input": {
+            "image_size": settings.image_size,
+            "resize": settings.resize,
+            "crop": dataset.store.crop,
+            "mean": network.mean.flatten().tolist(),
+            "std": network.std.flatten().tolist(),
+        },
+        "state_dict": state,
+        "epoch": epoch,
+        "data": {
+            "name": dataset.index.name,
+            "split": settings.split,
+            "split_seed": settings.split_seed,
+            "split_hash": dataset.split_hash,
+            "content_hash": dataset.content_hash,
+            "inherited": [seen for teacher in taught_by for seen in _other_data(teacher, dataset)],
+            "patients": patients,
+            "files": files,
+        },
+    }
+
+
+def _other_data(teacher: Trained, dataset: Dataset) -> list[dict]:
+    """What a teacher has seen, and its own teachers, that is not the train part of these very data."""
+    if teacher.about is None:
+        return []
+    own, parts = teacher.about["data"], (dataset.split_hash, dataset.content_hash)
+    same = (own["split_hash"], own["content_hash"]) == parts
+    return [*([] if same else [{key: own[key] for key in INHERITED}]), *own["inherited"]]
+
+
+def state_hash(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 (first 16 hex digits) of names, types, shapes and bytes of all tensors."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def load(path: Path) -> Trained:
+    """A model.pt of ours. Raises Problem (4) for a missing, damaged or foreign file."""
+    return _unpack(checkpoint.load(path, "model"), path)
+
+
+def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
+    """A model.pt of ours, or a timm state_dict of the network `name` for as many classes as are
+    given.
+
+    Raises Problem (4) where the file does not fit the network or the data.
+    """
+    if path.suffix != ".safetensors":
+        content = checkpoint.load(path, "teacher checkpoint")
+        if SCHEMA.keys() <= content.keys():
+            trained = _unpack(content, path)
+            if trained.network.architecture != models.architecture_of(name):
+                raise Problem(
+                    f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher"
+                    f" names {models.architecture_of(name)}; name the network that the file holds",
+                    BAD_CHECKPOINT,
+                )
+            return trained
+    network, state = models.build(name, classes), models.read_state(path)
+    _check_outputs(network, state, path)
+    models.load_state(network.module, state, path, network.architecture)
+    return Trained(network, None, state_hash(network.module.state_dict()))
+
+
+def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Path) -> None:
+    head = network.module.pretrained_cfg.get("classifier")
+    bias = state.get(f"{head}.bias") if isinstance(head, str) else None
+    if bias is not None and len(bias) != len(network.classes):
+        raise Problem(
+            f"teacher checkpoint '{path}': has {len(bias)} classes, the data {len(network.classes)}"
+            f" ({', '.join(network.classes)}); train it on these classes",
+            BAD_CHECKPOINT,
+        )
+
+
+def _unpack(content: dict, path: Path) -> Trained:
+    if isinstance(content.get("input"), dict):
+        content["input"].setdefault("crop", "none")  # a file that is older than crops
+    if isinstance(content.get("data"), dict):
+        content["data"].setdefault("inherited", [])  # and one older than foreign teachers
+    fault = checkpoint.fault(
+        {key: value for key, value in content.items() if key != "format"}, SCHEMA, "it"
+    ) or _odd(content)
+    if fault:
+        raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)
+    network = models.build(content["name"], tuple(content["classes"]))
+    if network.architecture != content["architecture"]:
+        network = models.build(content["architecture"], tuple(content["classes"]))
+        network.name = content["name"]
+    models.load_state(network.module, content["state_dict"], path, network.architecture)
+    network.mean, network.std = (
+        torch.tensor(content["input"][key]).view(1, 3, 1, 1) for key in ("mean", "std")
+    )
+    about = {key: value for key, value in content.items() if key != "state_dict"}
+    return Trained(network, about, state_hash(content["state_dict"]))
+
+
+def _odd(content: dict) -> str:
+    """What is wrong inside a model.pt that has all its keys; empty where it is sound."""
+    if len(content["classes"]) < 2 or not all(isinstance(name, str) for name in content["classes"]):
+        return f"its classes are {str(content['classes'])[:100]}, not two or more names"
+    for key in ("mean", "std"):
+        values = content["input"][key]
+        if len(values) != 3 or not all(
+            type(value) is float and math.isfinite(value) for value in values
+        ):
+            return f"its input.{key} is {str(values)[:100]}, not three numbers"
+    if min(content["input"]["std"]) <= 0:
+        return f"its input.std is {content['input']['std']}, not above 0"
+    if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
+        return "its state_dict holds other things than tensors"
+    faults = (
+        checkpoint.fault(seen, INHERITED, "its data.inherited")
+        for seen in content["data"]["inherited"]
+    )
+    found = next((fault for fault in faults if fault), "")
+    if found:
+        return found
+    for seen, part in itertools.product(
+        (content["data"], *content["data"]["inherited"]), ("train", "valid")
+    ):
+        files, patients = seen["files"][part], seen["patients"][part]
+        if (
+            files.ndim != 2
+            or files.dtype != torch.uint8
+            or not all(isinstance(name, str) for name in patients)
+        ):
+            return f"its data.files.{part} or data.patients.{part} are no hashes, or no names"
+    return ""
+
+
+def differences(trained: Trained, dataset: Dataset) -> list[str]:
+    """How a network's data differ from these, in words: set, parts, picture size.
+
+    Empty where all agree.
+
+    Raises Problem (4) for other classes or another order of them.
+    """
+    about = trained.about
+    if about is None:
+        return ["its training data are unknown"]
+    ours, theirs = dataset.index.classes, tuple(about["classes"])
+    if theirs != ours:
+        raise Problem(
+            f"teacher '{about['name']}': its classes are {list(theirs)}, those of the data"
+            f" {list(ours)}; both must have the same names in the same order",
+            BAD_CHECKPOINT,
+        )
+    settings = dataset.settings
+    pairs = (
+        [("data set", about["data"]["name"], dataset.index.name)]
+        if not foreign(trained, dataset)
+        else []
+    )
+    pairs += [
+        ("image_size", about["input"]["image_size"], settings.image_size),
+        ("resize", about["input"]["resize"], settings.resize),
+        ("crop", about["input"]["crop"], dataset.store.crop),
+    ]
+    return foreign(trained, dataset) + _unlike(pairs)
+
+
+def foreign(trained: Trained, dataset: Dataset) -> list[str]:
+    """In what a network's data set, parts and pictures are others than these, in words; empty where
+    nothing is known of them.
+
+    The same parts of the same pictures are the same data, whatever their folder is called now.
+    """
+    seen = trained.about and trained.about["data"]
+    if seen is None or (seen["split_hash"], seen["content_hash"]) == (
+        dataset.split_hash,
+        dataset.content_hash,
+    ):
+        return []
+    return _unlike(
+        [
+            ("data set", seen["name"], dataset.index.name),
+            (
+                "parts",
+                f"{seen['split']} {seen['split_hash']}",
+                f"{dataset.settings.split} {dataset.split_hash}",
+            ),
+            ("pictures", seen["content_hash"], dataset.content_hash),
+        ]
+    )
+
+
+def _unlike(pairs: list[tuple]) -> list[str]:
+    return [
+        f"{what}: teacher {theirs}, student {ours}"
+        for what, theirs, ours in pairs
+        if theirs != ours
+    ]
+
+
+def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
+    """Which pictures of an index a network was trained or chosen on, by file or (in the same data
+    set) by patient: bool [N].
+
+    hashes: uint8 [N, 16], of the files' content.
+    """
+    files, patients = set(), set()
+    for seen in _all_seen(trained):
+        for part in ("train", "valid"):
+            files |= _bytes(seen["files"][part])
+            patients |= set(seen["patients"][part]) if seen["name"] == index.name else set()
+    return np.array(
+        [
+            row.tobytes() in files or sample.patient in patients
+            for row, sample in zip(hashes, index.samples)
+        ],
+        bool,
+    )
+
+
+def _all_seen(trained: Trained) -> list[dict]:
+    """What a network has seen, and after it what its teachers of other data have."""
+    return [trained.about["data"], *trained.about["data"]["inherited"]] if trained.about else []
+
+
+def _bytes(hashes: torch.Tensor) -> set[bytes]:
+    return {row.tobytes() for row in hashes.numpy()}
+
+
+def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
+    """Raise Problem (4) where the teacher, or a teacher of it, was trained or chosen on what the
+    student will be judged on.
+
+    Patients are compared within one data set, files everywhere. The very same parts are no overlap:
+    what leaks there is the split's doing, and reported as such.
+    """
+    for number, seen in enumerate(_all_seen(trained)):
+        if number == 0 and (seen["split_hash"], seen["content_hash"]) == (
+            dataset.split_hash,
+            dataset.content_hash,
+        ):
+            continue
+        for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
+            patients = set(seen["patients"][theirs]) & set(
+                dataset.patients(ours) if seen["name"] == dataset.index.name else ()
+            )
+            files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
+            if patients or files:
+                whose = "its" if number == 0 else "a teacher of it, whose"
+                raise Problem(
+                    f"teacher '{trained.about['name']}': {whose} {theirs} part holds"
+                    f" {len(patients)} patients and {len(files)} pictures of the student's {ours}"
+                    " part; train it on the same parts (same --split, --split-seed and sizes), or"
+                    " give the pair a --tag and let it be trained",
+                    BAD_CHECKPOINT,
+                )
