@@ -8,7 +8,7 @@ import os
 import sys
 
 from kd.config import parsing
-from kd.config.settings import EvaluateSettings
+from kd.config.evaluate_settings import EvaluateSettings
 from kd.system.errors import Problem, run_main
 
 

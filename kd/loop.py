@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from kd.config.settings import Training
-from kd.data.views import Views
+from kd.data.views import Batch, Views
 from kd.models import Classifier, state_on_cpu
 from kd.reports import metrics
 from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import DIVERGED, Problem
 from kd.system.seeds import seed_step
-from kd.teachers.functions import TeacherFunction, answers
+from kd.teachers.outputs import BatchTeacher, collect_logits
 from kd.training.objectives import Objective
 from kd.training.state import State
 
@@ -39,7 +39,7 @@ class Phase:
 
     name: str
     views: Views
-    teacher: TeacherFunction
+    teacher: BatchTeacher
     objective: Objective
     start: int
     end: int
@@ -65,65 +65,56 @@ class Phase:
         return len(np.unique(self.views.rows))
 
 
+class Hooks:
+    """What happens beside the training; a run overrides what it needs."""
+
+    def should_stop(self, state: State) -> bool:
+        """Called after every step; True ends training there."""
+        return False
+
+    def after_step(self, state: State) -> None:
+        """Called after every step, when the state is whole: to save, to log, to stop by raising."""
+
+    def after_epoch(self, state: State, row: dict) -> None:
+        """Called with the epoch's row of the history."""
+
+    def check_stop(self) -> None:
+        """Called between two batches of a validation: to stop by raising.
+
+        The state is then that of the last step.
+        """
+
+
 def fit(
     state: State,
     phases: list[Phase],
     valid: Views,
     training: Training,
     precision: Precision,
-    *,
-    watch: Callable[[State], bool] = lambda state: False,
-    after_step: Callable[[State], None] = lambda state: None,
-    after_epoch: Callable[[State, dict], None] = lambda state, row: None,
-    leave: Callable[[], None] = lambda: None,
+    hooks: Hooks,
 ) -> None:
-    """Train until the last phase is done or `watch` says so; goes on from wherever `state.progress`
-    stands.
+    """Train until the last phase is done or a hook ends it, from wherever `state.progress` stands.
 
     Every phase begins with the weights that the one before it ended with, whichever of its epochs
     was the best.
-
-    watch        called after every step; True ends training there
-    after_step   called after every step, when the state is whole: to save, to log, to leave by an
-                 exception
-    after_epoch  called with the epoch's row of the history
-    leave        called between two batches of a validation: to leave by an exception, the state
-                 being that of the last step
     """
     while not state.progress.ended:
         phase = phases[state.progress.phase]
-        train_epoch(state, phase, training, precision, watch, after_step)
-        row, progress = _row(state, phase, valid, leave), state.progress
-        # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
-        if (
-            progress.best is None
-            or progress.stopped
-            or not phase.reads_labels
-            or row["valid_accuracy"] > progress.best["valid_accuracy"]
-        ):
-            progress.best, state.best_weights = row, state_on_cpu(state.network.module)
-        progress.history.append(row)
-        after_epoch(state, row)
+        train_epoch(state, phase, training, precision, hooks)
+        row = _row(state, phase, valid, hooks)
+        _keep_best(state, phase, row)
+        state.progress.history.append(row)
+        hooks.after_epoch(state, row)
         state.end_epoch()
-        if progress.stopped:
-            progress.ended = "stopped"
-        elif progress.total >= phase.end:
-            if phase is phases[-1]:
-                progress.ended = "max_steps" if progress.total == training.max_steps else "epochs"
-            else:
-                state.end_phase()
+        _end_phase(state, phases, training)
 
 
 def train_epoch(
-    state: State, phase: Phase, training: Training, precision: Precision, watch, after_step
+    state: State, phase: Phase, training: Training, precision: Precision, hooks: Hooks
 ) -> None:
     """The rest of an epoch, from `state.progress.step` on."""
-    progress, network, optimizer, scaler = (
-        state.progress,
-        state.network,
-        state.optimizer,
-        state.scaler,
-    )
+    progress, network = state.progress, state.network
+    optimizer, scaler = state.optimizer, state.scaler
     network.module.train()
     for batch in phase.views.epoch(progress.epoch, progress.step):
         if progress.total >= phase.end or progress.stopped:
@@ -131,9 +122,8 @@ def train_epoch(
         set_lr(optimizer, training.schedule, phase, progress.total)
         seed_step(phase.views.device, training.seed, progress.epoch, progress.step)
         taught = phase.teacher(batch)  # before the student's forward: measured faster than after it
-        optimizer.zero_grad(
-            set_to_none=True
-        )  # before the forward pass, which then has the gradients' memory, too
+        # Before the forward pass, which then has the gradients' memory, too.
+        optimizer.zero_grad(set_to_none=True)
         with precision.autocast():
             outputs = network.outputs(batch.images, phase.layers)
         terms = phase.objective(outputs, taught, batch.labels)
@@ -151,9 +141,29 @@ def train_epoch(
         progress.images += batch.whole
         if progress.total % LOG_EVERY == 0 or phase.views.device.type == "cpu":
             state.divergence.check()
-        progress.stopped = watch(state)
-        after_step(state)
+        progress.stopped = hooks.should_stop(state)
+        hooks.after_step(state)
     state.divergence.check()
+
+
+def _keep_best(state: State, phase: Phase, row: dict) -> None:
+    """Keep the weights of an epoch that is the best of its phase so far."""
+    progress = state.progress
+    # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
+    always = progress.best is None or progress.stopped or not phase.reads_labels
+    if always or row["valid_accuracy"] > progress.best["valid_accuracy"]:
+        progress.best, state.best_weights = row, state_on_cpu(state.network.module)
+
+
+def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
+    """Move on to the next phase, or end training, where an epoch was a phase's last."""
+    progress, phase = state.progress, phases[state.progress.phase]
+    if progress.stopped:
+        progress.ended = "stopped"
+    elif progress.total >= phase.end and phase is phases[-1]:
+        progress.ended = "max_steps" if progress.total == training.max_steps else "epochs"
+    elif progress.total >= phase.end:
+        state.end_phase()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: int) -> float:
@@ -169,13 +179,13 @@ def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: 
     return lr
 
 
-def _row(state: State, phase: Phase, valid: Views, leave) -> dict:
+def _row(state: State, phase: Phase, valid: Views, hooks: Hooks) -> dict:
     """The history's row of the epoch that ends here.
 
     Train figures are running means over augmented views.
     """
     means = state.means()
-    logits, labels = predict(state.network, valid, leave), valid.labels.numpy()
+    logits, labels = predict(state.network, valid, hooks.check_stop), valid.labels.numpy()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
             f"epoch that ends at step {state.progress.total}: its loss or validation logits are not"
@@ -192,42 +202,52 @@ def _row(state: State, phase: Phase, valid: Views, leave) -> dict:
     }
 
 
+class _EvaluatedNetwork:
+    """A network as `collect_logits` calls it: batch -> logits float32 [B, K]."""
+
+    def __init__(self, network: Classifier):
+        self.network = network
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        return self.network(batch.images).float()
+
+
 @torch.inference_mode()
 def predict(
-    network: Classifier, views: Views, leave: Callable[[], None] = lambda: None
+    network: Classifier, views: Views, check_stop: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """Logits of every slot once, in order: float32 [n, K].
 
-    Evaluation mode, full precision; the mode is put back.
-
-    `leave` is called before every batch and may end the work by an exception.
+    The network runs in evaluation mode and full precision; its mode is restored afterwards.
+    `check_stop` is called before every batch and may end the work by an exception.
     """
     was_training = network.module.training
     ranks.broadcast_buffers(network.module)
     network.module.eval()
     try:
-        return answers(lambda batch: network(batch.images).float(), views, leave)
+        return collect_logits(_EvaluatedNetwork(network), views, check_stop)
     finally:
         network.module.train(was_training)
 
 
-def stop_at_accuracy(
-    subset: Views, valid: Views, threshold: float, every: int, epoch: int
-) -> Callable[[State], bool]:
-    """A `watch` for `fit`: true once accuracy passes `threshold` on `subset` and then on the whole
-    of `valid`.
+class AccuracyWatch:
+    """Whether accuracy has passed a threshold on a subset, and then on the whole validation split.
 
-    It looks every `every` steps, and at the end of each epoch of `epoch` steps.
+    It looks every `every` steps, and at the end of each epoch of `epoch_steps` steps.
     """
 
-    def watch(state: State) -> bool:
-        if state.progress.total % every and state.progress.step != epoch:
-            return False
-        seen = metrics.accuracy(predict(state.network, subset), subset.labels.numpy())
-        state.progress.looks.append([state.progress.total, seen])
-        return (
-            seen > threshold
-            and metrics.accuracy(predict(state.network, valid), valid.labels.numpy()) > threshold
-        )
+    def __init__(self, subset: Views, valid: Views, threshold: float, every: int, epoch_steps: int):
+        self.subset, self.valid, self.threshold = subset, valid, threshold
+        self.every, self.epoch_steps = every, epoch_steps
 
-    return watch
+    def __call__(self, state: State) -> bool:
+        """True where training is to stop; adds to `progress.looks`."""
+        progress = state.progress
+        if progress.total % self.every and progress.step != self.epoch_steps:
+            return False
+        seen = self._accuracy(state, self.subset)
+        progress.looks.append([progress.total, seen])
+        return seen > self.threshold and self._accuracy(state, self.valid) > self.threshold
+
+    def _accuracy(self, state: State, views: Views) -> float:
+        return metrics.accuracy(predict(state.network, views), views.labels.numpy())

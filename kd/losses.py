@@ -69,7 +69,7 @@ def dkd(
     teacher: torch.Tensor,
     labels: torch.Tensor,
     temperature: float,
-    beta: float | torch.Tensor,
+    beta: float | torch.Tensor = 1.0,
 ) -> torch.Tensor:
     """T^2 * (TCKD + beta * NCKD), mean over the batch. logits [B, K] with K > 2, labels int64 [B],
     beta a number or [B].

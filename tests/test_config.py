@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kd.config import parsing
-from kd.config.settings import DistillSettings, EvaluateSettings, TeacherSettings
+from kd.config.evaluate_settings import EvaluateSettings
+from kd.config.settings import DistillSettings, TeacherSettings
 from kd.system.errors import Problem
 
 

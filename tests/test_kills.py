@@ -175,7 +175,7 @@ def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number,
         original, done = getattr(owner, name), []
 
         def wrapper(*arguments):
-            if not done and (owner is not checkpoint or "resume" in str(arguments[0])):
+            if not done and (owner is not files or "resume" in str(arguments[0])):
                 done.append(os.kill(os.getpid(), number))
             return original(*arguments)
 

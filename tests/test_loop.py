@@ -13,12 +13,17 @@ from kd.config.settings import Training
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.loop import Phase, fit, predict, set_lr, stop_at_accuracy
+from kd.loop import AccuracyWatch, Hooks, Phase, fit, predict, set_lr
 from kd.system.devices import Precision
 from kd.system.errors import DIVERGED, Problem
-from kd.teachers import functions
-from kd.training import objectives
-from kd.training.objectives import Knowledge
+from kd.teachers.outputs import (
+    JointTeacher,
+    LiveNetwork,
+    ObservedJointTeacher,
+    ObservedNetwork,
+    no_teacher,
+)
+from kd.training.objectives import Distillation, Knowledge, Matching, Supervised
 from kd.training.state import Progress, State
 
 CPU = torch.device("cpu")
@@ -37,11 +42,11 @@ def views():
 
 def panel_of(network, precision):
     """A teacher that is one network."""
-    return functions.together([functions.without_features(functions.live(network, precision))], [1.0], CPU)
+    return JointTeacher([LiveNetwork(network, precision)], [1.0], CPU)
 
 
 def distillation(alpha=0.5):
-    return objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), alpha)
+    return Distillation(Knowledge({"kd": 1.0}, (4.0,)), alpha)
 
 
 def fresh(training, amp="off", name="kdtiny"):
@@ -50,10 +55,13 @@ def fresh(training, amp="off", name="kdtiny"):
 
 def train(state, views, training, amp="off", **options):
     seen, valid = views
-    taught = options.pop("teacher", functions.nobody), options.pop("objective", objectives.supervised())
+    taught = options.pop("teacher", no_teacher), options.pop("objective", Supervised())
     end = min(training.epochs * seen.steps, training.max_steps or 10**9)
     phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr, options.pop("layers", ()))])
-    fit(state, phases, valid, training, Precision("cpu", amp), **options)
+    hooks = Hooks()
+    for name, call in options.items():
+        setattr(hooks, name, call)
+    fit(state, phases, valid, training, Precision("cpu", amp), hooks)
     return state
 
 
@@ -61,7 +69,7 @@ def two_phases(views, training, teacher):
     """Seven steps without labels, into the second epoch, then five with."""
     seen, _ = views
     pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
-    match = objectives.matching(Knowledge({"logit-mse": 1.0}, (1.0,)))
+    match = Matching(Knowledge({"logit-mse": 1.0}, (1.0,)))
     return [Phase("match", pool, teacher, match, 0, 7, training.lr),
             Phase("finetune", seen, teacher, distillation(), 7, 12, training.lr / 3)]
 
@@ -92,13 +100,13 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
 def test_a_hint_resumes_with_its_projectors_and_not_without(views):
     training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
     wide = models.build("kdwide", synthetic.CLASSES, seed=9)
-    teach = functions.together([functions.observed(wide, FLOAT, ("bn",))], [1.0], CPU)
+    teach = ObservedJointTeacher([ObservedNetwork(wide, FLOAT, ("bn",))], [1.0], CPU)
 
     def hinted(seed):
         projectors = losses.Projectors([(8, 12)], seed)
         knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), projectors=projectors)
         state = State(models.build("kdtiny", synthetic.CLASSES, seed=seed), training, FLOAT, projectors)
-        return state, {"teacher": teach, "objective": objectives.distillation(knowledge, 0.5), "layers": ("bn",)}
+        return state, {"teacher": teach, "objective": Distillation(knowledge, 0.5), "layers": ("bn",)}
 
     state, options = hinted(3)
     start, snapshots = copy.deepcopy(state.state_dict()), []
@@ -177,7 +185,7 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
         if snapshot is not None:
             state.load_state_dict(copy.deepcopy(snapshot))
         snapshots = []
-        train(state, views, training, "fp16", **several, watch=watch,
+        train(state, views, training, "fp16", **several, should_stop=watch,
               after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
         return copy.deepcopy(state.state_dict()), snapshots
 
@@ -218,7 +226,7 @@ def test_the_student_is_in_training_mode_at_every_step(views):
 
     def objective(student, teacher, labels):
         modes.append(state.network.module.training)
-        return objectives.supervised()(student, teacher, labels)
+        return Supervised()(student, teacher, labels)
 
     state = fresh(training)
     train(state, views, training, objective=objective)
@@ -231,7 +239,7 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
     training, seen = Training(epochs=1, batch_size=12, lr=0.02, seed=3), {}
 
     def objective(student, teacher, labels):
-        terms = objectives.supervised()(student, teacher, labels)
+        terms = Supervised()(student, teacher, labels)
         if state.progress.total == 2:
             seen.update(copy.deepcopy(state.network.module.state_dict()))
             if poison == "loss":
@@ -296,7 +304,7 @@ def test_max_steps_ends_inside_an_epoch(views):
 def test_a_watch_stops_training_there_and_then(views):
     training = Training(epochs=5, batch_size=12, seed=3)
     state = fresh(training)
-    train(state, views, training, watch=lambda s: s.progress.total == 5)
+    train(state, views, training, should_stop=lambda s: s.progress.total == 5)
     assert (state.progress.total, state.progress.ended, len(state.progress.history)) == (5, "stopped", 2)
     assert state.progress.best is state.progress.history[-1]
     assert same(state.best_weights, state.network.module.state_dict())
@@ -308,17 +316,17 @@ def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(vi
     whole = views[1]
     accuracy = (predict(state.network, whole).argmax(1) == whole.labels.numpy()).mean()
     state.progress.total = 8
-    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 99)(state)
-    assert not stop_at_accuracy(whole, whole, accuracy, 8, 99)(state)
+    assert AccuracyWatch(whole, whole, accuracy - 0.01, 8, 99)(state)
+    assert not AccuracyWatch(whole, whole, accuracy, 8, 99)(state)
     assert [look[0] for look in state.progress.looks] == [8, 8]
     state.progress.total, state.progress.step = 9, 5
-    assert stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 5)(state)  # the end of an epoch of five steps
-    assert not stop_at_accuracy(whole, whole, accuracy - 0.01, 8, 99)(state) and len(state.progress.looks) == 3
+    assert AccuracyWatch(whole, whole, accuracy - 0.01, 8, 5)(state)  # the end of an epoch of five steps
+    assert not AccuracyWatch(whole, whole, accuracy - 0.01, 8, 99)(state) and len(state.progress.looks) == 3
 
 
 def test_the_learning_rate_is_a_function_of_the_step():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    phase = Phase("train", None, functions.nobody, objectives.supervised(), 16, 24, 0.2)
+    phase = Phase("train", None, no_teacher, Supervised(), 16, 24, 0.2)
     assert [set_lr(optimizer, "cosine", phase, step) for step in (16, 20)] == [0.2, pytest.approx(0.1)]
     assert set_lr(optimizer, "constant", phase, 23) == 0.2 == optimizer.param_groups[0]["lr"]
 

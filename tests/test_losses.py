@@ -7,14 +7,14 @@ import torch
 from kd import losses
 from kd.models import Outputs
 from kd.system.errors import Problem
-from kd.teachers.functions import Taught
+from kd.teachers.outputs import TeacherOutputs
 from kd.training import objectives
-from kd.training.objectives import Knowledge
+from kd.training.objectives import Distillation, Knowledge, Matching
 
 
 def taught(logits):
     """One teacher's logits."""
-    return Taught(logits[None], torch.ones(1))
+    return TeacherOutputs(logits[None], torch.ones(1))
 
 
 def kd_at(*temperatures):
@@ -44,7 +44,7 @@ def test_kd_equals_a_hand_written_float64_reference(temperature, classes):
 
 def test_distillation_weighs_the_terms_as_hinton_does():
     student, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.tensor([0, 3, 6, 1, 1])
-    terms = objectives.distillation(kd_at(4.0), 0.3)(Outputs(student), taught(teacher), labels)
+    terms = Distillation(kd_at(4.0), 0.3)(Outputs(student), taught(teacher), labels)
     rows = student.double().softmax(1)[torch.arange(5), labels]
     expected = 0.7 * -rows.log().mean().item() + 0.3 * reference_kd(student.double().numpy(), teacher.double().numpy(), 4.0)
     assert terms["loss"].item() == pytest.approx(expected, rel=1e-5)
@@ -55,7 +55,7 @@ def test_distillation_weighs_the_terms_as_hinton_does():
 def test_gradients_are_finite_at_extreme_half_precision_logits(dtype, temperature):
     student = (torch.randn(6, 7).sign() * 50).to(dtype).requires_grad_()
     teacher = (torch.randn(6, 7).sign() * 50).to(dtype)
-    objective = objectives.distillation(kd_at(temperature), 0.5)
+    objective = Distillation(kd_at(temperature), 0.5)
     objective(Outputs(student), taught(teacher), torch.zeros(6, dtype=torch.long))["loss"].backward()
     assert torch.isfinite(student.grad).all()
 
@@ -84,9 +84,9 @@ def test_logits_that_would_broadcast_are_refused(shapes):
 
 def test_gradient_ratio_follows_the_weights():
     student, teacher, labels = torch.randn(9, 7), torch.randn(9, 7), torch.randint(7, (9,))
-    half, most = (objectives.gradient_ratio(student, taught(teacher), labels, kd_at(4.0), alpha) for alpha in (0.5, 0.8))
+    half, most = (objectives.gradient_ratio(student, taught(teacher), labels, Distillation(kd_at(4.0), alpha)) for alpha in (0.5, 0.8))
     assert most == pytest.approx(4 * half, rel=1e-5)
-    assert objectives.gradient_ratio(student, taught(teacher), labels, kd_at(4.0), 1.0) == float("inf")
+    assert objectives.gradient_ratio(student, taught(teacher), labels, Distillation(kd_at(4.0), 1.0)) == float("inf")
 
 
 def test_class_weights_let_every_class_count_for_the_same():
@@ -102,20 +102,20 @@ def test_the_matching_loss_takes_no_labels():
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     for knowledge in (MSE, kd_at(2.0)):
         with pytest.raises(ValueError, match="reads none"):
-            objectives.matching(knowledge)(Outputs(student), taught(teacher), torch.zeros(4, dtype=torch.long))
+            Matching(knowledge)(Outputs(student), taught(teacher), torch.zeros(4, dtype=torch.long))
 
 
 def test_matching_losses_against_their_formulas():
     random = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(2))
-    mse = objectives.matching(MSE)(Outputs(student), taught(teacher), None)
+    mse = Matching(MSE)(Outputs(student), taught(teacher), None)
     assert mse["loss"].item() == pytest.approx(((student - teacher) ** 2).sum(1).div(2).mean().item(), rel=1e-6)
     assert mse["agreement"].item() == pytest.approx((student.argmax(1) == teacher.argmax(1)).double().mean().item())
-    several = objectives.matching(kd_at(1.0, 3.0, 9.0))(Outputs(student), taught(teacher), None)["loss"].item()
+    several = Matching(kd_at(1.0, 3.0, 9.0))(Outputs(student), taught(teacher), None)["loss"].item()
     by_hand = [t * t * (torch.softmax(teacher / t, 1) * (torch.log_softmax(teacher / t, 1) - torch.log_softmax(student / t, 1))
                         ).sum(1).mean().item() for t in (1, 3, 9)]
     assert several == pytest.approx(np.mean(by_hand), rel=1e-5)
     # Hinton, Vinyals, Dean 2015, section 2.1: at high temperature and zero-mean logits, T^2 * KL is the squared error over K.
     student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
-    hot, mse = (objectives.matching(knowledge)(Outputs(student), taught(teacher), None) for knowledge in (kd_at(300.0), MSE))
+    hot, mse = (Matching(knowledge)(Outputs(student), taught(teacher), None) for knowledge in (kd_at(300.0), MSE))
     assert hot["loss"].item() == pytest.approx(mse["loss"].item() / 5, rel=0.02)

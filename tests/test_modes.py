@@ -8,26 +8,27 @@ import pytest
 import torch
 from conftest import DATA, PAIR, ROOT, TINY, weights
 
-from kd import models
-from kd.config import parsing, plan
+from kd import losses, models
+from kd.config import parsing
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings
 from kd.data.views import Batch
-from kd.methods import DISTIL, KNOWLEDGE, MATCH, STRATEGIES, Origin, Strategy
+from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, Mode, Origin
 from kd.models import Outputs
 from kd.reports import report as reports
-from kd.runs import find
-from kd.teachers import functions, model_file
-from kd.training import objectives
-from kd.training.objectives import Knowledge
+from kd.teachers import model_file
+from kd.teachers.find import untrained
+from kd.teachers.outputs import LabelDistribution
+from kd.training.objectives import Distillation, Knowledge
 
 SHORT = [*PAIR, "--max-steps", "3"]
 
 
 def fits(mode, kind):
     """Whether a mode can pass on a kind of knowledge."""
-    origin, stages = STRATEGIES[mode].teacher, STRATEGIES[mode].stages
+    origin, phases = MODES[mode].teacher, MODES[mode].phases
     blind = origin.network == "none" and KNOWLEDGE[kind].location == "stages"
-    unlabelled = KNOWLEDGE[kind].labels and any(stage.images == "pool" for stage in stages)
+    unlabelled = KNOWLEDGE[kind].labels and any(phase.images == "pool" for phase in phases)
     return not (blind or unlabelled or origin.distribution == "uniform" and kind != "kd")
 
 
@@ -41,7 +42,7 @@ def test_the_list_of_modes_is_the_tables_of_the_readme(script):
     readme = (ROOT / "README.md").read_text()
     tables = [part for part in out.split("\n\n") if part.startswith("|")]
     assert code == 0 and len(tables) == 2 and all(table in readme for table in tables)
-    assert all(f"| `{name}` |" in out for name in (*STRATEGIES, *KNOWLEDGE)) and not Path("runs").exists()
+    assert all(f"| `{name}` |" in out for name in (*MODES, *KNOWLEDGE)) and not Path("runs").exists()
 
 
 @pytest.mark.parametrize("mode", ["self", "virtual", "smoothing", "random"])
@@ -67,8 +68,8 @@ def test_every_kind_of_knowledge_runs_to_a_report(script, prepared, kind):
 
 def test_a_mode_of_its_own_is_three_lines_and_trains(script, monkeypatch):
     sloppy = Origin("stopped once validation accuracy passes 0.05", stop_at=0.05)
-    mode = Strategy(sloppy, "nowhere", stages=(MATCH, DISTIL), knowledge="dist")
-    monkeypatch.setitem(STRATEGIES, "sloppy", mode)
+    mode = Mode(sloppy, "nowhere", phases=(MATCH, DISTIL), knowledge="dist")
+    monkeypatch.setitem(MODES, "sloppy", mode)
     code, out = script("distill", [*PAIR, "--mode", "sloppy"])
     data = "all images without labels, one view for both, then labelled images, one view for both"
     assert code == 0 and f"| `sloppy` | {data} |" in script("distill", ["--list-modes"])[1]
@@ -80,8 +81,8 @@ def test_a_mode_of_its_own_is_three_lines_and_trains(script, monkeypatch):
 
 
 def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypatch):
-    monkeypatch.setitem(objectives.OUTPUT, "l1", lambda student, teacher, labels, t, how: (student - teacher).abs().mean())
-    monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance"))
+    monkeypatch.setattr(losses, "l1", lambda student, teacher: (student - teacher).abs().mean(), raising=False)
+    monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance", loss="l1"))
     assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "l1"])[0] == 0
     assert "train_l1" in reported("*/normal/*/seed0")["history"]["epochs"][0]
 
@@ -89,11 +90,11 @@ def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypa
 def test_smoothing_is_label_smoothing():
     torch.manual_seed(0)
     logits, labels = torch.randn(9, 7), torch.randint(7, (9,))
-    taught = functions.virtual(7, 1 / 7)(Batch(torch.zeros(9, 3, 4, 4), labels, torch.arange(9), 0))
+    taught = LabelDistribution(7, 1 / 7)(Batch(torch.zeros(9, 3, 4, 4), labels, torch.arange(9), 0))
     [settings] = parsing.parse(DistillSettings, ["--mode", "smoothing", "--temperature", "9"])
-    knowledge = Knowledge({"kd": 1.0}, tuple(plan.temperatures_of(settings)))
+    knowledge = Knowledge({"kd": 1.0}, resolve(settings).temperatures)
     gradients = []
-    for loss in (lambda z: objectives.distillation(knowledge, 0.3)(Outputs(z), taught, labels)["loss"],
+    for loss in (lambda z: Distillation(knowledge, 0.3)(Outputs(z), taught, labels)["loss"],
                  lambda z: torch.nn.functional.cross_entropy(z, labels, label_smoothing=0.3)):
         z = logits.clone().requires_grad_()
         gradients.append(torch.autograd.grad(loss(z), z)[0])
@@ -102,10 +103,10 @@ def test_smoothing_is_label_smoothing():
 
 def test_a_virtual_teacher_says_what_the_paper_says():
     labels = torch.tensor([2, 0])
-    taught = functions.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
+    taught = LabelDistribution(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
     assert torch.allclose(taught.at(1.0).softmax(1), torch.tensor([[0.1, 0.1, 0.7, 0.1], [0.7, 0.1, 0.1, 0.1]]), atol=1e-6)
     with pytest.raises(ValueError, match="no label is read"):
-        functions.virtual(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
+        LabelDistribution(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
 
 
 def test_generations_teach_each_other_and_begin_elsewhere(script):
@@ -118,7 +119,7 @@ def test_generations_teach_each_other_and_begin_elsewhere(script):
         assert member["hash"] == reports.read(Path("runs") / member["source"])["student"]["weights_hash"]
     assert sources == [f"synthetic-patient-32/{place}/seed0" for place in
                        ("teacher/kdtiny", "self/kdtiny-kdtiny", "self/kdtiny-generation1-kdtiny")]
-    seeds = {plan.drawn_by(parsing.parse(DistillSettings, ["--mode", "self", "--generations", str(g)])[0]) for g in range(1, 9)}
+    seeds = {resolve(parsing.parse(DistillSettings, ["--mode", "self", "--generations", str(g)])[0]).weights_seed for g in range(1, 9)}
     starts = {tuple(models.build("kdtiny", ("a", "b"), seed=seed).module.fc.bias.tolist()) for seed in {0, *seeds}}
     assert len(starts) == 9
     code, out = script("evaluate", ["--tables", "runs"])
@@ -126,11 +127,9 @@ def test_generations_teach_each_other_and_begin_elsewhere(script):
 
 
 def test_a_network_that_was_never_trained_is_the_same_each_time_and_not_the_students_start():
-    class Nothing:
-        def read(self):
-            return type("Index", (), {"classes": ("a", "b")})
-
-    first, again, other = (find._untrained("kdtiny", seed, Nothing()).trained.hash for seed in (0, 0, 1))
+    plans = [resolve(parsing.parse(DistillSettings, ["--mode", "random", "--teacher", "kdtiny", "--seed", str(seed)])[0])
+             for seed in (0, 0, 1)]
+    first, again, other = (untrained("kdtiny", plan.teachers[0].seed, ("a", "b")).trained.hash for plan in plans)
     start = model_file.state_hash(models.build("kdtiny", ("a", "b"), seed=0).module.state_dict())
     assert first == again and len({first, other, start}) == 3
 
@@ -233,7 +232,7 @@ def test_similarity_takes_features_of_any_shape(script):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", STRATEGIES)
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_with_every_kind_between_both_families(script, mode):
     """Teacher and student of different width and depth, of the SE nets and of the plain ones."""
     codes = {}

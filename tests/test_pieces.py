@@ -10,21 +10,23 @@ from conftest import DATA, PAIR, TINY
 from torch import nn
 
 from kd import losses, models
-from kd.config import parsing, plan
+from kd.config import parsing
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, Training
-from kd.methods import DISTIL, STRATEGIES, TRAINED, Stage, Strategy
+from kd.methods import DISTIL, MODES, TRAINED, Mode, ModePhase
 from kd.models import Outputs
 from kd.reports import report as reports
 from kd.runs import phases
-from kd.runs.session import Session
 from kd.system.devices import Precision
 from kd.system.errors import Problem
-from kd.teachers import ensemble, model_file
-from kd.teachers.ensemble import Member, Panel
-from kd.teachers.functions import Taught
+from kd.teachers import leakage, model_file
+from kd.teachers.cache import TeacherCache
+from kd.teachers.ensemble import Ensemble, Teacher
+from kd.teachers.introduction import disagreement
 from kd.teachers.model_file import Trained
+from kd.teachers.outputs import TeacherOutputs
 from kd.training import objectives
-from kd.training.objectives import Knowledge
+from kd.training.objectives import Distillation, Knowledge, Matching
 from kd.training.state import State
 
 CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
@@ -36,17 +38,17 @@ def settings_of(*words):
 
 
 def panel_of(*names, words=()):
-    members = [Member(name, Trained(models.build(name, tuple("abcde"), seed=k), None, name), "", [])
+    members = [Teacher(name, Trained(models.build(name, tuple("abcde"), seed=k), None, name), "", [])
                for k, name in enumerate(names)]
-    data = SimpleNamespace(index=SimpleNamespace(classes=tuple("abcde")))
-    return Panel(settings_of("--mode", "normal", "--teacher", "+".join(names), *words), members, data, CPU, {}, lambda: None)
+    plan = resolve(settings_of("--mode", "normal", "--teacher", "+".join(names), *words))
+    return Ensemble(plan, members, 5, CPU, TeacherCache())
 
 
 def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weight():
     torch.manual_seed(0)
     own, others = ([torch.randn(2, c, 4, 4) for c in widths] for widths in ((3, 4), (2, 5, 6, 7)))
     projectors = losses.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
-    taught = Taught(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
+    taught = TeacherOutputs(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
     knowledge = Knowledge({"hint": 1.0}, (4.0,), projectors=projectors)
     got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
     each = [losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
@@ -56,21 +58,21 @@ def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weig
 def test_what_is_not_softened_knows_no_temperature_and_dkd_its_beta():
     torch.manual_seed(0)
     student, labels = Outputs(torch.randn(6, 5)), torch.arange(6) % 5
-    taught = Taught(3 * torch.randn(2, 6, 5), torch.tensor([0.5, 0.5]))
+    taught = TeacherOutputs(3 * torch.randn(2, 6, 5), torch.tensor([0.5, 0.5]))
     cold, hot = (Knowledge({"logit-mse": 1.0}, (t,)).terms(student, taught, labels)["logit-mse"] for t in (1.0, 20.0))
     assert cold == hot
     for beta in (1.0, 3.0):
-        got = Knowledge({"dkd": 1.0}, (4.0,), beta).terms(student, taught, labels)["dkd"]
+        got = Knowledge({"dkd": 1.0}, (4.0,), {"dkd": {"beta": beta}}).terms(student, taught, labels)["dkd"]
         assert got == losses.dkd(student.logits, taught.at(4.0), labels, 4.0, beta)
-    agreement = objectives.matching(Knowledge({"kd": 1.0}, (4.0,)))(student, taught, None)["agreement"]
+    agreement = Matching(Knowledge({"kd": 1.0}, (4.0,)))(student, taught, None)["agreement"]
     assert agreement == (student.logits.argmax(1) == taught.at(1.0).argmax(1)).float().mean()
 
 
 def test_the_ratio_weighs_classes_as_the_loss_does():
     torch.manual_seed(0)
-    student, labels, taught = torch.randn(9, 3), torch.arange(9) % 3, Taught(torch.randn(1, 9, 3), torch.ones(1))
+    student, labels, taught = torch.randn(9, 3), torch.arange(9) % 3, TeacherOutputs(torch.randn(1, 9, 3), torch.ones(1))
     kd, weights = Knowledge({"kd": 1.0}, (4.0,)), torch.tensor([1.0, 5.0, 9.0])
-    plain, weighted = (objectives.gradient_ratio(student, taught, labels, kd, 0.5, one) for one in (None, weights))
+    plain, weighted = (objectives.gradient_ratio(student, taught, labels, Distillation(kd, 0.5, one)) for one in (None, weights))
     assert weighted < 0.9 * plain
 
 
@@ -108,8 +110,8 @@ def test_what_was_seen_is_handed_on_through_a_whole_chain_and_other_parts_are_ot
     chain = about(seen("A", "other"), seen("B", "b"))
     assert [one["name"] for one in model_file._other_data(chain, data_of("mine"))] == ["A", "B"]
     assert [one["name"] for one in model_file._other_data(chain, data_of("other"))] == ["B"]
-    assert model_file.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
-    assert model_file.foreign(chain, data_of("other")) == []
+    assert leakage.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
+    assert leakage.foreign(chain, data_of("other")) == []
 
 
 @pytest.mark.parametrize("theirs, ours", [("train", "valid"), ("train", "test"), ("valid", "test")])
@@ -117,8 +119,8 @@ def test_every_overlap_of_patients_is_refused_of_the_network_and_of_its_teachers
     seeing, innocent = seen("A", "other", **{theirs: ["p"]}), seen("A", "mine")
     for network in (about(seeing), about(innocent, seeing)):
         with pytest.raises(Problem, match="1 patients and 0 pictures"):
-            model_file.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
-    model_file.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
+            leakage.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
+    leakage.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
 
 
 @pytest.mark.parametrize("inherited, message", [
@@ -147,7 +149,7 @@ def test_the_last_stages_are_paired_and_each_network_is_looked_at_where_it_is_na
     assert deep.stages() == tuple("cdef") and two.layers(deep, []) == [("f",), ("bn",), ("bn",)]
     assert two.layers(deep, ["x:y", "u:v:w", "z"]) == [("x", "u", "z"), ("y", "v", "z"), ("y", "w", "z")]
     images = torch.rand(2, 3, 32, 32)
-    got = two.ask(None, FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
+    got = two.on(None, FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
     wide, tiny = (member.trained.network.outputs(images, (layer,)) for member, layer in zip(two.members, ("bn", "conv")))
     assert torch.equal(got.features[0][0], wide.features[0]) and torch.equal(got.features[1][0], tiny.features[0])
     assert torch.equal(got.logits, torch.stack([wide.logits, tiny.logits]))
@@ -187,46 +189,44 @@ def test_maps_with_channels_last_are_turned():
 def test_trying_a_teacher_leaves_it_as_it_was():
     one = panel_of("kdwide")
     before = {key: value.clone() for key, value in one.members[0].trained.network.module.state_dict().items()}
-    one.try_batch(torch.rand(4, 3, 32, 32))
+    one.try_images(torch.rand(4, 3, 32, 32))
     assert all(torch.equal(before[key], value) for key, value in one.members[0].trained.network.module.state_dict().items())
 
 
 def test_disagreement_is_over_all_pairs_and_weights_are_part_of_a_panels_name():
-    assert ensemble.disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
-    assert ensemble.disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
+    assert disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
+    assert disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
     alike, unlike = (panel_of("kdwide", "kdtiny", words=["--teacher-weights", *words]).hash for words in (("1", "1"), ("1", "2")))
     assert alike != unlike and alike == panel_of("kdwide", "kdtiny").hash
 
 
 def test_rows_that_match_on_labelled_images_read_no_labels_and_say_what_they_do_not_use(monkeypatch):
-    monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("m", "train", "match", "dkd"), DISTIL)))
+    monkeypatch.setitem(MODES, "mine", Mode(TRAINED, "x", (ModePhase("m", "train", "match", "dkd"), DISTIL)))
     settings = parsing.replace(settings_of("--knowledge", "kd"), mode="mine")
     with pytest.raises(Problem, match="reads no labels"):
-        plan.refuse_misfits(settings)
-    monkeypatch.setitem(STRATEGIES, "mine", Strategy(TRAINED, "x", (Stage("d", "train", "distil", "kd"),)))
-    assert plan.idle(parsing.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine")) == [
-        "--knowledge", "--knowledge-weights"]
+        resolve(settings)
+    monkeypatch.setitem(MODES, "mine", Mode(TRAINED, "x", (ModePhase("d", "train", "distil", "kd"),)))
+    plan = resolve(parsing.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine"))
+    assert plan.idle == ("--knowledge", "--knowledge-weights")
 
 
 def test_cautions_are_given_where_they_belong():
     words = ["--mode", "normal", "--knowledge", "similarity", "--batch-size"]
-    assert [text.split(":")[0] for text in plan.cautions(settings_of(*words, "4"), 7)] == ["similarity", "similarity"]
-    assert plan.cautions(settings_of(*words, "16", "--no-stored-logits"), 7) == []
-    assert plan.cautions(settings_of("--mode", "normal", "--knowledge", "kd", "--batch-size", "4"), 7) == []
+    assert [text.split(":")[0] for text in phases.cautions(resolve(settings_of(*words, "4")), 7)] == ["similarity", "similarity"]
+    assert phases.cautions(resolve(settings_of(*words, "16", "--no-stored-logits")), 7) == []
+    assert phases.cautions(resolve(settings_of("--mode", "normal", "--knowledge", "kd", "--batch-size", "4")), 7) == []
 
 
 def test_a_compiled_network_is_not_looked_into():
     with pytest.raises(Problem, match="does not show its feature maps"):
-        plan.refuse_misfits(settings_of("--mode", "normal", "--knowledge", "hint", "--compile"))
-    plan.refuse_misfits(settings_of("--mode", "normal", "--compile"))
+        resolve(settings_of("--mode", "normal", "--knowledge", "hint", "--compile"))
+    resolve(settings_of("--mode", "normal", "--compile"))
 
 
 @pytest.mark.parametrize("steps, share, others, ends", [(6, 0.01, 1, [1, 6]), (6, 0.99, 2, [4, 5, 6]), (6, 0.99, 1, [5, 6]),
                                                         (10, 0.5, 2, [5, 7, 10]), (7, 0.8, 0, [7])])
 def test_every_phase_has_a_step(steps, share, others, ends):
-    tutor = SimpleNamespace(stages=[DISTIL] * (1 + others), steps=steps,
-                            settings=SimpleNamespace(unlabeled=SimpleNamespace(match_share=share)))
-    assert phases.Tutor.ends(tutor) == ends
+    assert phases.phase_ends(steps, 1 + others, share) == ends
 
 
 def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
@@ -237,17 +237,17 @@ def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
 
 
 def test_a_session_keeps_the_teachers_in_use_and_their_stores_alone():
-    session, (one, other) = Session(None, None), (about(seen("A", "a")) for _ in range(2))
+    cache, (one, other) = TeacherCache(), (about(seen("A", "a")) for _ in range(2))
     one, other = (Trained(object(), found.about, "") for found in (one, other))
-    session._teachers = {(Path("a"), None): one, (Path("b"), None): other}
-    session.stores = {"a": SimpleNamespace(network=one.network), "b": SimpleNamespace(network=other.network)}
-    session.keep([other])
-    assert list(session._teachers.values()) == [other] and list(session.stores) == ["b"]
+    cache._loaded = {(Path("a"), None): one, (Path("b"), None): other}
+    cache.stores = {"a": SimpleNamespace(network=one.network), "b": SimpleNamespace(network=other.network)}
+    cache.keep([other])
+    assert list(cache._loaded.values()) == [other] and list(cache.stores) == ["b"]
 
 
 def test_find_teachers_lets_go_of_the_others(monkeypatch, script):
     kept = []
-    monkeypatch.setattr(Session, "keep", lambda session, wanted: kept.append(len(wanted)))
+    monkeypatch.setattr(TeacherCache, "keep", lambda cache, wanted: kept.append(len(wanted)))
     assert script("distill", [*SHORT, "--mode", "random", "--max-steps", "1"])[0] == 0 and kept == [1]
 
 

@@ -16,14 +16,12 @@ from kd.config.settings import Training
 from kd.data import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.loop import Phase, fit, predict
-from kd.models import Outputs
+from kd.loop import Hooks, Phase, fit, predict
 from kd.reports import report as reports
 from kd.system import ranks
 from kd.system.devices import Precision
-from kd.teachers import functions
-from kd.training import objectives
-from kd.training.objectives import Knowledge
+from kd.teachers.outputs import JointTeacher
+from kd.training.objectives import Distillation, Knowledge
 from kd.training.state import State
 
 CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
@@ -86,13 +84,13 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
     torch.set_num_threads(1)
     views, valid = data(rows)
     training = Training(lr=lr, batch_size=12, epochs=100, seed=3)
-    taught = functions.together([lambda batch: Outputs(batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5)], [1.0], CPU)
-    objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
+    taught = JointTeacher([lambda batch: batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5], [1.0], CPU)
+    objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
     state = State(network, training, FLOAT)
     if optimizer is not None:
         state.optimizer = optimizer(network.module.parameters(), lr=lr)
     network.spread()
-    fit(state, [Phase("distil", views, taught, objective, 0, steps, lr)], valid, training, FLOAT)
+    fit(state, [Phase("distil", views, taught, objective, 0, steps, lr)], valid, training, FLOAT, Hooks())
     return state
 
 
@@ -211,17 +209,17 @@ def test_a_stop_of_one_rank_stops_all_and_goes_on_exactly():
 
 @pytest.mark.case(27)
 def test_a_killed_rank_ends_all_and_the_run_goes_on_on_another_number_of_ranks(script, monkeypatch):
-    from kd.runs import experiment
+    from kd.runs.active import ActiveRun
     script("train_teacher", ["--model", "kdwide", *TINY])
     words = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
-    save = experiment.Experiment.save
+    save = ActiveRun.save
 
-    def die(self, state, lesson):
-        save(self, state, lesson)
-        if state.progress.total == 5 and ranks.rank() == 1:
+    def die(self):
+        save(self)
+        if self.state.progress.total == 5 and ranks.rank() == 1:
             os.kill(os.getpid(), 9)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.Experiment, "save", die)
+        patch.setattr(ActiveRun, "save", die)
         members = by_ranks(2, words)
     assert members[1].code == -9 and members[0].code == 1 and "lost the others" in members[0].err
     code, out = script("distill", words)

@@ -46,7 +46,7 @@ def test_the_confusion_picture_shows_counts_and_shares():
 def test_every_mode_can_be_chosen_and_the_thesiss_pairs_stand_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     mode = next(field for field in dataclasses.fields(settings.Distillation) if field.name == "mode")
-    assert mode.metadata["limits"]["choices"] is methods.STRATEGIES
+    assert mode.metadata["limits"]["choices"] is methods.MODES
     assert listing.pairs_text() in readme
 
 

@@ -16,7 +16,7 @@ from faults import Child
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.config import parsing
-from kd.config.plan import unused
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.reports import report as reports
 from kd.runs.folder import RESUME, RunFolder
@@ -250,21 +250,21 @@ def test_a_teacher_that_was_replaced_under_a_run_is_refused(begun, script):
 def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, injected, kind):
     settings = kind()
     folder = RunFolder(tmp_path)
-    folder.claim(settings)
+    folder.claim(resolve(settings))
     folder.resume.touch()
-    folder.claim(settings)
+    folder.claim(resolve(settings))
     keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
-    for key in keys & unused(settings):
-        folder.claim(parsing.replace(settings, **{key: None}))  # what is not looked at is no other run
-    folder.claim(settings)
-    keys -= unused(settings)
+    for key in keys & resolve(settings).unused:
+        folder.claim(resolve(parsing.replace(settings, **{key: None})))  # what is not looked at is no other run
+    folder.claim(resolve(settings))
+    keys -= resolve(settings).unused
     for key in keys:
         old = parsing.flat(settings)[key]
         new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25,
                str: lambda: "reverse" if key == "mode" else "other",
                list: lambda: [*old, 9.0], type(None): lambda: "dkd" if key == "knowledge" else 3}[type(old)]()
         with pytest.raises(Problem) as caught:
-            folder.claim(parsing.replace(settings, **{key: new}))
+            folder.claim(resolve(parsing.replace(settings, **{key: new})))
         assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)
     assert len(keys) > 25
     injected(len(keys))

@@ -14,9 +14,11 @@ from conftest import TINY
 from PIL import Image, ImageDraw
 
 from kd.config import parsing
+from kd.config.layout import data_name
+from kd.config.resolve import resolve
 from kd.config.settings import DATASETS, Data, TeacherSettings, Unlabeled
 from kd.data import retinopathy
-from kd.data.dataset import Dataset, read_index, run_name
+from kd.data.dataset import Dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import open_pool, read_unlabeled
 from kd.data.retinopathy import RETINOPATHY, patient_of
@@ -332,7 +334,7 @@ def test_the_settings_name_the_sets(tree):
     assert set(RETINOPATHY) < set(DATASETS)
     for kind in RETINOPATHY:
         data = Data(dataset=kind, data_dir=str(tree(kind)))
-        assert read_index(data).name == kind and run_name(data) == f"{kind}-patient-224"
+        assert read_index(data).name == kind and data_name(data) == f"{kind}-patient-224"
     with pytest.raises(Problem, match="errata 'x' in --errata: --dataset mura takes none"):
         read_index(Data(errata="x"))
 
@@ -340,12 +342,12 @@ def test_the_settings_name_the_sets(tree):
 def test_a_run_knows_its_errata_by_their_absolute_path(tmp_path):
     [settings] = parsing.parse(TeacherSettings, ["--dataset", "aptos", "--errata", "fixes.csv"])
     folder = RunFolder(tmp_path)
-    folder.claim(settings)
+    folder.claim(resolve(settings))
     assert json.loads(folder.settings.read_text())["errata"] == str(tmp_path / "fixes.csv")
     folder.resume.touch()
-    folder.claim(settings)
+    folder.claim(resolve(settings))
     with pytest.raises(Problem, match="errata: .*fixes.csv.* -> null"):
-        folder.claim(parsing.replace(settings, errata=None))
+        folder.claim(resolve(parsing.replace(settings, errata=None)))
 
 
 @pytest.mark.parametrize("kind", RETINOPATHY)

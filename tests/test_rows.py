@@ -12,25 +12,25 @@ from kd.methods import (
     DISTIL,
     FINETUNE,
     MATCH,
-    STRATEGIES,
+    MODES,
     TRAINED,
     VIRTUAL,
+    Mode,
+    ModePhase,
     Origin,
-    Stage,
-    Strategy,
 )
 from kd.reports import report as reports
 from kd.system.errors import Problem
 
 SHORT = [*PAIR, "--epochs", "1"]
-LABELS = Stage("warm", "train", "labels")
+LABELS = ModePhase("warm", "train", "labels")
 
 
 @pytest.fixture
 def run(script, monkeypatch):
     """run(strategy, words) -> (exit code, output, report or None) of a mode `mine` that is this row."""
     def call(row, words=()):
-        monkeypatch.setitem(STRATEGIES, "mine", row)
+        monkeypatch.setitem(MODES, "mine", row)
         code, out = script("distill", [*SHORT, "--mode", "mine", *words])
         assert script("distill", ["--list-modes"])[0] == 0
         return code, out, None if code else reports.read(next(Path("runs").glob("*/mine*/*/seed0")))
@@ -42,7 +42,7 @@ def steps_of(report):
 
 
 def test_the_hint_first_and_kd_then_as_in_its_paper(run):
-    row = Strategy(TRAINED, "1412.6550", (Stage("hint", "train", "match", "hint"), Stage("kd", "train", "distil", "kd")))
+    row = Mode(TRAINED, "1412.6550", (ModePhase("hint", "train", "match", "hint"), ModePhase("kd", "train", "distil", "kd")))
     code, out, report = run(row, ["--match-share", "0.5"])
     assert code == 0 and steps_of(report) == {"hint": (3, False), "kd": (3, True)}
     first, second = report["history"]["epochs"]
@@ -51,25 +51,25 @@ def test_the_hint_first_and_kd_then_as_in_its_paper(run):
 
 
 def test_three_phases_share_the_steps(run):
-    code, _, report = run(Strategy(TRAINED, "x", (LABELS, DISTIL, Stage("last", "train", "labels"))), ["--match-share", "0.34"])
+    code, _, report = run(Mode(TRAINED, "x", (LABELS, DISTIL, ModePhase("last", "train", "labels"))), ["--match-share", "0.34"])
     assert code == 0 and steps_of(report) == {"warm": (2, True), "distil": (2, True), "last": (2, True)}
     assert "does not weigh" in report["teacher"]["gradient_reason"]
 
 
 def test_knowledge_of_several_kinds_is_a_rows_own(run, script):
-    code, _, report = run(Strategy(TRAINED, "x", knowledge="kd+similarity"))
+    code, _, report = run(Mode(TRAINED, "x", knowledge="kd+similarity"))
     assert code == 0 and {"train_kd", "train_similarity"} <= report["history"]["epochs"][0].keys()
     assert "(`kd`, `similarity`) | output, stages |" in script("distill", ["--list-modes"])[1]
 
 
 def test_a_students_fresh_copy_may_teach_it_without_generations(run):
-    code, out, report = run(Strategy(Origin("its own, never trained", "student", trained=False), "x"), ["--generations", "3"])
+    code, out, report = run(Mode(Origin("its own, never trained", "student", trained=False), "x"), ["--generations", "3"])
     assert code == 0 and report["teacher"]["name"] == "kdtiny" and "note: --generations, --teacher: not used" in out
 
 
-@pytest.mark.parametrize("row", [Strategy(TRAINED, "x", (Stage("m", "pool", "distil"),)),
-                                 Strategy(TRAINED, "x", (Stage("m", "pool", "labels"), DISTIL)),
-                                 Strategy(VIRTUAL, "x", (MATCH,)), Strategy(VIRTUAL, "x", (Stage("m", "train", "match"),))])
+@pytest.mark.parametrize("row", [Mode(TRAINED, "x", (ModePhase("m", "pool", "distil"),)),
+                                 Mode(TRAINED, "x", (ModePhase("m", "pool", "labels"), DISTIL)),
+                                 Mode(VIRTUAL, "x", (MATCH,)), Mode(VIRTUAL, "x", (ModePhase("m", "train", "match"),))])
 def test_rows_that_need_labels_where_none_are_read_are_refused_at_once(run, row):
     code, out, _ = run(row)
     assert code == 2 and "needs labels where none are read" in out and not Path("runs").exists() and not Path("cache").exists()

@@ -13,7 +13,7 @@ from conftest import DATA, PAIR, RUN, TEACHER, TINY
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kd.reports import report as reports
-from kd.runs import experiment
+from kd.runs import run
 from kd.system.errors import Problem
 
 
@@ -258,13 +258,13 @@ def test_a_run_that_fails_keeps_no_other_of_its_list_from_running(script, capsys
 @pytest.mark.parametrize("error, code", [(OSError(5, "Input/output error", "x"), 2), (MemoryError(), 2), (ValueError("bug"), 1),
                                          (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2)])
 def test_whatever_fails_keeps_no_other_of_its_list_from_running(script, monkeypatch, error, code):
-    real = experiment.Experiment.run
+    real = run.train
 
-    def run(self):
-        if self.name == "kdtiny":
+    def train(plan, folder, session):
+        if plan.student == "kdtiny":
             raise error
-        return real(self)
-    monkeypatch.setattr(experiment.Experiment, "run", run)
+        return real(plan, folder, session)
+    monkeypatch.setattr(run, "train", train)
     found, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])
     assert found == code and "1 of 2 runs failed" in out and (DATA / "teacher/kdwide/seed0/report.json").is_file()
 

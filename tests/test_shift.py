@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import DATA, PAIR, RUN, TEACHER, TINY
 
-from kd.config.settings import Judging
+from kd.config.evaluate_settings import Judging
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Batch
 from kd.reports import report as reports

@@ -17,7 +17,7 @@ from kd.data.views import Views
 from kd.reports import report as reports
 from kd.system.checkpoint import load
 from kd.system.devices import Precision
-from kd.teachers.functions import answers, live
+from kd.teachers.outputs import LiveNetwork, collect_logits
 from kd.teachers.stored_logits import StoredLogits, key_of
 
 CPU, FLOAT, HALF = torch.device("cpu"), Precision("cpu", "off"), Precision("cpu", "bf16")
@@ -54,7 +54,7 @@ def epoch_of(function, views, epoch):
 @pytest.mark.parametrize("precision", [FLOAT, HALF], ids=["float32", "bf16"])
 def test_what_is_stored_equals_the_live_teacher_bit_for_bit(precision):
     views, network = make_views(), teacher()
-    alive = live(network, precision)
+    alive = LiveNetwork(network, precision)
     first = stored(views, network, precision=precision)
     for epoch in (0, 2):
         assert same(epoch_of(first, views, epoch), epoch_of(alive, views, epoch))
@@ -77,7 +77,7 @@ def test_views_that_never_change_are_stored_once():
 
 def test_unchanged_views_in_changing_batches_equal_the_live_teacher_bit_for_bit():
     network = teacher(name="resnet18").to(CPU)  # large enough that a batch's size moves its last bits
-    alive = live(network, FLOAT)
+    alive = LiveNetwork(network, FLOAT)
     for seed in (3, 4):
         views = make_views(96, seed, augment=False, batch_size=16, rows=40)
         for _ in range(2):
@@ -119,13 +119,13 @@ def test_rows_of_a_teacher_that_answers_otherwise_are_thrown_away(capsys):
     wrong.close()
     right = stored(views, teacher(seed=9))  # the same name and hash, by mistake
     assert "thrown away and computed again" in capsys.readouterr().out
-    assert same(epoch_of(right, views, 0), epoch_of(live(teacher(seed=9), FLOAT), views, 0)) and right.computed == SLOTS
+    assert same(epoch_of(right, views, 0), epoch_of(LiveNetwork(teacher(seed=9), FLOAT), views, 0)) and right.computed == SLOTS
 
 
 @pytest.mark.case(8)
 def test_damaged_rows_are_holes(injected):
     views = make_views()
-    expected = epoch_of(live(teacher(), FLOAT), views, 0)
+    expected = epoch_of(LiveNetwork(teacher(), FLOAT), views, 0)
     whole = stored(views)
     epoch_of(whole, views, 0)
     whole.close()
@@ -153,7 +153,7 @@ def test_a_cache_that_is_deleted_while_it_is_used_hurts_nobody():
     first = stored(views)
     epoch_of(first, views, 0)
     first.path.unlink()
-    alive = live(teacher(), FLOAT)
+    alive = LiveNetwork(teacher(), FLOAT)
     assert same(epoch_of(first, views, 1), epoch_of(alive, views, 1))
     first.close()
     second = stored(views)
@@ -170,7 +170,7 @@ def test_a_full_disk_costs_the_storing_and_nothing_else(monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", failing(28))
         found = [epoch_of(store, views, epoch) for epoch in range(8)]
-    assert same(found, [epoch_of(live(teacher(), FLOAT), views, epoch) for epoch in range(8)])
+    assert same(found, [epoch_of(LiveNetwork(teacher(), FLOAT), views, epoch) for epoch in range(8)])
     assert capsys.readouterr().out.count("disk full") == 1 and store.computed == 8 * SLOTS  # what was there is still read
     store.close()
 
@@ -178,7 +178,7 @@ def test_a_full_disk_costs_the_storing_and_nothing_else(monkeypatch, capsys):
 @pytest.mark.case(24)
 @pytest.mark.parametrize("name", ["open", "preadv", "fstat", "close"])
 def test_a_file_that_fails_costs_the_storing_and_nothing_else(monkeypatch, capsys, name):
-    views, expected = make_views(), epoch_of(live(teacher(), FLOAT), make_views(), 0)
+    views, expected = make_views(), epoch_of(LiveNetwork(teacher(), FLOAT), make_views(), 0)
     first = stored(views)
     epoch_of(first, views, 0)
     first.close()
@@ -197,7 +197,7 @@ def test_a_place_that_cannot_be_written_costs_the_storing_and_nothing_else(capsy
     Path("cache/logits").write_text("a file, no folder")
     views = make_views()
     store = stored(views)
-    assert same(epoch_of(store, views, 0), epoch_of(live(teacher(), FLOAT), views, 0))
+    assert same(epoch_of(store, views, 0), epoch_of(LiveNetwork(teacher(), FLOAT), views, 0))
     store.close()
     assert capsys.readouterr().out.count("not stored any more") == 1
 
@@ -217,7 +217,7 @@ def test_rows_of_a_killed_run_are_read_again():
     views = make_views()
     again = stored(views)
     for epoch in range(9):
-        assert same(epoch_of(again, views, epoch), epoch_of(live(teacher(), FLOAT), views, epoch))
+        assert same(epoch_of(again, views, epoch), epoch_of(LiveNetwork(teacher(), FLOAT), views, epoch))
     assert process.exitcode == -signal.SIGKILL and again.computed == SLOTS  # the last epoch was not written yet
 
 
@@ -238,7 +238,7 @@ def test_two_processes_fill_one_file_at_once():
         process.join()
     after = stored(views)
     for epoch in range(6):
-        assert same(epoch_of(after, views, epoch), epoch_of(live(teacher(), FLOAT), views, epoch))
+        assert same(epoch_of(after, views, epoch), epoch_of(LiveNetwork(teacher(), FLOAT), views, epoch))
     assert after.computed == 0 and [process.exitcode for process in both] == [0, 0]
 
 
@@ -246,9 +246,9 @@ def test_answers_of_a_part_are_those_of_the_network():
     views = make_views(augment=False)
     views.shuffle = False
     store = stored(views)
-    first = answers(store, views)
-    assert np.array_equal(first, answers(live(teacher(), FLOAT), views)) and first.shape == (SLOTS, 7)
-    assert np.array_equal(answers(store, views), first) and store.computed == SLOTS
+    first = collect_logits(store, views)
+    assert np.array_equal(first, collect_logits(LiveNetwork(teacher(), FLOAT), views)) and first.shape == (SLOTS, 7)
+    assert np.array_equal(collect_logits(store, views), first) and store.computed == SLOTS
 
 
 def test_a_student_has_the_same_weights_with_stored_logits_and_without(script):

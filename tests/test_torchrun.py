@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, same, weights
 
-from kd.methods import STRATEGIES
+from kd.methods import MODES
 from kd.reports import report as reports
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def until(what, seconds=120):
     assert what()
 
 
-@pytest.mark.parametrize("mode", STRATEGIES)
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_runs_under_torchrun(mode):
     more = ["--stop-at-val-accuracy", "0.5"] if mode == "defective" else []
     if more:  # a teacher that is poor enough in so few steps

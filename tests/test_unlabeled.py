@@ -12,7 +12,8 @@ import torch
 from conftest import DATA, PAIR, ROOT, TINY, same, weights, write_table
 from faults import in_child
 
-from kd.config import parsing, plan
+from kd.config import parsing
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.reports import report as reports
 from kd.system.errors import Problem
@@ -140,8 +141,8 @@ def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic)
      ["--teacher-weights"])])
 def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
     [settings] = parsing.parse(DistillSettings, words)
-    assert plan.idle(settings) == idle
-    assert not plan.idle(parsing.parse(TeacherSettings, [])[0])
+    assert list(resolve(settings).idle) == idle
+    assert not resolve(parsing.parse(TeacherSettings, [])[0]).idle
 
 
 def test_one_step_is_too_few_for_two_phases(script):
@@ -180,14 +181,15 @@ def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
     argv = [*UNLABELED, "--save-every-minutes", "0"]
 
     def until_killed():
-        import kd.runs.experiment
-        save = kd.runs.experiment.Experiment.save
+        from kd.runs.active import ActiveRun
+        save = ActiveRun.save
 
-        def die(self, state, lesson):
-            save(self, state, lesson)
-            if lesson.phases[state.progress.phase].name == phase and state.progress.total >= 3 + 17 * (phase == "finetune"):
+        def die(self):
+            save(self)
+            progress = self.state.progress
+            if self.phases[progress.phase].name == phase and progress.total >= 3 + 17 * (phase == "finetune"):
                 os.kill(os.getpid(), signal.SIGKILL)
-        kd.runs.experiment.Experiment.save = die
+        ActiveRun.save = die
         import distill
         return distill.main([str(word) for word in argv])
 

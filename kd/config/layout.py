@@ -4,8 +4,11 @@ No other file spells these names or counts these levels.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from kd.config.settings import Data
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,45 @@ class RunPaths:
         """Whether there is a saved state to continue from."""
         return self.resume.is_file() or self.previous.is_file()
 
+    def forget(self) -> None:
+        """Remove what only an unfinished run needs."""
+        for file in (self.resume, self.previous):
+            file.unlink(missing_ok=True)
+
 
 def run_path(out: str, data: str, mode: str, tag: str, pair: str, seed: int) -> Path:
     """OUT/DATA/MODE[-TAG]/PAIR/seedN. `mode` is `teacher` for a network trained on labels alone."""
     tagged = f"{mode}-{tag}" if tag else mode
     return Path(out) / data / tagged / pair / f"seed{seed}"
+
+
+def data_name(data: Data) -> str:
+    """The name of a data set, its split, size and labels; known without reading the data.
+
+    `mura-patient-224`; with the labels of 5 % of the patients, drawn by seed 1,
+    `mura-patient-224-labels0.05.1`.
+    """
+    name = data.dataset
+    if data.dataset == "mura" and data.label != "part":
+        name = "mura_abnormal"
+    elif data.dataset == "folder":
+        name = slug(Path(data.data_dir or ".").resolve().name)
+    seed = f"{data.split_seed}" if data.split_seed else ""
+    labels = ""
+    if data.labeled_fraction < 1:
+        labels = f"-labels{data.labeled_fraction:g}"
+        labels += f".{data.labeled_seed}" if data.labeled_seed else ""
+    return f"{name}-{data.split}{seed}-{data.image_size}{labels}"
+
+
+def slug(text: str) -> str:
+    """`text` as it may stand in the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether `text` may stand in the name of a folder as it is."""
+    return slug(text) == text
 
 
 def out_of(run: Path) -> Path:

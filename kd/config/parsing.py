@@ -16,8 +16,11 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from kd.config.settings import KINDS
+from kd.config.evaluate_settings import EvaluateSettings
+from kd.config.settings import DistillSettings, TeacherSettings
 from kd.system.errors import Problem, speaks
+
+KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)
 
 
 def parse(

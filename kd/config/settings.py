@@ -1,47 +1,14 @@
 """What can be set: every field is declared once, here, with its default, help and limits.
 
-`config` reads it.
+`parsing` reads it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
-from kd.methods import KNOWLEDGE, STRATEGIES
+from kd.config.option import option
+from kd.methods import KNOWLEDGE, MODES, option_key
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
-
-
-def option(
-    default,
-    help,
-    *,
-    choices=None,
-    above=None,
-    least=None,
-    most=None,
-    identity=True,
-    positional=False,
-    several=False,
-    joined=False,
-    **argument,
-):
-    """A field with its flag's help and the values it allows.
-
-    `identity=False`: the value may be another one when a run goes on: where things lie, how often
-    they are saved. `several`: may be given as a list, for one run after the other. `joined`: one or
-    several of the choices, joined by +. `argument` goes to `argparse` as it is (metavar, nargs).
-    """
-    limits = {"choices": choices, "above": above, "least": least, "most": most, "joined": joined}
-    metadata = {
-        "help": help,
-        "limits": limits,
-        "identity": identity,
-        "positional": positional,
-        "several": several,
-        "argument": argument,
-    }
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 DATASETS = ("mura", "folder", "synthetic", "eyepacs", "aptos", "messidor", "messidor2")
@@ -85,9 +52,7 @@ class Distillation:
     student: str = option(
         "resnet18", "network that learns; several: all pairs in turn", several=True, metavar="NAME"
     )
-    mode: str = option(
-        "normal", "which teacher meets which student (--list-modes)", choices=STRATEGIES
-    )
+    mode: str = option("normal", "which teacher meets which student (--list-modes)", choices=MODES)
     alpha: float = option(0.5, "weight of the knowledge; the label's is 1 - alpha", least=0, most=1)
     temperature: list[float] = option(
         [4.0],
@@ -133,8 +98,22 @@ class Distillation:
     )
 
 
+def _kind_options() -> list[tuple]:
+    """(name, type, field) of every hyper-parameter of a kind of knowledge, from the table."""
+    found = []
+    for name, kind in KNOWLEDGE.items():
+        for one in kind.options:
+            limits = {"above": one.above, "least": one.least, "most": one.most}
+            own = option(one.default, one.help, choices=one.choices, **limits)
+            found.append((option_key(name, one), type(one.default), own))
+    return found
+
+
+KindOptions = make_dataclass("KindOptions", _kind_options(), frozen=True)
+
+
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(KindOptions):
     """what the teacher passes on (--list-modes)"""
 
     knowledge: str | None = option(
@@ -150,9 +129,6 @@ class Transfer:
         nargs="*",
         above=0,
         most=10**6,
-    )
-    dkd_beta: float = option(
-        1.0, "dkd: weight of what is said of the other classes", least=0, most=1000
     )
     layers: list[str] = option(
         [],
@@ -349,90 +325,3 @@ class DistillSettings:
     network: Network = field(default_factory=Network)
     training: Training = field(default_factory=Training)
     output: Output = field(default_factory=Output)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """what to do (exactly one)"""
-
-    runs: list[str] = option(
-        [],
-        "evaluate finished runs: each on its own test part, or on --dataset",
-        metavar="RUN",
-        nargs="*",
-        positional=True,
-    )
-    tables: str | None = option(
-        None,
-        "all runs below DIR as the thesis's tables, with published figures, intervals and the "
-        "commands that fill empty cells; written to DIR",
-        metavar="DIR",
-    )
-    card: str | None = option(
-        None,
-        "student and teacher of a run side by side: size, arithmetic, latency, accuracy",
-        metavar="RUN",
-    )
-    shift: list[str] = option(
-        [],
-        "runs, their teachers and the student alone on shifted test images (contrast, brightness, "
-        "noise, blur, resolution, rotation): a table and a plot",
-        metavar="RUN",
-        nargs="+",
-    )
-    arms: str | None = option(
-        None,
-        "learning with few labels: four arms over label fractions, from all runs below DIR, as a "
-        "table and a plot written there",
-        metavar="DIR",
-    )
-    curves: list[str] = option(
-        [],
-        "learning curves of runs in one picture, curves.png beside the runs",
-        metavar="RUN",
-        nargs="+",
-    )
-    check_data: bool = option(False, "what is wrong with a data set; exit 2 if anything is")
-
-
-@dataclass(frozen=True)
-class Judging:
-    """how"""
-
-    dataset: str | None = option(
-        None,
-        "other pictures than the run's own test part, or what --check-data looks at",
-        choices=DATASETS,
-    )
-    data_dir: str | None = option(
-        None,
-        "their folder (for folder: class folders, images.csv, or unlabelled); without "
-        "--dataset: where the run's own data lie now",
-        metavar="DIR",
-    )
-    label: str = option("part", "MURA's label", choices=("part", "abnormal"))
-    errata: str | None = option(None, "corrections of a retinopathy set", metavar="FILE")
-    margin: float = option(
-        0.01,
-        "a student is as good as its teacher where the interval of the difference ends above minus"
-        " this",
-        least=0,
-        most=1,
-    )
-    batch_size: int = option(64, "images at a time", least=1, most=10**6)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
-    cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")
-    out: str = option("runs", "where --check-data writes check-NAME.json", metavar="DIR")
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --arms, --shift,
-    --card, --curves, --check-data.
-    """
-
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    judging: Judging = field(default_factory=Judging)
-
-
-KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)

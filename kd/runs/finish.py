@@ -1,185 +1,112 @@
 """The end of a run: predictions, the chosen weights, and the files that carry them."""
 
-import datetime
-import platform
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import PIL
-import timm
-import torch
 from matplotlib.figure import Figure
 
 from kd import models
 from kd.config import parsing
-from kd.config.settings import DistillSettings
-from kd.data.dataset import Dataset
-from kd.data.pool import Pool
+from kd.config.changes import portable
 from kd.data.views import Views
 from kd.loop import Phase, predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
-from kd.runs.folder import RunFolder, portable
-from kd.runs.phases import Lesson
-from kd.runs.tensorboard import Events
+from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
 from kd.system.console import log
-from kd.system.devices import Precision
 from kd.system.errors import Problem, printable
 from kd.system.files import write_json, write_text
 from kd.teachers import model_file
-from kd.training.state import State
+
+NO_LABELS = "train_accuracy is null: no label was read; the last epoch counts, none was chosen"
 
 
-class Clock:
-    """How long a run took, over all its tries."""
+@dataclass(frozen=True)
+class Predictions:
+    """What the finished networks say.
 
-    def __init__(self):
-        self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
-
-    def seconds(self) -> float:
-        """Seconds so far, those of killed tries up to their last save included."""
-        return self._before + time.monotonic() - self._mark
-
-    def state(self) -> dict:
-        """What `restore` goes on from."""
-        return {"seconds": self.seconds(), "started": self.started}
-
-    def restore(self, state: dict) -> None:
-        """Count on from a saved state."""
-        self._before, self.started = state["seconds"], state["started"]
-
-    def account(self, device: torch.device, precision: Precision, state: State) -> dict:
-        """The report's `clock`: everything that depends on the time or the machine."""
-        seconds = self.seconds()
-        name = (
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.processor() or platform.machine()
-        )
-        return {
-            "seconds": round(seconds, 3),
-            "device": f"{device.type} ({name})",
-            "precision": precision.words,
-            "threads": torch.get_num_threads(),
-            "started": self.started,
-            "finished": _now(),
-            "images_per_second": round(state.progress.images / seconds, 3) if seconds > 0 else None,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-                "numpy": np.__version__,
-                "pillow": PIL.__version__,
-            },
-        }
-
-
-def conclude(
-    settings,
-    folder: RunFolder,
-    dataset: Dataset,
-    pool: Pool | None,
-    state: State,
-    lesson: Lesson,
-    valid: Views,
-    test: Views,
-    clock: dict,
-    events: Events,
-    leave: Callable[[], None],
-) -> dict:
-    """Predict with the last and the best weights, write all files of the finished run (the report
-    last), return the report.
-
-    `leave` may end the predictions by an exception; the state is then as it was.
+    valid, test  logits [n, K] of the best weights
+    last         logits [n, K] of the last weights on the test split
+    teacher      the class [n] that the teachers give each test image, where networks teach
     """
-    network, progress, classes = state.network, state.progress, dataset.index.classes
-    last = (
-        predict(network, test, leave)
-        if progress.history[-1]["epoch"] != progress.best["epoch"]
-        else None
-    )
-    with state.best_in_network():
-        logits = {"valid": predict(network, valid, leave), "test": predict(network, test, leave)}
-        last = logits["test"] if last is None else last
-        taught = {"test": lesson.judge(test).argmax(1)} if lesson.judge else {}
-    labels, rows = test.labels.numpy(), dataset.parts.test
-    samples = [dataset.index.samples[row] for row in rows]
+
+    valid: np.ndarray
+    test: np.ndarray
+    last: np.ndarray
+    teacher: np.ndarray | None
+
+
+def finish(run: ActiveRun) -> dict:
+    """Predict, write all files of the finished run (the report last), return the report.
+
+    A stop signal may end the predictions; the run's state is then as it was.
+    """
+    predictions = _predict(run)
     report = reports.check(
         {
             "schema_version": reports.SCHEMA_VERSION,
-            "kind": "student" if isinstance(settings, DistillSettings) else "teacher",
-            "command": (
-                "distill.py" if isinstance(settings, DistillSettings) else "train_teacher.py"
+            "kind": "student" if run.plan.distils else "teacher",
+            "command": "distill.py" if run.plan.distils else "train_teacher.py",
+            "settings": portable(parsing.flat(run.plan.settings)),
+            "data": _data_entry(run),
+            "teacher": run.teacher,
+            "student": _student_entry(run),
+            "history": _history(run),
+            "results": _results(run, predictions),
+            **_judgement(run, predictions),
+            "clock": run.clock.describe(
+                run.data.device, run.data.precision, run.state.progress.images
             ),
-            "settings": portable(parsing.flat(settings)),
-            "data": dataset.describe() | {"pool": pool and pool.account},
-            "teacher": lesson.account,
-            "student": {
-                "name": network.name,
-                "architecture": network.architecture,
-                "parameters": models.parameters(network.module),
-                "pretrained": settings.network.pretrained and not settings.network.weights,
-                "weights_hash": model_file.state_hash(state.best_weights),
-            },
-            "history": {
-                "epochs": progress.history,
-                "looks": progress.looks,
-                "steps": progress.total,
-                "ended": progress.ended,
-                "phases": [_phase(phase, progress.total) for phase in lesson.phases],
-            },
-            "results": {
-                "best": _result(progress.best, logits["test"], test),
-                "last": _result(progress.history[-1], last, test),
-                "reason": (
-                    None
-                    if lesson.phases[-1].reads_labels
-                    else (
-                        "train_accuracy is null: no label was read; the last epoch counts, none was"
-                        " chosen"
-                    )
-                ),
-            },
-            "classification_report": metrics.classification_report(logits["test"], labels, classes),
-            "confusion_matrix": metrics.confusion_matrix(logits["test"], labels),
-            "evidence": evidence.summarise(
-                logits["test"],
-                labels,
-                [sample.study for sample in samples],
-                evidence.fit_temperature(logits["valid"], valid.labels.numpy()),
-                dataset.index.graded,
-            ),
-            "agreement": (
-                evidence.agreement(
-                    logits["test"].argmax(1),
-                    taught["test"],
-                    labels,
-                    [printable(s.path) for s in samples],
-                )
-                if lesson.judge
-                else None
-            ),
-            "clock": clock,
         }
     )
-    if not ranks.is_main_rank():
-        return report
-    packed = model_file.pack(
-        report["kind"],
-        state.network,
-        state.best_weights,
-        progress.best["epoch"],
-        dataset,
-        pool,
-        lesson.taught_by,
-    )
-    _write(folder, dataset, packed, logits, taught, report, events)
+    if ranks.is_main_rank():
+        _write(run, predictions, report)
     return report
 
 
-def _phase(phase: Phase, total: int) -> dict:
+def _predict(run: ActiveRun) -> Predictions:
+    network, state, data = run.state.network, run.state, run.data
+    check_stop, progress, last = run.signals.leave, run.state.progress, None
+    if progress.history[-1]["epoch"] != progress.best["epoch"]:
+        last = predict(network, data.test, check_stop)
+    with state.best_in_network():
+        valid = predict(network, data.valid, check_stop)
+        test = predict(network, data.test, check_stop)
+        teacher = None
+        if run.ensemble is not None and run.ensemble.members:
+            teacher = run.ensemble.judge(data.test, check_stop).argmax(1)
+    return Predictions(valid, test, test if last is None else last, teacher)
+
+
+def _data_entry(run: ActiveRun) -> dict:
+    pool = run.data.pool_images
+    return run.data.dataset.describe() | {"pool": pool and pool.account}
+
+
+def _student_entry(run: ActiveRun) -> dict:
+    network, given = run.state.network, run.plan.settings.network
+    return {
+        "name": network.name,
+        "architecture": network.architecture,
+        "parameters": models.parameters(network.module),
+        "pretrained": given.pretrained and not given.weights,
+        "weights_hash": model_file.state_hash(run.state.best_weights),
+    }
+
+
+def _history(run: ActiveRun) -> dict:
+    progress = run.state.progress
+    return {
+        "epochs": progress.history,
+        "looks": progress.looks,
+        "steps": progress.total,
+        "ended": progress.ended,
+        "phases": [_phase_entry(phase, progress.total) for phase in run.phases],
+    }
+
+
+def _phase_entry(phase: Phase, total: int) -> dict:
     return {
         "name": phase.name,
         "steps": max(0, min(phase.end, total) - phase.start),
@@ -188,50 +115,13 @@ def _phase(phase: Phase, total: int) -> dict:
     }
 
 
-def _write(
-    folder: RunFolder,
-    dataset: Dataset,
-    packed: dict,
-    logits: dict,
-    taught: dict,
-    report: dict,
-    events: Events,
-) -> None:
-    rows = {"valid": dataset.parts.valid, "test": dataset.parts.test}
-    title = f"{folder.path.parent.name}, test part (n = {len(rows['test'])})"
-    checkpoint.save(folder.model, packed)
-    write_text(
-        folder.path / "predictions.csv",
-        reports.predictions_csv(dataset.index, rows, logits, taught),
-    )
-    drawn = {
-        "confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
-        "reliability": reliability(
-            report["evidence"]["calibration"],
-            logits["test"],
-            dataset.index.labels[rows["test"]],
-            title,
-        ),
+def _results(run: ActiveRun, predictions: Predictions) -> dict:
+    progress, test = run.state.progress, run.data.test
+    return {
+        "best": _result(progress.best, predictions.test, test),
+        "last": _result(progress.history[-1], predictions.last, test),
+        "reason": None if run.phases[-1].reads_labels else NO_LABELS,
     }
-    drawn = {name: figures.pixels(figure) for name, figure in drawn.items()}
-    for name, pixels in drawn.items():
-        try:
-            figures.save(folder.path / f"{name}.png", pixels)
-        except Problem as problem:  # a picture that can be drawn again is no reason to lose a run
-            log(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
-    events.finish(report, drawn)
-    write_json(folder.report, report)
-
-
-def reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """The reliability diagram of logits [N, K] before and after the temperature scaling that
-    `calibration` tells of.
-    """
-    panels = {}
-    for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
-        caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
-        panels[caption] = evidence.probabilities(logits, temperature), labels
-    return figures.reliability(panels, title)
 
 
 def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
@@ -243,41 +133,78 @@ def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
     }
 
 
-def summary(report: dict, folder: RunFolder) -> str:
-    """What a script prints at the end: the accuracies, and where everything lies."""
-    lines = [f"{'':>6}{'epoch':>7}{'train':>9}{'valid':>9}{'test':>9}"]
-    for name in ("best", "last"):
-        row = report["results"][name]
-        figures = (row[f"{part}_accuracy"] for part in ("train", "valid", "test"))
-        lines.append(
-            f"{name:>6}{row['epoch']:>7}"
-            + "".join(f"{'-' if f is None else format(f, '.4f'):>9}" for f in figures)
-        )
-    if report["results"]["reason"]:
-        lines.append(f"({report['results']['reason']})")
-    if report["evidence"]["grades"]:
-        lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
-    if report["teacher"]:
-        teacher = report["teacher"]
-        told = (
-            [teacher]
-            if len(teacher["members"]) == 1
-            else [*teacher["members"], teacher]
-            if teacher["members"]
-            else []
-        )
-        lines += [
-            f"teacher {one['name']}: valid {one['valid_accuracy']:.4f}, test"
-            f" {one['test_accuracy']:.4f}"
-            for one in told
-        ]
-        if teacher["disagreement"] is not None:
-            lines.append(
-                f"two of them differ on {100 * teacher['disagreement']:.1f} % of the test images"
-            )
-    lines.append(f"all of it: {folder.path}")
-    return "\n".join(lines)
+def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
+    """The report's figures of the test split beyond accuracy."""
+    index, rows = run.data.dataset.index, run.data.dataset.parts.test
+    samples = [index.samples[row] for row in rows]
+    logits, labels = predictions.test, run.data.test.labels.numpy()
+    temperature = evidence.fit_temperature(predictions.valid, run.data.valid.labels.numpy())
+    studies, agreement = [sample.study for sample in samples], None
+    if predictions.teacher is not None:
+        paths = [printable(sample.path) for sample in samples]
+        agreement = evidence.agreement(logits.argmax(1), predictions.teacher, labels, paths)
+    return {
+        "classification_report": metrics.classification_report(logits, labels, index.classes),
+        "confusion_matrix": metrics.confusion_matrix(logits, labels),
+        "evidence": evidence.summarise(logits, labels, studies, temperature, index.graded),
+        "agreement": agreement,
+    }
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
+    """All files of a finished run; a report that is there says that the others are."""
+    checkpoint.save(run.folder.model, _model_content(run, report["kind"]))
+    write_text(run.folder.predictions, _predictions_text(run, predictions))
+    drawn = {}
+    for name, figure in _figures(run, predictions, report).items():
+        drawn[name] = figures.pixels(figure)
+    for name, pixels in drawn.items():
+        try:
+            figures.save(run.folder.path / f"{name}.png", pixels)
+        except Problem as problem:  # a figure that can be drawn again is no reason to lose a run
+            log(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
+    run.events.finish(report, drawn)
+    write_json(run.folder.report, report)
+
+
+def _model_content(run: ActiveRun, kind: str) -> dict:
+    """The content of model.pt."""
+    state, data = run.state, run.data
+    teachers = []
+    if run.ensemble is not None:
+        teachers = [member.trained for member in run.ensemble.members]
+    return model_file.pack(
+        kind,
+        state.network,
+        state.best_weights,
+        state.progress.best["epoch"],
+        data.dataset,
+        data.pool_images,
+        teachers,
+    )
+
+
+def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
+    parts = run.data.dataset.parts
+    rows = {"valid": parts.valid, "test": parts.test}
+    logits = {"valid": predictions.valid, "test": predictions.test}
+    teacher = {} if predictions.teacher is None else {"test": predictions.teacher}
+    return reports.predictions_csv(run.data.dataset.index, rows, logits, teacher)
+
+
+def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
+    index, rows = run.data.dataset.index, run.data.dataset.parts.test
+    title = f"{run.folder.path.parent.name}, test part (n = {len(rows)})"
+    calibration = report["evidence"]["calibration"]
+    confusion = figures.confusion(report["confusion_matrix"], index.classes, title)
+    reliability = _reliability(calibration, predictions.test, index.labels[rows], title)
+    return {"confusion": confusion, "reliability": reliability}
+
+
+def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """The reliability diagram of logits [N, K], before and after temperature scaling."""
+    panels = {}
+    for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
+        caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
+        panels[caption] = evidence.probabilities(logits, temperature), labels
+    return figures.reliability(panels, title)

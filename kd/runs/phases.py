@@ -1,303 +1,175 @@
-"""What a run teaches: its phases as its mode has them, each with its images, its loss and its
-teachers.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass, field
+"""From the phases of a plan to those of the loop: each with its images, loss, teachers and steps."""
 
 import numpy as np
 import torch
 from torch import nn
 
 from kd import losses, models
-from kd.config.plan import (
-    all_kinds,
-    cautions,
-    inside_of,
-    kinds_of,
-    loss_of,
-    stages_of,
-    temperatures_of,
-)
-from kd.config.settings import DistillSettings
-from kd.data.dataset import Dataset
-from kd.data.pool import Pool
-from kd.data.views import Batch, Views
+from kd.config.plan import PhasePlan, Plan
+from kd.data.views import Batch
 from kd.loop import Phase
-from kd.methods import KNOWLEDGE, Stage
 from kd.models import Classifier
+from kd.runs.data import RunData
 from kd.system import ranks
-from kd.system.console import log
-from kd.system.devices import Precision
 from kd.system.errors import Problem
-from kd.teachers import functions
-from kd.teachers.ensemble import Member, Panel
-from kd.teachers.model_file import Trained
-from kd.teachers.stored_logits import StoredLogits
+from kd.teachers.ensemble import Ensemble
+from kd.teachers.outputs import no_teacher
 from kd.training import objectives
-from kd.training.objectives import Knowledge, Objective
-
-# () -> (the networks that teach, remarks for the user)
-FindTeachers = Callable[[], tuple[list[Member], list[str]]]
+from kd.training.objectives import Distillation, Knowledge, Matching, Objective, Supervised
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A run's phases, what its report says of the teachers, what gives their logits, what is
-    trained beside, who they are.
+class PhaseBuilder:
+    """Builds the phases of a run once its teachers are there.
+
+    layers      to look at, of the student and of each teacher; empty where no loss looks inside
+    projectors  to be trained beside the student, or None
+    remarks     for the user, found on the way
     """
 
-    phases: list[Phase]
-    account: dict | None = None
-    judge: Callable[[Views], np.ndarray] | None = None
-    helper: nn.Module | None = None
-    taught_by: list[Trained] = field(default_factory=list)
-
-
-class Tutor:
-    """Lays out the phases of a run."""
-
-    def __init__(
-        self,
-        settings,
-        dataset: Dataset,
-        pool: Pool | None,
-        device: torch.device,
-        precision: Precision,
-        stores: dict[str, StoredLogits],
-        leave: Callable[[], None],
-    ):
-        self.settings, self.training, self.stages = settings, settings.training, stages_of(settings)
-        self.dataset, self.device, self.precision, self.stores, self.leave = (
-            dataset,
-            device,
-            precision,
-            stores,
-            leave,
-        )
-        how = {
-            "batch_size": self.training.batch_size,
-            "seed": self.training.seed,
-            "shuffle": True,
-            "augment": self.training.augment,
-        }
-        self.views = {"train": dataset.views("train", device, shown=dataset.parts.shown, **how)}
-        self.views["silent"] = Views(
-            dataset.store,
-            dataset.parts.train,
-            None,
-            device=device,
-            shown=dataset.parts.shown,
-            **how,
-        )
-        if pool is not None:
-            self.views["pool"] = pool.views(device, **how)
+    def __init__(self, plan: Plan, data: RunData, ensemble: Ensemble | None):
+        self.plan, self.data, self.ensemble = plan, data, ensemble
+        self.layers: list[tuple[str, ...]] = []
+        self.projectors: losses.Projectors | None = None
         self.remarks: list[str] = []
-        self.judged = dataset.views("valid", device), dataset.views("test", device)
-        steps = self.training.epochs * self.views["train"].steps
-        self.steps = min(steps, self.training.max_steps or steps)
-        if self.steps < len(self.stages):
-            raise Problem(
-                f"steps of mode {settings.distillation.mode}: {self.steps} in all for"
-                f" {len(self.stages)} phases; give more --epochs or --max-steps, or a smaller"
-                " --batch-size"
-            )
-        weighted = settings.data.balance == "weights"
-        labels, classes = self.views["train"].labels, len(dataset.index.classes)
-        self.class_weights = losses.class_weights(labels, classes).to(device) if weighted else None
 
-    def first_batch(self) -> Batch:
-        """What the student sees first."""
-        return next(self.views_of(self.stages[0]).epoch(0))
+    def look_inside(self, student: Classifier, first: Batch) -> None:
+        """Try the layers of a plan's feature losses on the first batch.
 
-    def views_of(self, stage: Stage) -> Views:
-        """What a stage shows; where it only matches its teachers, without labels."""
-        return self.views[
-            (
-                "silent"
-                if stage.images == "train" and loss_of(self.settings, stage) == "match"
-                else stage.images
-            )
-        ]
-
-    def lesson(
-        self,
-        find_teachers: FindTeachers,
-        student: Classifier,
-        first: Batch,
-        logits: torch.Tensor,
-        account: dict | None,
-    ) -> Lesson:
-        """The phases with nobody as a teacher, or with those that the settings name.
-
-        `account`: what an earlier try said.
-
-        logits [B, K] are the student's for the first batch, before any step.
+        Raises Problem for layers that are not there and for maps that do not fit.
         """
-        if not isinstance(self.settings, DistillSettings):
-            return Lesson(self.phases(None, [()], None))
-        members, remarks = find_teachers()
-        self.leave()
-        panel = Panel(self.settings, members, self.dataset, self.device, self.stores, self.leave)
-        panel.try_batch(first.images)
-        layers, helper = [()], None
-        if inside_of(all_kinds(self.settings)):
-            layers = panel.layers(student, self.settings.transfer.layers)
-            helper = self.look_inside(panel, student, first, layers)
-        phases = self.phases(panel, layers, helper)
-        if account is None:
-            remarks = [*remarks, *cautions(self.settings, panel.classes), *self.remarks]
-            account = panel.introduce(self.judged, self.ratio(logits, phases[0], first), remarks)
-        panel.check_same(account)
-        return Lesson(
-            phases,
-            account,
-            panel.judge if members else None,
-            helper,
-            [member.trained for member in members],
-        )
+        if not self.plan.inside:
+            return
+        self.layers = self.ensemble.layers(student, self.plan.settings.transfer.layers)
+        own = models.try_batch(student, first.images, self.data.precision, self.layers[0]).features
+        teacher = self.ensemble.on(self.data.train, self.data.precision, self.layers[1:])
+        others = teacher(first).features
+        self._check_maps(own, others)
+        self._check_points(own, others)
+        if any(kind.projects for kind in self.plan.kinds.values()):
+            self.projectors = self._projectors(own, others)
 
-    def look_inside(
-        self, panel: Panel, student: Classifier, first: Batch, layers: list[tuple[str, ...]]
-    ) -> nn.Module | None:
-        """Try the layers on the first batch; the projectors that `hint` needs, or None.
-
-        Raises Problem for unfit maps.
-        """
-        own = models.try_batch(student, first.images, self.precision, layers[0]).features
-        others = panel.ask(self.views["train"], self.precision, layers[1:])(first).features
-        flat = [kind for kind in inside_of(all_kinds(self.settings)) if KNOWLEDGE[kind].maps]
-        for name, features in zip(layers, (own, *others)):
-            odd = [layer for layer, one in zip(name, features) if one.ndim != 4]
-            if odd and flat:
-                raise Problem(
-                    f"layer '{odd[0]}' in --layers: gives no map [B, C, H, W], which '{flat[0]}'"
-                    " needs; name another with --layers, or give --knowledge similarity"
-                )
-        points = [
-            name
-            for name, *maps in zip(layers[0], own, *others)
-            if min(one[0, 0].numel() for one in maps) == 1
-        ]
-        if "attention" in all_kinds(self.settings) and points:
-            if len(points) == len(own):
-                raise Problem(
-                    f"layer '{points[0]}' in --layers: is one point at this size, as all others"
-                    " are: 'attention' has nothing to compare; give a larger --image-size or other"
-                    " --layers"
-                )
-            self.remarks = [
-                f"attention: nothing to compare in {', '.join(points)}, which at this --image-size"
-                " is one point"
-            ]
-        if "hint" not in all_kinds(self.settings):
-            return None
-        pairs = [
-            (mine.shape[1], theirs.shape[1])
-            for features in others
-            for mine, theirs in zip(own, features)
-        ]
-        return losses.Projectors(pairs, self.training.seed).to(self.device)
-
-    def phases(
-        self, panel: Panel | None, layers: list[tuple[str, ...]], helper: nn.Module | None
-    ) -> list[Phase]:
-        """The stages with their steps: --epochs of the train part in all, whatever is shown.
-
-        layers: of the student, then of each teacher.
-        """
+    def build(self) -> list[Phase]:
+        """The phases with their steps."""
         found, start = [], 0
-        for stage, end in zip(self.stages, self.ends(), strict=True):
-            looks = bool(panel and inside_of(kinds_of(self.settings, stage)))
-            views = self.views_of(stage)
-            teacher = functions.nobody
-            if panel is not None and kinds_of(self.settings, stage):
-                teacher = panel.ask(views, self.precision, layers[1:] if looks else [])
-            found.append(
-                Phase(
-                    stage.name,
-                    views,
-                    teacher,
-                    self.objective(stage, helper),
-                    start,
-                    end,
-                    self.lr_of(stage),
-                    layers[0] if looks else (),
-                )
-            )
+        share = 1.0
+        if len(self.plan.phases) > 1:
+            share = self.plan.settings.unlabeled.match_share
+        ends = phase_ends(self.data.steps, len(self.plan.phases), share)
+        for phase, end in zip(self.plan.phases, ends, strict=True):
+            found.append(self._phase(phase, start, end))
             start = end
         return found
 
-    def ends(self) -> list[int]:
-        """The step at which each stage ends: the first of several takes --match-share of all, the
-        others the rest alike.
-        """
-        others = len(self.stages) - 1
-        if not others:
-            return [self.steps]
-        first = min(
-            max(1, round(self.steps * self.settings.unlabeled.match_share)), self.steps - others
-        )
-        return [first + (self.steps - first) * number // others for number in range(others + 1)]
-
-    def lr_of(self, stage: Stage) -> float:
-        own = self.settings.unlabeled.finetune_lr if stage.loss == "finetune" else None
-        return self.training.lr if own is None else own
-
-    def objective(self, stage: Stage, helper: nn.Module | None) -> Objective:
-        """The loss of a stage."""
-        loss = loss_of(self.settings, stage)
-        if loss == "labels":
-            return objectives.supervised(self.class_weights)
-        if loss == "match":
-            return objectives.matching(self.knowledge(stage, helper))
-        return objectives.distillation(
-            self.knowledge(stage, helper), self.settings.distillation.alpha, self.class_weights
-        )
-
-    def knowledge(self, stage: Stage, helper: nn.Module | None = None) -> Knowledge:
-        """What a stage passes on, and how much each kind counts."""
-        kinds, given = kinds_of(self.settings, stage), self.settings.transfer
-        weights = given.knowledge_weights if not stage.knowledge else []
-        if loss_of(self.settings, stage) == "match" and len(kinds) == 1 and not weights:
-            weights = [1.0]  # nothing stands beside it
-        return Knowledge(
-            dict(zip(kinds, weights or [KNOWLEDGE[kind].weight for kind in kinds])),
-            tuple(temperatures_of(self.settings)),
-            given.dkd_beta,
-            helper,
-        )
-
-    def ratio(
+    def gradient_ratio(
         self, logits: torch.Tensor, phase: Phase, first: Batch
     ) -> tuple[float | None, str | None]:
-        """(the knowledge's gradient over the label term's on the first batch, why there is none)."""
-        if first.labels is None or not kinds_of(self.settings, self.stages[0]):
+        """(The knowledge's gradient over the label term's on the first batch, why there is none).
+
+        logits [B, K]: the student's for that batch, before any step.
+        """
+        if not isinstance(phase.objective, Distillation):
             return None, "the first phase does not weigh knowledge against labels"
         if ranks.world_size() > 1:
             return None, "not taken on several ranks, each of which has a part of the batch"
         if phase.layers:
             return None, "knowledge inside a network has no gradient by its logits"
         ratio = objectives.gradient_ratio(
-            logits,
-            phase.teacher(first),
-            first.labels,
-            self.knowledge(self.stages[0]),
-            self.settings.distillation.alpha,
-            self.class_weights,
+            logits, phase.teacher(first), first.labels, phase.objective
         )
         return (ratio, None) if np.isfinite(ratio) else (None, "the label term has no gradient")
 
-    def flush_stores(self) -> None:
-        """Write what is left to be stored, and say what storing was worth."""
-        asked = computed = 0
-        for store in self.stores.values():
-            store.flush()
-            asked, computed = asked + store.asked, computed + store.computed
-            store.asked = store.computed = 0
-        if asked:
-            whose = " by the first rank" if ranks.world_size() > 1 else ""
-            log(
-                f"teacher's logits: {asked} asked for{whose}, {computed} computed, the others were"
-                " stored"
+    def _phase(self, phase: PhasePlan, start: int, end: int) -> Phase:
+        views, looks = self.data.views(phase), bool(phase.knowledge.inside)
+        teacher = no_teacher
+        if phase.knowledge.weights:
+            layers = self.layers[1:] if looks else []
+            teacher = self.ensemble.on(views, self.data.precision, layers)
+        return Phase(
+            name=phase.name,
+            views=views,
+            teacher=teacher,
+            objective=self._objective(phase),
+            start=start,
+            end=end,
+            lr=phase.lr,
+            layers=self.layers[0] if looks else (),
+        )
+
+    def _objective(self, phase: PhasePlan) -> Objective:
+        """Labels, knowledge, or both."""
+        if not phase.knowledge.weights:
+            return Supervised(self.data.class_weights)
+        given = phase.knowledge
+        knowledge = Knowledge(given.weights, given.temperatures, given.options, self.projectors)
+        if not phase.reads_labels:
+            return Matching(knowledge)
+        return Distillation(knowledge, self.plan.alpha, self.data.class_weights)
+
+    def _check_maps(self, own: tuple, others: tuple) -> None:
+        """Raise Problem for a layer that gives no map, where a kind needs maps."""
+        needing = [name for name in self.plan.inside if self.plan.kinds[name].maps]
+        if not needing:
+            return
+        for names, features in zip(self.layers, (own, *others)):
+            odd = [name for name, one in zip(names, features) if one.ndim != 4]
+            if odd:
+                raise Problem(
+                    f"layer '{odd[0]}' in --layers: gives no map [B, C, H, W], which"
+                    f" '{needing[0]}' needs; name another with --layers, or give --knowledge"
+                    " similarity"
+                )
+
+    def _check_points(self, own: tuple, others: tuple) -> None:
+        """Note, or raise Problem, where maps of one point give `attention` nothing to compare."""
+        if "attention" not in self.plan.kinds:
+            return
+        points = []
+        for name, *maps in zip(self.layers[0], own, *others):
+            if min(one[0, 0].numel() for one in maps) == 1:
+                points.append(name)
+        if not points:
+            return
+        if len(points) == len(own):
+            raise Problem(
+                f"layer '{points[0]}' in --layers: is one point at this size, as all others are:"
+                " 'attention' has nothing to compare; give a larger --image-size or other --layers"
             )
+        self.remarks = [
+            f"attention: nothing to compare in {', '.join(points)}, which at this --image-size is"
+            " one point"
+        ]
+
+    def _projectors(self, own: tuple, others: tuple) -> nn.Module:
+        """One projector for every teacher and layer, from the student's channels to the teacher's."""
+        pairs = []
+        for features in others:
+            pairs += [(mine.shape[1], theirs.shape[1]) for mine, theirs in zip(own, features)]
+        return losses.Projectors(pairs, self.plan.settings.training.seed).to(self.data.device)
+
+
+def phase_ends(steps: int, phases: int, first_share: float) -> list[int]:
+    """The step at which each phase ends.
+
+    The first of several takes a share of all steps, the others share the rest equally; each has at
+    least one.
+    """
+    others = phases - 1
+    if not others:
+        return [steps]
+    first = min(max(1, round(steps * first_share)), steps - others)
+    return [first + (steps - first) * number // others for number in range(others + 1)]
+
+
+def cautions(plan: Plan, classes: int) -> list[str]:
+    """What a user should know of this knowledge with so many classes and images a step."""
+    found = []
+    for kind in plan.kinds.values():
+        if kind.cautions is not None:
+            batch_size = plan.settings.training.batch_size
+            found += kind.cautions(classes, batch_size, plan.temperatures)
+    if plan.inside and plan.settings.distillation.stored_logits:
+        found.append(
+            f"{', '.join(plan.inside)}: the teacher runs in every step; only its logits can be"
+            " stored"
+        )
+    return found

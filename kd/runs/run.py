@@ -1,30 +1,42 @@
-"""Experiments from settings to report: lock, resume or skip, early checks, missing teachers first;
-several in one process.
+"""Runs from their plans to their reports; several in one process share what they can.
+
+`train` reads from top to bottom as a run happens.
 """
 
 import contextlib
-import functools
 import gc
-from pathlib import Path
 
 import torch
 
 from kd import models
-from kd.config.plan import idle, refuse_few_classes, refuse_misfits, student_of, teachers_of
+from kd.config.plan import Plan, TeacherPlan
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.data.index import slug
+from kd.data.views import Batch
+from kd.models import Classifier
 from kd.reports import report as reports
-from kd.runs.experiment import Experiment
-from kd.runs.find import check_teachers, find_teachers
-from kd.runs.finish import summary
-from kd.runs.folder import RunFolder, folder_of
+from kd.runs.active import ActiveRun
+from kd.runs.checks import check_inputs, check_machine
+from kd.runs.clock import Clock
+from kd.runs.data import RunData, is_out_of_memory
+from kd.runs.defective import judge_defective
+from kd.runs.finish import finish
+from kd.runs.folder import RunFolder
+from kd.runs.hooks import fit
+from kd.runs.phases import PhaseBuilder, cautions
 from kd.runs.session import Session
+from kd.runs.summary import summary
+from kd.runs.tensorboard import Events
 from kd.system import ranks
 from kd.system.console import log
-from kd.system.devices import pick_device
-from kd.system.errors import Problem, Stopped, complain
+from kd.system.errors import CANNOT_WRITE, Problem, Stopped, complain
 from kd.system.locks import exclusive_lock
+from kd.system.seeds import seed_step
 from kd.system.signals import StopSignals
+from kd.teachers.ensemble import Ensemble, Teacher
+from kd.teachers.find import find, needs_training
+from kd.teachers.introduction import introduce
+from kd.training.state import State
 
 
 def run_ranks(every: list[TeacherSettings] | list[DistillSettings]) -> None:
@@ -34,144 +46,228 @@ def run_ranks(every: list[TeacherSettings] | list[DistillSettings]) -> None:
 
 
 def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
-    """Do all runs, one after the other, and print what came out.
-
-    One that fails keeps no other from running.
+    """Do all runs, one after the other, and print what came out. One that fails stops no other.
 
     They may differ in anything but their data. Raises Problem, with the first code, after the last
     where any has failed.
     """
-    for settings in every:
-        check_settings(settings)
+    plans = [resolve(settings) for settings in every]
+    for plan in plans:
+        check_machine(plan)
     failed = []
     with StopSignals(every[0].training.max_minutes) as signals:
         session = Session(every[0].data, signals)
-        unfinished = [
-            settings
-            for settings in every
-            if not ranks.main_rank_says(RunFolder(folder_of(settings)).finished)
-        ]
-        if len(every) > 1 and unfinished:  # what stops all of them is told once, and first
-            check_each(unfinished, session)
-            session.open()
-            session.open_pool(unfinished[0])
-        for settings in every:
-            folder = RunFolder(folder_of(settings))
+        if len(plans) > 1:
+            check_all(plans, session)
+        for plan in plans:
             try:
-                log(summary(run(settings, session), folder))
+                log(summary(run(plan, session), plan.folder))
             except Exception as error:
-                if isinstance(error, Stopped) or len(every) == 1 or ranks.world_size() > 1:
+                if isinstance(error, Stopped) or len(plans) == 1 or ranks.world_size() > 1:
                     raise
-                failed.append((folder.path, complain(error)))
+                failed.append((plan.folder, complain(error)))
             gc.collect()  # a run's networks may hang in cycles: the next one needs their memory
     if failed:
+        folders = ", ".join(str(folder) for folder, _ in failed)
         raise Problem(
-            f"{len(failed)} of {len(every)} runs failed:"
-            f" {', '.join(str(path) for path, _ in failed)}; see the lines above, mend that and run"
-            " the same command again",
+            f"{len(failed)} of {len(plans)} runs failed: {folders}; see the lines above, mend that"
+            " and run the same command again",
             failed[0][1],
         )
 
 
-def check_each(unfinished: list, session: Session) -> None:
-    """Tell early which runs of a list will fail for want of their files.
+def check_all(plans: list[Plan], session: Session) -> None:
+    """Warn early of the runs of a list that will fail, and open the data that all share.
 
-    Raises Problem where all will.
+    Raises Problem where all will fail.
     """
-    faults = []
-    for settings in unfinished:
+    unfinished = [
+        plan for plan in plans if not ranks.main_rank_says(RunFolder(plan.folder).finished)
+    ]
+    if not unfinished:
+        return
+    problems = []
+    for plan in unfinished:
         try:
-            check_files(settings, RunFolder(folder_of(settings)), session)
+            check_inputs(plan, session)
         except Problem as problem:
-            faults.append(problem)
-    if len(faults) == len(unfinished):
-        raise faults[0]
-    for problem in faults:
+            problems.append(problem)
+    if len(problems) == len(unfinished):
+        raise problems[0]
+    for problem in problems:
         log(f"warning: {problem}; the other runs of the list go on")
+    session.open()
+    session.open_pool(unfinished[0])
 
 
-def run(settings: TeacherSettings | DistillSettings, session: Session) -> dict:
-    """Do what the settings say, or find it done; returns the report.
+def run(plan: Plan, session: Session) -> dict:
+    """Do what the plan says, or find it done; returns the report.
 
-    A finished run is read, an interrupted one goes on exactly, a missing teacher is trained first.
-    Raises Problem.
+    A finished run is read, an interrupted one continues exactly, a missing teacher is trained
+    first. Raises Problem.
     """
-    folder = RunFolder(folder_of(settings))
+    folder = RunFolder(plan.folder)
     with exclusive_lock(folder.path) if ranks.is_main_rank() else contextlib.nullcontext():
         if ranks.is_main_rank():
-            folder.claim(settings)
+            folder.claim(plan)
         ranks.barrier()
         if ranks.main_rank_says(folder.finished):
             log(f"finished before: {folder.path}")
             return reports.read(folder.path)
-        check_files(settings, folder, session)
-        if idle(settings):
-            log(f"note: {', '.join(idle(settings))}: not used by this run")
+        check_inputs(plan, session)
+        if plan.idle:
+            log(f"note: {', '.join(plan.idle)}: not used by this run")
         try:
-            finder = functools.partial(find_teachers, settings, session, run)
-            dataset, pool = session.open(), session.open_pool(settings)
-            return Experiment(
-                settings, folder, dataset, pool, session.signals, finder, session.stores
-            ).run()
-        except (
-            RuntimeError
-        ) as error:  # torch's own of a GPU, and of a CPU one that is told by its words alone
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
-                error
-            ):
+            return train(plan, folder, session)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
             raise Problem(
-                f"device of '{folder.path}': out of memory ({str(error).splitlines()[0][:120]});"
-                " lower --batch-size or --image-size"
+                f"device of '{folder.path}': out of memory"
+                f" ({str(error).splitlines()[0][:120]}); lower --batch-size or --image-size"
             ) from None
+        finally:
+            session.teachers.flush()
+            if plan.settings.training.compile:
+                # All networks of a family share a limit of eight graphs; the next run needs its own.
+                torch.compiler.reset()
 
 
-def check_settings(settings) -> None:
-    """Refuse, before data are read, names that cannot be."""
-    models.architecture_of(student_of(settings))
-    if isinstance(settings, DistillSettings):
-        for name in teachers_of(settings):
-            models.architecture_of(name)
-        refuse_misfits(settings)
-    tag = settings.output.tag
-    if tag and slug(tag) != tag:
-        raise Problem(
-            f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a"
-            f" folder; try '{slug(tag)}'"
-        )
-    device = pick_device(settings.training.device)
-    if settings.training.sync_bn and device.type != "cuda":
-        raise Problem(
-            f"sync_bn in --sync-bn: PyTorch has it for GPUs only, and this run is on {device.type};"
-            " leave it out"
-        )
-    if settings.training.sync_bn and ranks.world_size() == 1:
-        log("note: --sync-bn: changes nothing on one rank; start several with torchrun")
-    if ranks.world_size() > 1 and settings.training.batch_size < 2 * ranks.world_size():
-        raise Problem(
-            f"batch_size '{settings.training.batch_size}' in --batch-size: fewer than two images a"
-            f" step for each of {ranks.world_size()} ranks; give more, or start fewer"
-        )
-    if settings.training.compile and device.type != "cuda":
-        raise Problem(
-            f"compile in --compile: made for CUDA, and this run is on {device.type}, where it slows"
-            " training down; leave it out"
-        )
+def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
+    """Train a run that is not finished, from its first step or the one after its last save."""
+    data = RunData(plan, session)
+    session.signals.leave()
+    if any(needs_training(teacher) for teacher in plan.teachers):
+        try_student(plan, data, folder)
+    ensemble = find_ensemble(plan, data, session)
+    session.signals.leave()
+    student = build_student(plan, data, folder)
+    folder.check_space(models.parameters(student.module))
+    first = data.first_batch(plan)
+    logits = first_logits(plan, data, student, first)
+    saved = folder.load(**data.fixed)
+    builder = PhaseBuilder(plan, data, ensemble)
+    builder.look_inside(student, first)
+    phases = builder.build()
+    entry = saved and saved["teacher"]
+    if ensemble is not None and entry is None:
+        ratio = builder.gradient_ratio(logits, phases[0], first)
+        remarks = [*plan.remarks, *cautions(plan, len(data.classes)), *builder.remarks]
+        check_stop = session.signals.leave
+        entry = introduce(ensemble, data.valid, data.test, ratio, remarks, check_stop)
+    if ensemble is not None:
+        ensemble.check_unchanged(entry)
+    clock = Clock()
+    state = State(student, plan.settings.training, data.precision, builder.projectors)
+    if saved is not None:
+        restore(state, clock, saved)
+    del saved  # two gigabytes for VGG11
+    student.spread(plan.settings.training.sync_bn)
+    if plan.settings.training.compile:
+        student.compile()
+    events = Events(folder.path, state)
+    active = ActiveRun(
+        plan, folder, data, ensemble, entry, phases, state, clock, events, session.signals
+    )
+    return fit_and_finish(active, first)
 
 
-def check_files(settings, folder: RunFolder, session: Session) -> None:
-    """Refuse, before pictures are decoded, data without an index, and weights that are missing, out
-    of reach or do not fit.
+def find_ensemble(plan: Plan, data: RunData, session: Session) -> Ensemble | None:
+    """The teachers of a student, trained first where they are missing; None for a run without."""
+    if not plan.distils:
+        return None
+    members = [find_or_train(teacher, plan, session) for teacher in plan.teachers]
+    session.teachers.keep([member.trained for member in members])
+    ensemble = Ensemble(plan, members, len(data.classes), data.device, session.teachers)
+    ensemble.try_images(data.first_batch(plan).images)
+    return ensemble
+
+
+def find_or_train(wanted: TeacherPlan, plan: Plan, session: Session) -> Teacher:
+    """A teacher of a student's plan."""
+    found = find(wanted, plan, session.open(), session.teachers)
+    if found is None:
+        log(f"no teacher in {wanted.places[0]}: training it first")
+        run(wanted.plan, session)
+        found = find(wanted, plan, session.open(), session.teachers)
+    return found
+
+
+def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
+    """The network to train, with the weights it starts from. A run that continues has its own."""
+    network, fresh = plan.settings.network, not ranks.main_rank_says(folder.begun)
+    student = models.build(
+        plan.student,
+        data.classes,
+        pretrained=network.pretrained and fresh,
+        weights=network.weights if fresh else None,
+        drop_rate=network.drop_rate,
+        seed=plan.weights_seed,
+    )
+    return student.to(data.device)
+
+
+def try_student(plan: Plan, data: RunData, folder: RunFolder) -> None:
+    """Refuse a student that cannot be trained here before hours are spent on its teacher.
+
+    Raises Problem. The network that tries is freed: the teacher needs its memory.
     """
-    refuse_few_classes(settings, len(session.read().classes))
-    session.read_pool(settings)
-    network, wanted = settings.network, []
-    if isinstance(settings, DistillSettings):
-        wanted += check_teachers(settings, session)
-    begun = ranks.main_rank_says(folder.begun)
-    if not begun and network.weights is not None:
-        models.read_state(Path(network.weights))
-    elif not begun:
-        wanted.append(student_of(settings))
-    for name in wanted if network.pretrained else ():
-        models.require_weights(name)
+    student = build_student(plan, data, folder)
+    folder.check_space(models.parameters(student.module))
+    first_logits(plan, data, student, data.first_batch(plan))
+
+
+def first_logits(plan: Plan, data: RunData, student: Classifier, first: Batch) -> torch.Tensor:
+    """The student's logits [B, K] for the first batch, as the first step will see it.
+
+    Raises Problem where it cannot be trained on batches like this one.
+    """
+    seed_step(data.device, plan.settings.training.seed, 0, 0)
+    return models.try_batch(student, first.images, data.precision).logits
+
+
+def restore(state: State, clock: Clock, saved: dict) -> None:
+    """Continue from a saved state."""
+    state.load_state_dict(saved["state"])
+    clock.restore(saved["clock"])
+    progress = state.progress
+    log(f"going on from step {progress.total} (epoch {progress.epoch + 1})")
+
+
+def log_start(run: ActiveRun) -> None:
+    """Print what is trained, on what, and in which phases."""
+    size = models.parameters(run.state.network.module)
+    log(
+        f"training {run.plan.student} ({size:,} parameters) on {run.data.device.type},"
+        f" {run.data.precision.words}{run.describe_ranks()}"
+    )
+    for phase in run.phases:
+        log(phase.describe())
+
+
+def fit_and_finish(run: ActiveRun, first: Batch) -> dict:
+    """Train to the last step and write the report; whatever ends this early is saved first."""
+    try:
+        log_start(run)
+        if not run.state.progress.total:
+            run.events.views(first.images)
+        fit(run)
+        judge_defective(run)
+        report = finish(run)
+    except Stopped:
+        run.save()
+        ranks.barrier()  # a rank that ends early has torchrun end the others
+        where = f" at step {run.state.progress.total}, saved in '{run.folder.path}'"
+        raise run.signals.stopped(where) from None
+    except Problem as problem:
+        if problem.code == CANNOT_WRITE:
+            # What does not fit now may be a result that is larger than the saved state.
+            with contextlib.suppress(Problem):
+                run.save()
+        raise
+    finally:
+        run.events.close()
+    if ranks.is_main_rank():
+        run.folder.forget()
+    ranks.barrier()
+    return report

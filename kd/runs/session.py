@@ -1,28 +1,27 @@
 """What the runs of one process share, read and decoded once."""
 
-from pathlib import Path
-
-from kd.config.plan import shows_pool
+from kd.config.plan import Plan
 from kd.config.settings import Data
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import Pool, open_pool, read_unlabeled
 from kd.system.console import log
 from kd.system.signals import StopSignals
-from kd.teachers import model_file
-from kd.teachers.stored_logits import StoredLogits
+from kd.teachers.cache import TeacherCache
 
 
 class Session:
-    """What runs of one process share: stop signals, the data, the teachers read last.
+    """What runs of one process share. All have the same data settings.
 
-    All have the same data settings.
+    signals   stop signals and the time budget
+    teachers  the teachers that were read last
+    checked   folder of a plan whose inputs were checked -> the Problem that was found, or None
     """
 
     def __init__(self, data: Data, signals: StopSignals):
         self.data, self.signals = data, signals
-        self._teachers: dict[tuple[Path, str | None], model_file.Trained] = {}
-        self.stores: dict[str, StoredLogits] = {}  # theirs, by their keys; checked once
+        self.teachers = TeacherCache()
+        self.checked: dict = {}
         self._index: Index | None = None
         self._dataset: Dataset | None = None
         self._source: Index | None = None
@@ -37,67 +36,39 @@ class Session:
         """The data, split and decoded at the first call."""
         if self._dataset is None:
             self._dataset = open_dataset(self.data, self.read(), self.signals.leave_alone)
-            say_data(self._dataset)
+            log_data(self._dataset)
         return self._dataset
 
-    def read_pool(self, settings) -> Index | None:
-        """The pictures of --unlabeled-dir, found at the first call; None where there are none, or
-        the mode shows none.
+    def read_pool(self, plan: Plan) -> Index | None:
+        """The images of --unlabeled-dir, found at the first call.
+
+        None where there are none, or where the run shows none.
         """
-        if not shows_pool(settings):
+        if not plan.shows_pool:
             return None
-        self._source = self._source or read_unlabeled(settings.unlabeled)
+        self._source = self._source or read_unlabeled(plan.settings.unlabeled)
         return self._source
 
-    def open_pool(self, settings) -> Pool | None:
-        """The pictures that a run sees without labels, decoded at the first call; None where its
-        mode shows none.
-        """
-        if not shows_pool(settings):
+    def open_pool(self, plan: Plan) -> Pool | None:
+        """The images that a run sees without labels, decoded at the first call; None without any."""
+        if not plan.shows_pool:
             return None
         if self._pool is None:
-            self._pool = open_pool(
-                self.open(), settings.unlabeled, self.read_pool(settings), self.signals.leave_alone
-            )
-            say_pool(self._pool)
+            source, unlabeled = self.read_pool(plan), plan.settings.unlabeled
+            self._pool = open_pool(self.open(), unlabeled, source, self.signals.leave_alone)
+            log_pool(self._pool)
         return self._pool
 
-    def load(self, file: Path, name: str | None = None) -> model_file.Trained:
-        """A teacher's model.pt, or with `name` any file of that network's weights; many students in
-        a row read it once.
-        """
-        if (file, name) not in self._teachers:
-            self._teachers[file, name] = (
-                model_file.load(file)
-                if name is None
-                else model_file.load_any(file, name, self.read().classes)
-            )
-        return self._teachers[file, name]
 
-    def keep(self, wanted: list[model_file.Trained]) -> None:
-        """Let go of the teachers that are not among these, and of their stored logits' tables."""
-        self._teachers = {
-            key: found
-            for key, found in self._teachers.items()
-            if any(found is one for one in wanted)
-        }
-        networks = [found.network for found in wanted]
-        for key in [
-            key
-            for key, store in self.stores.items()
-            if not any(store.network is one for one in networks)
-        ]:
-            del self.stores[key]
-
-
-def say_data(dataset: Dataset) -> None:
-    """What is trained on, and what there is to know about it."""
+def log_data(dataset: Dataset) -> None:
+    """Print what is trained on, and what there is to know about it."""
     account = dataset.describe()
     sizes = ", ".join(f"{name} {size}" for name, size in account["parts"].items())
     log(
-        f"data {account['name']}, split {account['split']}: {sizes}; {len(account['classes'])}"
-        f" classes; patients in two parts {account['overlaps']['patients']}, identical files in two"
-        f" parts {account['overlaps']['files']}"
+        f"data {account['name']}, split {account['split']}: {sizes};"
+        f" {len(account['classes'])} classes; patients in two parts"
+        f" {account['overlaps']['patients']}, identical files in two parts"
+        f" {account['overlaps']['files']}"
     )
     for note in account["notes"]:
         log(f"note: {note}")
@@ -105,13 +76,13 @@ def say_data(dataset: Dataset) -> None:
         log(f"note: {account['skipped_files']} hidden files passed over")
 
 
-def say_pool(pool: Pool) -> None:
-    """What is seen without labels, and what was kept out of it."""
+def log_pool(pool: Pool) -> None:
+    """Print what is seen without labels, and what was kept out of it."""
     found = pool.account
     log(
         f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set,"
-        f" {found['of_unlabeled_dir']} of --unlabeled-dir, of which {found['of_unknown_patients']}"
-        " show unknown patients); dropped for the validation and test part:"
-        f" {found['dropped_by_patient']} by patient, {found['dropped_by_file']} as identical files;"
-        f" {found['copies']} copies left out"
+        f" {found['of_unlabeled_dir']} of --unlabeled-dir, of which"
+        f" {found['of_unknown_patients']} show unknown patients); dropped for the validation and"
+        f" test part: {found['dropped_by_patient']} by patient, {found['dropped_by_file']} as"
+        f" identical files; {found['copies']} copies left out"
     )

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from kd.config.settings import DATASETS, Data, EvaluateSettings, Judging
+from kd.config.evaluate_settings import EvaluateSettings, Judging
+from kd.config.settings import DATASETS, Data
 from kd.data.audit import audit
 from kd.data.audit import text as audit_text
 from kd.data.dataset import read_index

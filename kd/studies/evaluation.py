@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from kd.config import parsing
-from kd.config.settings import Data, Judging, TeacherSettings
+from kd.config.evaluate_settings import Judging
+from kd.config.settings import Data, TeacherSettings
 from kd.data import folder as folder_reader
 from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index, digest
@@ -19,7 +20,7 @@ from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.system.files import make_folder, write_json, write_text
-from kd.teachers import model_file
+from kd.teachers import leakage, model_file
 
 SCHEMA_VERSION = 1
 
@@ -118,7 +119,7 @@ def _other_pictures(
         target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits})
     )
     predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
-    seen = int(model_file.seen_by(model, index, store.hashes).sum())
+    seen = int(leakage.seen_by(model, index, store.hashes).sum())
     if seen:
         log(
             f"warning: {seen} of {len(rows)} pictures were seen in training, or show its patients:"

@@ -4,7 +4,7 @@ defective teacher.
 
 import numpy as np
 
-from kd.methods import STRATEGIES
+from kd.methods import MODES
 from kd.reports.evidence import against_alone
 from kd.studies.cells import figures_text, gap_text, of_runs
 from kd.studies.study import ALONE, Run, Study
@@ -15,12 +15,12 @@ def overviews(study: Study) -> list[dict]:
     """One for each (student, tag) that was taught in more than one way: a row for each of them, and
     the student alone.
     """
-    taught = [run for run in study.runs.values() if run.role in STRATEGIES]
+    taught = [run for run in study.runs.values() if run.role in MODES]
     found = []
     for student, tag in sorted({(run.student, run.tag) for run in taught}):
         ways = sorted(
             {(run.role, run.teacher) for run in taught if (run.student, run.tag) == (student, tag)},
-            key=lambda way: (list(STRATEGIES).index(way[0]), way[1]),
+            key=lambda way: (list(MODES).index(way[0]), way[1]),
         )
         if len(ways) > 1:
             found.append(_overview(study, student, tag, ways))
@@ -30,7 +30,7 @@ def overviews(study: Study) -> list[dict]:
 def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]]) -> dict:
     runs = {way: study.at(way[0], tag, way[1], student) for way in ways}
     alone = study.at(ALONE, tag, "", student)
-    defective = [way for way in ways if STRATEGIES[way[0]].teacher.stop_at is not None]
+    defective = [way for way in ways if MODES[way[0]].teacher.stop_at is not None]
     rows = [
         {
             "mode": ALONE,

@@ -11,7 +11,8 @@ import torch
 
 from kd import losses
 from kd.config import parsing
-from kd.config.settings import Judging, TeacherSettings
+from kd.config.evaluate_settings import Judging
+from kd.config.settings import TeacherSettings
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.shifts import SHIFTS
 from kd.data.views import Views

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.config import parsing
-from kd.config.plan import GENERATION_WORD, teacher_of, unused
+from kd.config.resolve import GENERATION_WORD, resolve
 from kd.config.settings import (
     DistillSettings,
     Network,
@@ -19,7 +19,7 @@ from kd.config.settings import (
     Transfer,
     Unlabeled,
 )
-from kd.methods import STRATEGIES
+from kd.methods import MODES
 from kd.reports import report as reports
 from kd.reports.evidence import difference
 from kd.reports.report import Predictions
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> Run:
     else:
         role, teacher, student = (
             settings.distillation.mode,
-            teacher_of(settings),
+            resolve(settings).teacher_name,
             settings.distillation.student,
         )
     report = report | {"settings": parsing.flat(settings)}
@@ -121,7 +121,7 @@ def read_run(folder: Path) -> Run:
         teacher,
         student,
         settings.training.seed,
-        unused(settings),
+        resolve(settings).unused,
     )
     if (
         not set(PARTS) <= report["data"]["parts"].keys()
@@ -170,8 +170,8 @@ class Study:
 
     def tables(self) -> list[tuple[str, str]]:
         """(mode, tag) of every table with at least one student, in the modes' order."""
-        found = {(run.role, run.tag) for run in self.runs.values() if run.role in STRATEGIES}
-        return sorted(found, key=lambda key: (list(STRATEGIES).index(key[0]), key[1]))
+        found = {(run.role, run.tag) for run in self.runs.values() if run.role in MODES}
+        return sorted(found, key=lambda key: (list(MODES).index(key[0]), key[1]))
 
     def pairs(self, mode: str, tag: str) -> tuple[list[str], list[str]]:
         """(teachers, students) of a table: the thesis's where one of its pairs is there, and all
@@ -182,7 +182,7 @@ class Study:
             for run in self.runs.values()
             if (run.role, run.tag) == (mode, tag)
         ]
-        row = STRATEGIES[mode]
+        row = MODES[mode]
         of_thesis = not tag and any(
             teacher in row.teachers and student in row.students for teacher, student in found
         )
@@ -196,7 +196,7 @@ class Study:
         """The runs of a cell by seed. Networks alone, and defective teachers, may be untagged."""
         found = {}
         for seed in self.seeds:
-            tags = (tag,) if role in STRATEGIES else (tag, "")
+            tags = (tag,) if role in MODES else (tag, "")
             runs = [
                 self.runs[key]
                 for own in tags
@@ -206,13 +206,13 @@ class Study:
         return found
 
     def teacher_role(self, mode: str) -> str:
-        return ALONE if STRATEGIES[mode].teacher.stop_at is None else DEFECTIVE
+        return ALONE if MODES[mode].teacher.stop_at is None else DEFECTIVE
 
     def members(self, mode: str, teacher: str) -> list[str]:
         """The networks trained on labels that are a mode's `teacher` together; none where it is no
         such run.
         """
-        origin = STRATEGIES[mode].teacher
+        origin = MODES[mode].teacher
         return (
             teacher.split("+")
             if origin.trained and origin.network != "none" and GENERATION_WORD not in teacher
@@ -262,7 +262,7 @@ class Study:
             for run in self.runs.values()
             if (run.role, run.tag) == (mode, tag)
         }
-        everyone = STRATEGIES[mode].teacher.network != "student"
+        everyone = MODES[mode].teacher.network != "student"
         return [
             (mode, teacher, student)
             for student in students
@@ -277,7 +277,7 @@ class Study:
 
         def distance(run):
             return (
-                (run.role in STRATEGIES) != (role in STRATEGIES),
+                (run.role in MODES) != (role in MODES),
                 run.role != role,
                 run.tag != tag,
                 run.student != student,
@@ -286,7 +286,7 @@ class Study:
 
         like = min(self.runs.values(), key=distance)
         settings, words = like.report["settings"], ["--config", str(like.folder / "settings.json")]
-        if role in STRATEGIES:
+        if role in MODES:
             words = [
                 "distill.py",
                 *words,
@@ -368,7 +368,7 @@ class Study:
 
 def _names(mode: str, teacher: str) -> list[str]:
     """The flags that name a mode's teacher."""
-    network = STRATEGIES[mode].teacher.network
+    network = MODES[mode].teacher.network
     if network == "student":
         return ["--generations", str(1 + int(teacher.partition(GENERATION_WORD)[2] or 0))]
     return ["--teacher", teacher] if network == "teacher" else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.methods import STRATEGIES
+from kd.methods import MODES
 from kd.reports import figures
 from kd.reports.evidence import against_alone, against_teacher
 from kd.studies.cells import NOT_RUN, figures_text, gap_text, means, of_runs
@@ -150,7 +150,7 @@ def _told(recipes: list[str], mode: str) -> list[str]:
     """Without what is always so: only the teachers of a defective table are stopped, the networks
     alone never.
     """
-    expected = f"stop_at_val_accuracy: {STRATEGIES[mode].teacher.stop_at}, None"
+    expected = f"stop_at_val_accuracy: {MODES[mode].teacher.stop_at}, None"
     return [text for text in recipes if text != expected]
 
 

@@ -1,7 +1,4 @@
-"""The teachers of a run at their work: asked, judged, introduced.
-
-One network, several together, or a label distribution.
-"""
+"""The networks that teach a run, one or several, or the label distribution that stands for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,55 +6,57 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kd import losses, models
-from kd.config.plan import origin_of, teacher_of
-from kd.config.settings import DistillSettings
-from kd.data.dataset import Dataset
+from kd import losses
+from kd.config.plan import Plan
 from kd.data.index import digest
 from kd.data.views import Views
 from kd.models import Classifier
-from kd.reports import metrics
-from kd.system.console import log
 from kd.system.devices import Precision
-from kd.system.errors import BAD_CHECKPOINT, DIVERGED, Problem
-from kd.teachers import functions, model_file
-from kd.teachers.functions import TeacherFunction
+from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.teachers.cache import TeacherCache
+from kd.teachers.model_file import Trained
+from kd.teachers.outputs import (
+    BatchLogits,
+    BatchTeacher,
+    JointTeacher,
+    LabelDistribution,
+    LiveNetwork,
+    ObservedJointTeacher,
+    ObservedNetwork,
+    collect_logits,
+)
 from kd.teachers.stored_logits import StoredLogits, key_of
 
 
 @dataclass(frozen=True)
-class Member:
-    """A network that teaches, where it comes from, and how its training differs from its student's,
-    in words.
+class Teacher:
+    """A network that teaches.
+
+    name         as the user wrote it
+    source       where it comes from, in words
+    differences  in what its training differs from its student's, in words
     """
 
     name: str
-    trained: model_file.Trained
+    trained: Trained
     source: str
     differences: list[str]
 
 
-class Panel:
+class Ensemble:
     """The teachers of a run; `members` is empty where a label distribution teaches."""
 
     def __init__(
         self,
-        settings: DistillSettings,
-        members: list[Member],
-        dataset: Dataset,
+        plan: Plan,
+        members: list[Teacher],
+        classes: int,
         device: torch.device,
-        stores: dict[str, StoredLogits],
-        leave: Callable[[], None],
+        cache: TeacherCache,
     ):
-        self.settings, self.members, self.name = settings, members, teacher_of(settings)
-        self.classes, self.device, self.stores, self.leave = (
-            len(dataset.index.classes),
-            device,
-            stores,
-            leave,
-        )
-        weights = settings.distillation.teacher_weights or [1.0] * len(members)
-        self.weights = [weight / sum(weights) for weight in weights]
+        self.plan, self.members, self.classes = plan, members, classes
+        self.device, self.cache = device, cache
+        self.weights = list(plan.shares)
         for member in members:
             member.trained.network.to(device)
 
@@ -68,32 +67,32 @@ class Panel:
         return hashes[0] if len(hashes) == 1 else digest([*hashes, *map(str, self.weights)])
 
     def layers(self, student: Classifier, wanted: list[str]) -> list[tuple[str, ...]]:
-        """Where to look in the student and in each member, layer by layer: --layers, or the stages
-        that timm names.
+        """Where to look in the student and in each member, layer by layer.
 
-        Raises Problem where a layer is given for another number of networks.
+        That is --layers (`wanted`), or the stages that timm names. Raises Problem where a layer is
+        given for another number of networks.
         """
         networks = [student, *(member.trained.network for member in self.members)]
         if not wanted:
             named = [network.stages() for network in networks]
-            return [names[-min(map(len, named)) :] for names in named]
+            depth = min(map(len, named))
+            return [names[-depth:] for names in named]
         rows = []
         for text in wanted:
             names = text.split(":")
             if len(names) not in (1, 2, len(networks)):
                 raise Problem(
-                    f"layer '{text}' in --layers: names {len(names)} modules for {len(networks)}"
-                    " networks; give one name for all, STUDENT:TEACHER, or one for each"
+                    f"layer '{text}' in --layers: names {len(names)} modules for"
+                    f" {len(networks)} networks; give one name for all, STUDENT:TEACHER, or one for"
+                    " each"
                 )
-            rows.append(
-                names
-                if len(names) == len(networks)
-                else [names[0], *[names[-1]] * len(self.members)]
-            )
+            if len(names) != len(networks):
+                names = [names[0], *[names[-1]] * len(self.members)]
+            rows.append(names)
         return [tuple(names) for names in zip(*rows)]
 
-    def try_batch(self, images: torch.Tensor) -> None:
-        """Raise Problem for a teacher that cannot look at pictures like these: images [B, 3, S, S]."""
+    def try_images(self, images: torch.Tensor) -> None:
+        """Raise Problem for a member that cannot look at images [B, 3, S, S] like these."""
         for member in self.members:
             network = member.trained.network
             network.module.eval()
@@ -108,159 +107,57 @@ class Panel:
                     " teacher"
                 ) from None
 
-    def ask(
-        self, views: Views, precision: Precision, layers: list[tuple[str, ...]]
-    ) -> TeacherFunction:
-        """What all say of some views, with features where `layers` names any (those of each
-        member).
-        """
+    def on(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> BatchTeacher:
+        """What teaches on some views, with the features of each member's `layers` if there are any."""
         if not self.members:
-            uniform = origin_of(self.settings).distribution == "uniform"
-            return functions.virtual(
-                self.classes,
-                1 / self.classes if uniform else self.settings.distillation.correct_probability,
-            )
+            correct = self.plan.distribution.correct
+            return LabelDistribution(self.classes, 1 / self.classes if correct is None else correct)
         if layers:
-            networks = [
-                functions.observed(member.trained.network, precision, own)
+            observed = [
+                ObservedNetwork(member.trained.network, precision, own)
                 for member, own in zip(self.members, layers)
             ]
-        else:
-            networks = [
-                functions.without_features(self._network(member, views, precision))
-                for member in self.members
-            ]
-        return functions.together(networks, self.weights, self.device)
+            return ObservedJointTeacher(observed, self.weights, self.device)
+        networks = [self._network(member, views, precision) for member in self.members]
+        return JointTeacher(networks, self.weights, self.device)
 
-    def _network(self, member: Member, views: Views, precision: Precision) -> functions.Network:
-        """A member for some views: its stored logits, which fill themselves, or with
-        --no-stored-logits the network.
-        """
-        network = member.trained.network
-        if not self.settings.distillation.stored_logits:
-            return functions.live(network, precision)
+    def _network(self, member: Teacher, views: Views, precision: Precision) -> BatchLogits:
+        """A member's stored logits, which fill themselves, or with --no-stored-logits the network."""
+        network, settings = member.trained.network, self.plan.settings
+        if not settings.distillation.stored_logits:
+            return LiveNetwork(network, precision)
         key = key_of(network, member.trained.hash, views, precision)
-        if key not in self.stores:
-            self.stores[key] = StoredLogits(
-                self.settings.data.cache_dir, network, key, views, precision
-            )
-        return self.stores[key]
+        if key not in self.cache.stores:
+            cache_dir = settings.data.cache_dir
+            self.cache.stores[key] = StoredLogits(cache_dir, network, key, views, precision)
+        return self.cache.stores[key]
 
-    def answers(self, views: Views) -> np.ndarray:
+    def answers(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:
         """What each member says of every slot, in order and in float32: logits [M, n, K]."""
         precision = Precision(self.device.type, "off")
-        return np.stack(
-            [
-                functions.answers(self._network(member, views, precision), views, self.leave)
-                for member in self.members
-            ]
-        )
+        logits = []
+        for member in self.members:
+            logits.append(
+                collect_logits(self._network(member, views, precision), views, check_stop)
+            )
+        return np.stack(logits)
 
-    def judge(self, views: Views) -> np.ndarray:
-        """What they say together of every slot: the logarithm of the mean probability but for a
-        shift, [n, K].
-        """
-        return self._together(self.answers(views))
-
-    def _together(self, logits: np.ndarray) -> np.ndarray:
+    def together(self, logits: np.ndarray) -> np.ndarray:
+        """The members' answers [M, n, K] as one: log of the mean probability but for a shift, [n, K]."""
         return losses.mixture(torch.from_numpy(logits), torch.tensor(self.weights), 1.0).numpy()
 
-    def introduce(
-        self,
-        judged: tuple[Views, Views],
-        ratio: tuple[float | None, str | None],
-        remarks: list[str],
-    ) -> dict:
-        """Print, and return for the report, how good the teachers are and how their term weighs
-        against the label's.
+    def judge(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:
+        """What the members say together of every slot: [n, K]."""
+        return self.together(self.answers(views, check_stop))
 
-        judged: the validation and the test part. Raises Problem (3) for a teacher whose logits are
-        not finite.
+    def check_unchanged(self, entry: dict) -> None:
+        """Raise Problem (4) where a run continues with other teachers than it began with.
+
+        entry: what the run's saved state says of its teachers.
         """
-        about = {
-            "name": self.name,
-            "members": [],
-            "hash": self.hash,
-            "valid_accuracy": None,
-            "test_accuracy": None,
-            "disagreement": None,
-            "gradient_ratio": ratio[0],
-            "gradient_reason": ratio[1],
-            "remarks": remarks,
-        }
-        if self.members:
-            logits, labels = (
-                [self.answers(views) for views in judged],
-                [views.labels.numpy() for views in judged],
-            )
-            for number, member in enumerate(self.members):
-                own = [
-                    self._accuracy(of[number], truth, member) for of, truth in zip(logits, labels)
-                ]
-                about["members"].append(_account(member, self.weights[number], *own))
-                log(f"teacher {member.name} ({member.source}): validation accuracy {own[0]:.4f}")
-            about |= {
-                f"{part}_accuracy": metrics.accuracy(self._together(of), truth)
-                for part, of, truth in zip(("valid", "test"), logits, labels)
-            }
-        if len(self.members) > 1:
-            about["disagreement"] = disagreement(logits[1].argmax(2))
-            log(
-                f"teachers together: validation accuracy {about['valid_accuracy']:.4f}; two of them"
-                f" differ on {100 * about['disagreement']:.1f} % of the test images"
-            )
-        if ratio[0] is not None:
-            how = self.settings.distillation
-            log(
-                "gradient of the knowledge over that of the label term, first batch:"
-                f" {ratio[0]:.3g} (alpha {how.alpha:g})"
-            )
-        for remark in [*(text for member in self.members for text in member.differences), *remarks]:
-            log(f"note: {remark}")
-        return about
-
-    def _accuracy(self, logits: np.ndarray, labels: np.ndarray, member: Member) -> float:
-        bad = int((~np.isfinite(logits)).any(1).sum())
-        if bad:
+        if entry["hash"] != self.hash:
             raise Problem(
-                f"teacher {member.name} ({member.source}): its logits are not finite for {bad} of"
-                f" {len(logits)} images; stopped before step 0 (learning rate"
-                f" {self.settings.training.lr:g}); give a teacher whose weights are finite",
-                DIVERGED,
-            )
-        return metrics.accuracy(logits, labels)
-
-    def check_same(self, account: dict) -> None:
-        """Raise Problem (4) where a run goes on with other teachers than it began with."""
-        if account["hash"] != self.hash:
-            raise Problem(
-                f"teacher {self.name}: its weights are {self.hash}, the run began with"
-                f" {account['hash']}; restore that teacher, or give --tag NAME to begin anew",
+                f"teacher {self.plan.teacher_name}: its weights are {self.hash}, the run began with"
+                f" {entry['hash']}; restore that teacher, or give --tag NAME to begin anew",
                 BAD_CHECKPOINT,
             )
-
-
-def _account(member: Member, weight: float, valid: float, test: float) -> dict:
-    found = member.trained
-    return {
-        "name": member.name,
-        "architecture": found.network.architecture,
-        "source": member.source,
-        "hash": found.hash,
-        "split": found.about and found.about["data"]["split_hash"],
-        "weight": weight,
-        "parameters": models.parameters(found.network.module),
-        "valid_accuracy": valid,
-        "test_accuracy": test,
-        "differences": member.differences,
-    }
-
-
-def disagreement(predicted: np.ndarray) -> float:
-    """Share of images on which two teachers predict different classes, mean over all pairs: int [M,
-    n] with M > 1.
-    """
-    pairs = [(first, second) for first in range(len(predicted)) for second in range(first)]
-    return float(
-        np.mean([(predicted[first] != predicted[second]).mean() for first, second in pairs])
-    )

@@ -17,7 +17,7 @@ from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import Precision, kind_of, to_device
 from kd.system.files import reason
-from kd.teachers.functions import Network, live
+from kd.teachers.outputs import BatchLogits, LiveNetwork
 
 FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
 CHECKED = 16
@@ -70,7 +70,7 @@ class StoredLogits:
         self.changing = (
             views.augment or views.shuffle
         )  # from epoch to epoch: what is seen, or in which batch
-        self.live: Network = live(network, precision)
+        self.live: BatchLogits = LiveNetwork(network, precision)
         self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
         self.writable, self.epoch, self.fresh, self.asked, self.computed = True, None, [], 0, 0

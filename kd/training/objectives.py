@@ -1,10 +1,12 @@
 """What a phase minimises: labels, knowledge, or both.
 
-A new kind of knowledge is a function here and a row in `strategies`.
+An objective is called as objective(student, teacher, labels) with the student's `Outputs`, what the
+teachers say (`TeacherOutputs`, or None) and labels int64 [B] (or None). It returns {"loss": scalar,
+and its terms and other batch means by name}.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -12,163 +14,154 @@ from kd import losses
 from kd.methods import KNOWLEDGE
 from kd.models import Outputs
 from kd.system import ranks
-from kd.teachers.functions import Taught
+from kd.teachers.outputs import TeacherOutputs
 
-# (student, teachers or None, labels [B] or None) -> {"loss": scalar, its terms and other batch
-# means}
-Objective = Callable[[Outputs, Taught | None, torch.Tensor | None], dict[str, torch.Tensor]]
+
+class Objective(Protocol):
+    """Any of the objectives below."""
+
+    def __call__(
+        self, student: Outputs, teacher: TeacherOutputs | None, labels: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Knowledge:
     """What is passed on, and how much each kind counts.
 
+    weights       kind -> weight of its term
     temperatures  of several the mean of a kind's losses
-    beta          of `dkd`
-    projectors    of `hint`, one for every teacher and layer
+    options       kind -> its own hyper-parameters
+    projectors    for kinds that compare projected maps: one for every teacher and layer
     """
 
     weights: dict[str, float]
     temperatures: tuple[float, ...]
-    beta: float = 1.0
+    options: dict[str, dict] = field(default_factory=dict)
     projectors: losses.Projectors | None = None
 
     def terms(
-        self, student: Outputs, taught: Taught, labels: torch.Tensor | None
+        self, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         """Each kind's loss, without its weight."""
-        return {
-            name: (
-                self._inside(name, student, taught)
-                if KNOWLEDGE[name].location == "stages"
-                else self._output(name, student, taught, labels)
-            )
-            for name in self.weights
-        }
+        found = {}
+        for name in self.weights:
+            if KNOWLEDGE[name].inside:
+                found[name] = self._inside(name, student, teacher)
+            else:
+                found[name] = self._output(name, student, teacher, labels)
+        return found
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         """The weighted sum of the terms."""
         return sum(weight * terms[name] for name, weight in self.weights.items())
 
     def _output(
-        self, name: str, student: Outputs, taught: Taught, labels: torch.Tensor | None
+        self, name: str, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        temperatures = self.temperatures if KNOWLEDGE[name].softens else (1.0,)
-        values = [OUTPUT[name](student.logits, taught.at(t), labels, t, self) for t in temperatures]
+        """A loss of logits: the mean over the temperatures, where it takes one."""
+        kind, arguments = KNOWLEDGE[name], dict(self.options.get(name, {}))
+        loss = kind.function()
+        if kind.labels:
+            arguments["labels"] = labels
+        if not kind.softens:
+            return loss(student.logits, teacher.at(1.0), **arguments)
+        values = [
+            loss(student.logits, teacher.at(t), temperature=t, **arguments)
+            for t in self.temperatures
+        ]
         return torch.stack(values).mean()
 
-    def _inside(self, name: str, student: Outputs, taught: Taught) -> torch.Tensor:
-        """Weighted mean over the teachers of the mean over the layers."""
-        of_teachers = [
-            torch.stack(
-                [
-                    INSIDE[name](own, other, place, self)
-                    for place, (own, other) in enumerate(
-                        zip(student.features, features, strict=True), len(features) * number
-                    )
-                ]
-            ).mean()
-            for number, features in enumerate(taught.features)
-        ]
-        return (taught.weights * torch.stack(of_teachers)).sum()
+    def _inside(self, name: str, student: Outputs, teacher: TeacherOutputs) -> torch.Tensor:
+        """A loss of feature maps: the weighted mean over the teachers of the mean over layers."""
+        kind, options = KNOWLEDGE[name], self.options.get(name, {})
+        loss = kind.function()
+        of_teachers = []
+        for number, features in enumerate(teacher.features):
+            values = []
+            for place, (own, other) in enumerate(zip(student.features, features, strict=True)):
+                if kind.projects:
+                    own = self.projectors(own, len(features) * number + place)
+                values.append(loss(own, other, **options))
+            of_teachers.append(torch.stack(values).mean())
+        return (teacher.weights * torch.stack(of_teachers)).sum()
 
 
-# (student's logits, teachers' logits, labels, T, what else is set) -> scalar
-OUTPUT = {
-    "kd": lambda student, teacher, labels, t, how: losses.kd(student, teacher, t),
-    "logit-mse": lambda student, teacher, labels, t, how: losses.logit_mse(student, teacher),
-    "dkd": lambda student, teacher, labels, t, how: losses.dkd(
-        student, teacher, labels, t, how.beta
-    ),
-    "dist": lambda student, teacher, labels, t, how: losses.dist(student, teacher, t),
-    "standardized": lambda student, teacher, labels, t, how: losses.standardized(
-        student, teacher, t
-    ),
-}
-# (student's features, a teacher's, number of the pair, what else is set) -> scalar
-INSIDE = {
-    "attention": lambda student, teacher, pair, how: losses.attention(student, teacher),
-    "similarity": lambda student, teacher, pair, how: losses.similarity(student, teacher),
-    "hint": lambda student, teacher, pair, how: losses.hint(how.projectors(student, pair), teacher),
-}
+@dataclass(frozen=True)
+class Supervised:
+    """CE: labels alone. class_weights [K]: how much each class counts."""
+
+    class_weights: torch.Tensor | None = None
+
+    def __call__(self, student, teacher, labels):
+        loss = losses.cross_entropy(student.logits, labels, self.class_weights)
+        return {"loss": loss, "ce": loss.detach(), "accuracy": _agreement(student.logits, labels)}
 
 
-def supervised(class_weights: torch.Tensor | None = None) -> Objective:
-    """Labels alone. class_weights [K]: how much each class counts."""
+@dataclass(frozen=True)
+class Distillation:
+    """(1 - alpha) * CE + alpha * knowledge.
 
-    def objective(student, taught, labels):
-        loss = losses.cross_entropy(student.logits, labels, class_weights)
-        return {"loss": loss, "ce": loss.detach(), "accuracy": _share_of(student.logits, labels)}
-
-    return objective
-
-
-def distillation(
-    knowledge: Knowledge, alpha: float, class_weights: torch.Tensor | None = None
-) -> Objective:
-    """(1 - alpha) * CE + alpha * knowledge: with `kd` Hinton's form (1503.02531, section 2), the
-    label at T = 1.
+    With `kd` it is Hinton's form (1503.02531, section 2), with the label at T = 1.
     """
 
-    def objective(student, taught, labels):
-        ce, terms = (
-            losses.cross_entropy(student.logits, labels, class_weights),
-            knowledge.terms(student, taught, labels),
-        )
+    knowledge: Knowledge
+    alpha: float
+    class_weights: torch.Tensor | None = None
+
+    def __call__(self, student, teacher, labels):
+        ce = losses.cross_entropy(student.logits, labels, self.class_weights)
+        terms = self.knowledge.terms(student, teacher, labels)
         return {
-            "loss": (1 - alpha) * ce + alpha * knowledge.total(terms),
+            "loss": (1 - self.alpha) * ce + self.alpha * self.knowledge.total(terms),
             "ce": ce.detach(),
             **_detached(terms),
-            "accuracy": _share_of(student.logits, labels),
+            "accuracy": _agreement(student.logits, labels),
         }
 
-    return objective
 
+@dataclass(frozen=True)
+class Matching:
+    """The knowledge alone: no label is read. Raises ValueError where it is given any."""
 
-def matching(knowledge: Knowledge) -> Objective:
-    """The teachers alone, no label.
+    knowledge: Knowledge
 
-    It takes no labels, and takes none that it is given: raises ValueError.
-    """
-
-    def objective(student, taught, labels):
+    def __call__(self, student, teacher, labels):
         if labels is not None:
             raise ValueError("labels in a phase that reads none")
-        terms = knowledge.terms(student, taught, None)
+        terms = self.knowledge.terms(student, teacher, None)
+        graph = ranks.keep_in_graph(losses.full(student.logits))
         return {
-            "loss": knowledge.total(terms) + ranks.keep_in_graph(losses.full(student.logits)),
+            "loss": self.knowledge.total(terms) + graph,
             **_detached(terms),
-            "agreement": _share_of(student.logits, taught.at(1.0).argmax(1)),
+            "agreement": _agreement(student.logits, teacher.at(1.0).argmax(1)),
         }
-
-    return objective
 
 
 def _detached(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: term.detach() for name, term in terms.items()}
 
 
-def _share_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (logits.detach().argmax(1) == labels).float().mean()
+def _agreement(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Share of rows [B, K] whose largest logit is at the given class, int64 [B]."""
+    return (logits.detach().argmax(1) == classes).float().mean()
 
 
 def gradient_ratio(
     student: torch.Tensor,
-    taught: Taught,
+    teacher: TeacherOutputs,
     labels: torch.Tensor,
-    knowledge: Knowledge,
-    alpha: float,
-    class_weights: torch.Tensor | None = None,
+    objective: Distillation,
 ) -> float:
-    """Norm of the weighted knowledge's gradient by the logits [B, K], over that of the weighted
-    label term. inf at alpha = 1.
+    """Norm of the weighted knowledge's gradient over that of the weighted label term.
+
+    Gradients are taken by the student's logits [B, K]. inf at alpha = 1.
     """
-    norms = []
-    terms = (
-        (alpha, lambda logits: knowledge.total(knowledge.terms(Outputs(logits), taught, labels))),
-        (1 - alpha, lambda logits: losses.cross_entropy(logits, labels, class_weights)),
-    )
-    for weight, term in terms:
-        logits = student.detach().float().requires_grad_()
-        norms.append(weight * torch.autograd.grad(term(logits), logits)[0].norm().item())
-    return norms[0] / norms[1] if norms[1] > 0 else float("inf")
+    logits = student.detach().float().requires_grad_()
+    knowledge = objective.knowledge
+    distilled = knowledge.total(knowledge.terms(Outputs(logits), teacher, labels))
+    of_knowledge = objective.alpha * torch.autograd.grad(distilled, logits)[0].norm().item()
+    logits = student.detach().float().requires_grad_()
+    supervised = losses.cross_entropy(logits, labels, objective.class_weights)
+    of_labels = (1 - objective.alpha) * torch.autograd.grad(supervised, logits)[0].norm().item()
+    return of_knowledge / of_labels if of_labels > 0 else float("inf")

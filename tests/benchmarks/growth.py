@@ -25,10 +25,9 @@ from kd.config.settings import Data, Training  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
-from kd.teachers import functions  # noqa: E402
+from kd.teachers.outputs import JointTeacher  # noqa: E402
 from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
-from kd.training import objectives  # noqa: E402
-from kd.training.objectives import Knowledge  # noqa: E402
+from kd.training.objectives import Distillation, Knowledge  # noqa: E402
 from kd.training.state import State  # noqa: E402
 
 CPU, FLOAT, STEPS = torch.device("cpu"), Precision("cpu", "off"), 60
@@ -75,8 +74,8 @@ def measured(images):
         logits = teacher(batch)
         parts.append(time.perf_counter() - begun)
         return logits
-    taught = functions.together([functions.without_features(timed)], [1.0], CPU)
-    objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
+    taught = JointTeacher([timed], [1.0], CPU)
+    objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
     phase = Phase("distil", views, taught, objective, 0, 10**9, training.lr)
     for _ in range(2):  # the second time the logits are stored
         marks.clear(), parts.clear()

@@ -19,7 +19,8 @@ from kd.config.settings import DistillSettings  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.methods import KNOWLEDGE  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
-from kd.teachers import functions, model_file  # noqa: E402
+from kd.teachers import model_file  # noqa: E402
+from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork  # noqa: E402
 from kd.training.objectives import Knowledge  # noqa: E402
 
 BATCHES, TEMPERATURE = 6, 4.0
@@ -30,7 +31,7 @@ RUNS = Path("runs/synthetic-patient-32/teacher")
 def pulls(student, teacher, views):
     """Median over batches of each kind's gradient over cross-entropy's, with every kind's own weight."""
     layers, found = (student.stages(), teacher.stages()), []
-    taught_by = functions.together([functions.observed(teacher, FLOAT, layers[1])], [1.0], CPU)
+    taught_by = ObservedJointTeacher([ObservedNetwork(teacher, FLOAT, layers[1])], [1.0], CPU)
     student.module.train()
     for batch, _ in zip(views.epoch(0), range(BATCHES)):
         outputs, taught = student.outputs(batch.images, layers[0]), taught_by(batch)

@@ -34,10 +34,9 @@ from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.store import Store  # noqa: E402
 from kd.loop import Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
-from kd.teachers import functions  # noqa: E402
+from kd.teachers.outputs import JointTeacher, LiveNetwork  # noqa: E402
 from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
-from kd.training import objectives  # noqa: E402
-from kd.training.objectives import Knowledge  # noqa: E402
+from kd.training.objectives import Distillation, Knowledge  # noqa: E402
 from kd.training.state import State  # noqa: E402
 
 GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
@@ -76,15 +75,15 @@ class Ours:
         self.views = data.views("train", device, batch_size=batch_size, seed=0, shuffle=True, augment=True)
         self.state = State(models.build(student, data.index.classes).to(device), self.training, self.precision)
         network = models.build(teacher, data.index.classes, seed=1).to(device)
-        self.teacher = functions.live(network, self.precision)
+        self.teacher = LiveNetwork(network, self.precision)
         if stored:
             key = key_of(network, f"benchmark {teacher}", self.views, self.precision)
             self.teacher = StoredLogits(data.settings.cache_dir, network, key, self.views, self.precision)
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
                     self.teacher(batch)
-        taught = functions.together([functions.without_features(self.teacher)], [1.0], device)
-        objective = objectives.distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
+        taught = JointTeacher([self.teacher], [1.0], device)
+        objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
         self.phase = Phase("distil", self.views, taught, objective, 0, 10**9, self.training.lr)
         if compile:
             self.state.network.compile()

@@ -1,0 +1,200 @@
+"""From settings to the plan of a run. What the settings alone can tell is refused here."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kd.config import parsing
+from kd.config.layout import data_name, run_path
+from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
+from kd.config.refusals import refuse_misfits, refuse_tag
+from kd.config.rows import chosen_kinds, is_chain, teacher_names
+from kd.config.settings import DistillSettings, Teacher, TeacherSettings
+from kd.config.unused import idle_flags, unused_by_network_alone, unused_by_student
+from kd.methods import (
+    ALONE,
+    KNOWLEDGE,
+    MODES,
+    PHASE_LOSSES,
+    Mode,
+    ModePhase,
+    Origin,
+    option_key,
+    unusual,
+)
+
+GENERATION_WORD = "-generation"
+UNTRAINED = 10**6  # above every generation, each of which draws a student's weights
+
+
+def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
+    """The plan of a run. Raises Problem for settings that contradict each other or lack something."""
+    refuse_tag(settings.output.tag)
+    if isinstance(settings, TeacherSettings):
+        return _resolve_alone(settings)
+    mode = MODES[settings.distillation.mode]
+    phases = tuple(_phase(settings, mode, phase) for phase in mode.phases)
+    unused = unused_by_student(settings, mode, phases)
+    refuse_misfits(settings, mode, phases, unused)
+    names = teacher_names(settings)
+    name = _teacher_name(settings)
+    teachers = tuple(_teacher(settings, mode, place) for place in range(len(names)))
+    weights = [1.0] * len(names)
+    if settings.distillation.teacher_weights and "teacher_weights" not in unused:
+        weights = settings.distillation.teacher_weights
+    return Plan(
+        settings=settings,
+        folder=_folder(
+            settings, settings.distillation.mode, f"{name}-{settings.distillation.student}"
+        ),
+        student=settings.distillation.student,
+        weights_seed=_weights_seed(settings),
+        phases=phases,
+        alpha=settings.distillation.alpha,
+        teachers=teachers,
+        shares=tuple(weight / sum(weights) for weight in weights) if names else (),
+        distribution=_distribution(settings, mode.teacher),
+        teacher_name=name,
+        unused=unused,
+        idle=idle_flags(settings, unused),
+        remarks=_remarks(settings, name, teachers),
+    )
+
+
+def _remarks(settings: DistillSettings, name: str, teachers: tuple[TeacherPlan, ...]) -> tuple:
+    """What the settings alone say of a pair that a user should know."""
+    found = [unusual(settings.distillation.mode, name, settings.distillation.student)]
+    given = any(teacher.file is not None for teacher in teachers)
+    if given and settings.data.labeled_fraction < 1:
+        found.append(
+            "a teacher of --teacher-checkpoint may know labels that --labeled-fraction hides"
+        )
+    return tuple(filter(None, found))
+
+
+def another_seed(seed: int, number: int) -> int:
+    """A seed far from `seed`, another for each number.
+
+    Of 32 bits: torch's generator on a CPU does not look at more.
+    """
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _resolve_alone(settings: TeacherSettings) -> Plan:
+    """The plan of a network that is trained on labels alone."""
+    model, stops = settings.teacher.model, settings.teacher.stop_at_val_accuracy is not None
+    phases = tuple(_phase(settings, None, phase) for phase in ALONE)
+    unused = unused_by_network_alone(settings, phases)
+    return Plan(
+        settings=settings,
+        folder=_folder(settings, "teacher", f"{model}-defective" if stops else model),
+        student=model,
+        weights_seed=settings.training.seed,
+        phases=phases,
+        alpha=0.0,
+        teachers=(),
+        shares=(),
+        distribution=None,
+        teacher_name="",
+        unused=unused,
+        idle=idle_flags(settings, unused),
+        remarks=(),
+    )
+
+
+def _folder(settings, mode: str, pair: str) -> Path:
+    name, seed = data_name(settings.data), settings.training.seed
+    return run_path(settings.output.out, name, mode, settings.output.tag, pair, seed)
+
+
+def _teacher_name(settings: DistillSettings) -> str:
+    """`a+b`, `none`, or in a chain of generations the one before, as `a-generation1`."""
+    name = "+".join(teacher_names(settings)) or "none"
+    if is_chain(settings) and settings.distillation.generations > 1:
+        name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
+    return name
+
+
+def _weights_seed(settings: DistillSettings) -> int:
+    """--seed, and another for each generation, so that none begins where its teacher did."""
+    if is_chain(settings):
+        return another_seed(settings.training.seed, settings.distillation.generations)
+    return settings.training.seed
+
+
+def _distribution(settings: DistillSettings, origin: Origin) -> Distribution | None:
+    if origin.is_network:
+        return None
+    is_uniform = origin.distribution == "uniform"
+    return Distribution(None if is_uniform else settings.distillation.correct_probability)
+
+
+# Phases and knowledge
+
+
+def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
+    """A mode's phase with --finetune decided; `mode` is None where a network is trained alone."""
+    named = PHASE_LOSSES[phase.loss]
+    loss = PHASE_LOSSES[named.chosen[settings.unlabeled.finetune]] if named.chosen else named
+    own_lr = settings.unlabeled.finetune_lr if named.chosen else None
+    knowledge = KnowledgePlan({}, (), {})
+    if loss.passes_knowledge:
+        knowledge = _knowledge(settings, mode, phase, alone=not loss.reads_labels)
+    return PhasePlan(
+        name=phase.name,
+        shows_pool=phase.images == "pool",
+        reads_labels=loss.reads_labels,
+        knowledge=knowledge,
+        lr=settings.training.lr if own_lr is None else own_lr,
+    )
+
+
+def _knowledge(
+    settings: DistillSettings, mode: Mode, phase: ModePhase, alone: bool
+) -> KnowledgePlan:
+    """What a phase passes on. `alone`: no label is in its loss, so a single kind counts for 1."""
+    given = settings.transfer
+    kinds = phase.knowledge.split("+") if phase.knowledge else chosen_kinds(settings, mode)
+    weights = [] if phase.knowledge else given.knowledge_weights
+    if alone and len(kinds) == 1 and not weights:
+        weights = [1.0]
+    temperatures = settings.distillation.temperature if mode.fixed_t is None else [mode.fixed_t]
+    options = {}
+    for name in kinds:
+        own = KNOWLEDGE[name].options
+        options[name] = {one.name: getattr(given, option_key(name, one)) for one in own}
+    return KnowledgePlan(
+        weights=dict(zip(kinds, weights or [KNOWLEDGE[name].weight for name in kinds])),
+        temperatures=tuple(temperatures),
+        options=options,
+    )
+
+
+# Teachers
+
+
+def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
+    """Where the teacher at a place of --teacher comes from."""
+    name, files = teacher_names(settings)[place], settings.distillation.teacher_checkpoint
+    if not mode.teacher.trained:
+        return TeacherPlan(name, seed=another_seed(settings.training.seed, UNTRAINED))
+    later = is_chain(settings) and settings.distillation.generations > 1
+    if files and not later:  # in a chain, the file teaches the first generation
+        return TeacherPlan(name, file=files[place])
+    wanted = _teacher_settings(settings, mode.teacher, name, later)
+    plan, tags = resolve(wanted), (settings.output.tag,) if later else (settings.output.tag, "")
+    places = [resolve(parsing.replace(wanted, tag=tag)).folder for tag in dict.fromkeys(tags)]
+    return TeacherPlan(name, plan=plan, places=tuple(places))
+
+
+def _teacher_settings(
+    settings: DistillSettings, origin: Origin, name: str, later: bool
+) -> TeacherSettings | DistillSettings:
+    """Settings that train a student's teacher: its own but for what is the student's alone."""
+    if later:
+        return parsing.replace(settings, generations=settings.distillation.generations - 1)
+    teacher = Teacher(model=name, stop_at_val_accuracy=origin.stop_at)
+    wanted = TeacherSettings(
+        teacher, settings.data, settings.network, settings.training, settings.output
+    )
+    return parsing.replace(wanted, weights=None)

@@ -1,0 +1,73 @@
+"""The settings that a run does not look at, whatever their values."""
+
+from kd.config import parsing
+from kd.config.plan import PhasePlan
+from kd.config.rows import is_chain, teacher_names
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
+
+
+def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
+    """Setting -> whether a run of any kind looks at it; those that are not listed always count."""
+    pooled = any(phase.shows_pool for phase in phases)
+    others = pooled and settings.unlabeled.unlabeled_dir is not None
+    used = {
+        "match_share": len(phases) > 1,
+        "unlabeled_dir": pooled,
+        "unlabeled_dataset": others,
+        "strict": others,
+        "labeled_seed": settings.data.labeled_fraction < 1 or settings.data.balance == "draw",
+    }
+    if isinstance(settings, TeacherSettings):
+        used["look_every"] = settings.teacher.stop_at_val_accuracy is not None
+    return used
+
+
+def unused_by_student(
+    settings: DistillSettings, mode: Mode, phases: tuple[PhasePlan, ...]
+) -> frozenset[str]:
+    """Settings of another mode, another teacher or another kind of knowledge."""
+    kinds = {name: kind for phase in phases for name, kind in phase.knowledge.kinds.items()}
+    origin = mode.teacher
+    tunes = any(PHASE_LOSSES[row.loss].chosen for row in mode.phases)
+    chosen = any(
+        phase.knowledge.weights and not row.knowledge for row, phase in zip(mode.phases, phases)
+    )
+    files = origin.trained and origin.is_network
+    used = _used_by_any(settings, phases) | {
+        "alpha": any(phase.reads_labels and phase.knowledge.weights for phase in phases),
+        "temperature": mode.fixed_t is None and any(kind.softens for kind in kinds.values()),
+        "layers": any(kind.inside for kind in kinds.values()),
+        "finetune": tunes,
+        "finetune_lr": tunes,
+        "teacher": origin.network == "teacher",
+        "generations": is_chain(settings),
+        "knowledge": chosen,
+        "knowledge_weights": chosen,
+        "correct_probability": origin.distribution == "virtual",
+        "teacher_weights": len(teacher_names(settings)) > 1,
+        "teacher_checkpoint": files,
+        "allow_foreign_teacher": files,
+    }
+    for name, kind in KNOWLEDGE.items():
+        used |= {option_key(name, one): name in kinds for one in kind.options}
+    return _unused_keys(settings, used)
+
+
+def unused_by_network_alone(
+    settings: TeacherSettings, phases: tuple[PhasePlan, ...]
+) -> frozenset[str]:
+    """Settings that a network without a teacher does not look at."""
+    return _unused_keys(settings, _used_by_any(settings, phases))
+
+
+def _unused_keys(settings, used: dict[str, bool]) -> frozenset[str]:
+    known = parsing.flat(settings)
+    return frozenset(key for key, is_used in used.items() if key in known and not is_used)
+
+
+def idle_flags(settings, unused: frozenset[str]) -> tuple[str, ...]:
+    """The flags of unused settings that were given another value than their default."""
+    given, default = parsing.flat(settings), parsing.flat(type(settings)())
+    idle = [key for key in sorted(unused) if given[key] != default[key]]
+    return tuple("--" + key.replace("_", "-") for key in idle)

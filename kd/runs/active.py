@@ -1,0 +1,59 @@
+"""A run between its first step and its report."""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from kd.config.plan import Plan
+from kd.loop import Phase
+from kd.runs.clock import Clock
+from kd.runs.data import RunData
+from kd.runs.folder import RunFolder
+from kd.runs.tensorboard import Events
+from kd.system import ranks
+from kd.system.signals import StopSignals
+from kd.teachers.ensemble import Ensemble
+from kd.training.state import State
+
+
+@dataclass
+class ActiveRun:
+    """Everything that a run trains with.
+
+    ensemble  None where nobody teaches
+    teacher   the report's entry of the teachers, or None
+    """
+
+    plan: Plan
+    folder: RunFolder
+    data: RunData
+    ensemble: Ensemble | None
+    teacher: dict | None
+    phases: list[Phase]
+    state: State
+    clock: Clock
+    events: Events
+    signals: StopSignals
+
+    def save(self) -> None:
+        """Save for resuming, with what may not change under a run that continues."""
+        if not ranks.is_main_rank():
+            return
+        self.events.flush()
+        clock = self.clock.state()
+        self.folder.save(self.state, **self.data.fixed, teacher=self.teacher, clock=clock)
+
+    def describe_ranks(self) -> str:
+        """How many processes work on it, in words; empty for one."""
+        if ranks.world_size() == 1:
+            return ""
+        device = self.data.device
+        own = device.type
+        if device.type == "cuda":
+            own = torch.cuda.get_device_name(device)
+        devices = []
+        for word, group in itertools.groupby(ranks.gather_words(own)):
+            devices.append(f"{word} x {len(list(group))}")
+        batch_size = self.plan.settings.training.batch_size
+        return f"; {ranks.world_size()} ranks ({', '.join(devices)}), {batch_size} images a step in all"

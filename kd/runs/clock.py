@@ -1,0 +1,61 @@
+"""How long a run took, over all its tries."""
+
+import datetime
+import platform
+import time
+
+import numpy as np
+import PIL
+import timm
+import torch
+
+from kd.system.devices import Precision
+
+
+class Clock:
+    """Counts the seconds of a run, those of killed tries up to their last save included."""
+
+    def __init__(self):
+        self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before + time.monotonic() - self._mark
+
+    def state(self) -> dict:
+        """What `restore` continues from."""
+        return {"seconds": self.seconds(), "started": self.started}
+
+    def restore(self, state: dict) -> None:
+        """Count on from a saved state."""
+        self._before, self.started = state["seconds"], state["started"]
+
+    def describe(self, device: torch.device, precision: Precision, images: int) -> dict:
+        """The report's `clock`: everything that depends on the time or the machine.
+
+        images: how many the optimizer's steps held.
+        """
+        seconds = self.seconds()
+        name = platform.processor() or platform.machine()
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name(device)
+        return {
+            "seconds": round(seconds, 3),
+            "device": f"{device.type} ({name})",
+            "precision": precision.words,
+            "threads": torch.get_num_threads(),
+            "started": self.started,
+            "finished": _now(),
+            "images_per_second": round(images / seconds, 3) if seconds > 0 else None,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "numpy": np.__version__,
+                "pillow": PIL.__version__,
+            },
+        }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,63 @@
+"""What happens beside the training of a run: bar, events, saves, stop signals."""
+
+import time
+
+from tqdm import tqdm
+
+from kd import loop
+from kd.loop import Hooks
+from kd.runs.active import ActiveRun
+from kd.runs.defective import accuracy_watch
+from kd.system.console import log, shows_progress
+from kd.training.state import State
+
+
+class RunHooks(Hooks):
+    """Shows and saves a run as it trains, and stops it when it is asked to."""
+
+    def __init__(self, run: ActiveRun):
+        self.run, self.steps = run, run.phases[-1].end
+        self.watch = accuracy_watch(run)
+        self.saved = time.monotonic()
+        self.bar = tqdm(
+            initial=run.state.progress.total,
+            total=self.steps,
+            unit="step",
+            desc=run.plan.student,
+            disable=not shows_progress(),
+            leave=False,
+        )
+
+    def should_stop(self, state: State) -> bool:
+        return self.watch is not None and self.watch(state)
+
+    def after_step(self, state: State) -> None:
+        training = self.run.plan.settings.training
+        self.run.events.step(state, training.batch_size)
+        self.bar.update()
+        self.run.signals.look_at_clock()
+        due = time.monotonic() - self.saved >= 60 * training.save_every_minutes
+        if self.run.signals.leave_together(due):
+            self.run.save()
+            self.saved = time.monotonic()
+
+    def after_epoch(self, state: State, row: dict) -> None:
+        self.run.events.epoch(row)
+        shown = "train" if "train_accuracy" in row else "agreement"
+        figure = row.get("train_accuracy", row.get("train_agreement"))
+        log(
+            f"{row['phase']}: epoch {row['epoch']}, step {row['steps']}/{self.steps}  loss"
+            f" {row['train_loss']:.4f}  {shown} {figure:.4f}  valid {row['valid_accuracy']:.4f} "
+            f" {self.run.clock.seconds():.0f} s"
+        )
+
+    def check_stop(self) -> None:
+        self.run.signals.leave()
+
+
+def fit(run: ActiveRun) -> None:
+    """Train a run from wherever it stands to its last step."""
+    training = run.plan.settings.training
+    hooks = RunHooks(run)
+    with hooks.bar:
+        loop.fit(run.state, run.phases, run.data.valid, training, run.data.precision, hooks)

@@ -1,0 +1,43 @@
+"""What a script prints at the end of a run."""
+
+from pathlib import Path
+
+from kd.reports import evidence
+
+
+def summary(report: dict, folder: Path) -> str:
+    """The accuracies of a report, and where everything lies."""
+    lines = [f"{'':>6}{'epoch':>7}{'train':>9}{'valid':>9}{'test':>9}"]
+    for name in ("best", "last"):
+        row = report["results"][name]
+        cells = [_cell(row[f"{part}_accuracy"]) for part in ("train", "valid", "test")]
+        lines.append(f"{name:>6}{row['epoch']:>7}{''.join(cells)}")
+    if report["results"]["reason"]:
+        lines.append(f"({report['results']['reason']})")
+    if report["evidence"]["grades"]:
+        lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
+    if report["teacher"]:
+        lines += _teacher_lines(report["teacher"])
+    lines.append(f"all of it: {folder}")
+    return "\n".join(lines)
+
+
+def _cell(accuracy: float | None) -> str:
+    return f"{'-' if accuracy is None else format(accuracy, '.4f'):>9}"
+
+
+def _teacher_lines(teacher: dict) -> list[str]:
+    """Each teacher, and where there are several, all of them together."""
+    shown = list(teacher["members"])
+    if len(shown) == 1:
+        shown = [teacher]
+    elif shown:
+        shown.append(teacher)
+    lines = [
+        f"teacher {one['name']}: valid {one['valid_accuracy']:.4f}, test {one['test_accuracy']:.4f}"
+        for one in shown
+    ]
+    if teacher["disagreement"] is not None:
+        share = 100 * teacher["disagreement"]
+        lines.append(f"two of them differ on {share:.1f} % of the test images")
+    return lines

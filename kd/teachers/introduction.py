@@ -1,0 +1,119 @@
+"""How good the teachers of a run are before it begins: printed, and kept for its report."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kd import models
+from kd.data.views import Views
+from kd.reports import metrics
+from kd.system.console import log
+from kd.system.errors import DIVERGED, Problem
+from kd.teachers.ensemble import Ensemble, Teacher
+
+
+def introduce(
+    ensemble: Ensemble,
+    valid: Views,
+    test: Views,
+    ratio: tuple[float | None, str | None],
+    remarks: list[str],
+    check_stop: Callable[[], None],
+) -> dict:
+    """The report's `teacher`: how good each teacher is, and how its term weighs against the label's.
+
+    ratio: (of the gradients on the first batch, why there is none). Raises Problem (3) for a
+    teacher whose logits are not finite.
+    """
+    entry = {
+        "name": ensemble.plan.teacher_name,
+        "members": [],
+        "hash": ensemble.hash,
+        "valid_accuracy": None,
+        "test_accuracy": None,
+        "disagreement": None,
+        "gradient_ratio": ratio[0],
+        "gradient_reason": ratio[1],
+        "remarks": remarks,
+    }
+    if ensemble.members:
+        entry |= _judged(ensemble, valid, test, check_stop)
+    if ratio[0] is not None:
+        log(
+            f"gradient of the knowledge over that of the label term, first batch: {ratio[0]:.3g}"
+            f" (alpha {ensemble.plan.alpha:g})"
+        )
+    for member in ensemble.members:
+        for text in member.differences:
+            log(f"note: {text}")
+    for remark in remarks:
+        log(f"note: {remark}")
+    return entry
+
+
+def disagreement(predicted: np.ndarray) -> float:
+    """Share of images on which two teachers predict different classes, the mean over all pairs.
+
+    predicted: int [M, n] with M > 1.
+    """
+    shares = []
+    for first in range(len(predicted)):
+        for second in range(first):
+            shares.append((predicted[first] != predicted[second]).mean())
+    return float(np.mean(shares))
+
+
+def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[[], None]) -> dict:
+    """The members' accuracies, alone and together."""
+    valid_logits, test_logits = [ensemble.answers(views, check_stop) for views in (valid, test)]
+    valid_labels, test_labels = valid.labels.numpy(), test.labels.numpy()
+    members = []
+    for member, share, of_valid, of_test in zip(
+        ensemble.members, ensemble.weights, valid_logits, test_logits
+    ):
+        valid_accuracy = _accuracy(ensemble, member, of_valid, valid_labels)
+        test_accuracy = _accuracy(ensemble, member, of_test, test_labels)
+        members.append(_member_entry(member, share, valid_accuracy, test_accuracy))
+        log(f"teacher {member.name} ({member.source}): validation accuracy {valid_accuracy:.4f}")
+    entry = {
+        "members": members,
+        "valid_accuracy": metrics.accuracy(ensemble.together(valid_logits), valid_labels),
+        "test_accuracy": metrics.accuracy(ensemble.together(test_logits), test_labels),
+    }
+    if len(members) > 1:
+        entry["disagreement"] = disagreement(test_logits.argmax(2))
+        log(
+            f"teachers together: validation accuracy {entry['valid_accuracy']:.4f}; two of them"
+            f" differ on {100 * entry['disagreement']:.1f} % of the test images"
+        )
+    return entry
+
+
+def _accuracy(ensemble: Ensemble, member: Teacher, logits: np.ndarray, labels: np.ndarray) -> float:
+    bad = int((~np.isfinite(logits)).any(1).sum())
+    if bad:
+        lr = ensemble.plan.settings.training.lr
+        raise Problem(
+            f"teacher {member.name} ({member.source}): its logits are not finite for {bad} of"
+            f" {len(logits)} images; stopped before step 0 (learning rate {lr:g}); give a teacher"
+            " whose weights are finite",
+            DIVERGED,
+        )
+    return metrics.accuracy(logits, labels)
+
+
+def _member_entry(member: Teacher, weight: float, valid: float, test: float) -> dict:
+    """The report's entry of one teacher."""
+    found = member.trained
+    return {
+        "name": member.name,
+        "architecture": found.network.architecture,
+        "source": member.source,
+        "hash": found.hash,
+        "split": found.about and found.about["data"]["split_hash"],
+        "weight": weight,
+        "parameters": models.parameters(found.network.module),
+        "valid_accuracy": valid,
+        "test_accuracy": test,
+        "differences": member.differences,
+    }
