@@ -148,10 +148,7 @@ def _agreement(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_ratio(
-    student: torch.Tensor,
-    teacher: TeacherOutputs,
-    labels: torch.Tensor,
-    objective: Distillation,
+    student: torch.Tensor, teacher: TeacherOutputs, labels: torch.Tensor, objective: Distillation
 ) -> float:
     """Norm of the weighted knowledge's gradient over that of the weighted label term.
 

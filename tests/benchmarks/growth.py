@@ -23,7 +23,7 @@ import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
-from kd.loop import Phase, train_epoch  # noqa: E402
+from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
 from kd.teachers.outputs import JointTeacher  # noqa: E402
 from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
@@ -64,10 +64,13 @@ def measured(images):
     teacher = StoredLogits("cache", network, key_of(network, "growth", views, FLOAT), views, FLOAT)
     networks, marks, parts = memory() - with_data, [], []
 
+    hooks = Hooks()
+
     def after_step(state):
         marks.append(time.perf_counter())
         if len(marks) > STEPS:
             raise Enough
+    hooks.after_step = after_step
 
     def timed(batch):
         begun = time.perf_counter()
@@ -81,7 +84,7 @@ def measured(images):
         marks.clear(), parts.clear()
         state.progress.step = 0
         with contextlib.suppress(Enough):
-            train_epoch(state, phase, training, FLOAT, lambda state: False, after_step)
+            train_epoch(state, phase, training, FLOAT, hooks)
         steps = [1000 * (b - a) for a, b in zip(marks, marks[1:])]
     return {"images": images, "first start, s": first, "ms a picture": 1000 * first / images, "second start, s": second,
             "MB of the data": (with_data - bare) / 1e6, "MB of the data and 120 steps": (memory() - networks - bare) / 1e6,

@@ -36,8 +36,8 @@ def pulls(student, teacher, views):
     for batch, _ in zip(views.epoch(0), range(BATCHES)):
         outputs, taught = student.outputs(batch.images, layers[0]), taught_by(batch)
         pairs = [(own.shape[1], other.shape[1]) for own, other in zip(outputs.features, taught.features[0])]
-        knowledge = Knowledge({name: kind.weight for name, kind in KNOWLEDGE.items()}, (TEMPERATURE,), 1.0,
-                              losses.Projectors(pairs, 0))
+        knowledge = Knowledge({name: kind.weight for name, kind in KNOWLEDGE.items()}, (TEMPERATURE,),
+                              projectors=losses.Projectors(pairs, 0))
         terms = knowledge.terms(outputs, taught, batch.labels)
         norms = {name: knowledge.weights[name] * norm(term, student) for name, term in terms.items()}
         ce = norm(losses.cross_entropy(outputs.logits, batch.labels), student)

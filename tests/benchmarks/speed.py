@@ -32,7 +32,7 @@ from kd.config.settings import Data, Training  # noqa: E402
 from kd.data import synthetic  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.store import Store  # noqa: E402
-from kd.loop import Phase, train_epoch  # noqa: E402
+from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
 from kd.teachers.outputs import JointTeacher, LiveNetwork  # noqa: E402
 from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
@@ -98,9 +98,11 @@ class Ours:
             marks.append(time.perf_counter())
             if len(marks) > steps:
                 raise Pause
+        hooks = Hooks()
+        hooks.after_step = after_step
         while True:
             try:
-                train_epoch(self.state, self.phase, self.training, self.precision, lambda state: False, after_step)
+                train_epoch(self.state, self.phase, self.training, self.precision, hooks)
             except Pause:
                 return (marks[-1] - marks[0]) / steps
             progress.epoch, progress.step = (progress.epoch + 1) % 2, 0
