@@ -17,7 +17,7 @@ from kd.config import parsing
 from kd.config.layout import data_name
 from kd.config.resolve import resolve
 from kd.config.settings import DATASETS, Data, TeacherSettings, Unlabeled
-from kd.data import retinopathy
+from kd.data import duplicates, retinopathy
 from kd.data.dataset import Dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import open_pool, read_unlabeled
@@ -202,8 +202,8 @@ def test_only_files_of_equal_size_are_read_for_copies(tree, monkeypatch):
     for number, file in enumerate(sorted(root.rglob("*.tif"))):
         file.write_bytes(b"x" * (number + 1 if number < 7 else 7))
     read_files = []
-    digest = retinopathy.hashlib.file_digest
-    monkeypatch.setattr(retinopathy.hashlib, "file_digest", lambda file, name: read_files.append(file.name) or digest(file, name))
+    digest = duplicates.hashlib.file_digest
+    monkeypatch.setattr(duplicates.hashlib, "file_digest", lambda file, name: read_files.append(file.name) or digest(file, name))
     with pytest.raises(Problem, match="different grades"):
         read(root)
     assert len(read_files) == 3

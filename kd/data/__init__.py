@@ -1,1 +1,1 @@
-"""Pictures on disk -> batches on the device: reader -> Index -> splits -> store -> views."""
+"""Images on disk -> batches on the device: reader -> Index -> splits -> store -> views."""

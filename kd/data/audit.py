@@ -1,5 +1,6 @@
-"""What is wrong with a data set, as a table: counts, unreadable files, modes, copies and patients
-across parts.
+"""What is wrong with a data set, as a table.
+
+It shows counts, unreadable files, modes, copies, and patients in more than one split.
 """
 
 import hashlib
@@ -10,9 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 from tqdm import tqdm
 
-from kd.data.index import Index
+from kd.data.duplicates import groups
+from kd.data.index import Index, Sample
+from kd.data.mura import FOLDERS
 from kd.data.mura import PARTS as BODY_PARTS
 from kd.data.store import decode
+from kd.system import markdown
 from kd.system.console import shows_progress
 from kd.system.errors import printable
 
@@ -31,31 +35,19 @@ LISTED = 20
 
 
 def audit(index: Index) -> dict:
-    """Read every picture once.
+    """Read every image once and count what was found.
 
     Returns the counts and `problems`: one line for each kind of fault, empty for a sound set.
-
-    Parts are those that the data give (MURA's train folder and its valid folder, which is judged on
-    as test).
+    Splits are those that the data give (MURA's train folder, and its valid folder, which is the
+    test split here).
     """
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        looks = list(
-            tqdm(
-                threads.map(lambda row: _look(index, row), range(len(index.samples))),
-                total=len(index.samples),
-                desc="reading",
-                unit="img",
-                disable=not shows_progress(),
-            )
-        )
-    bad = [
-        f"{sample.path} ({look['fault']})"
-        for sample, look in zip(index.samples, looks)
-        if look["fault"]
-    ]
+    looks = _look_at_all(index)
+    bad = []
+    for sample, look in zip(index.samples, looks):
+        if look["fault"]:
+            bad.append(f"{sample.path} ({look['fault']})")
     sound = [row for row, look in enumerate(looks) if not look["fault"]]
-    copies, crossing, contrary = _copies(index, looks, sound)
-    patients = _patients(index)
+    bits = Counter(looks[row]["bits"] for row in sound)
     result = {
         "name": index.name,
         "images": len(index.samples),
@@ -63,98 +55,121 @@ def audit(index: Index) -> dict:
         "counts": _counts(index),
         "official": _official(index),
         "modes": dict(Counter(looks[row]["mode"] for row in sound).most_common()),
-        "bits": {
-            str(bits): count
-            for bits, count in sorted(Counter(looks[row]["bits"] for row in sound).items())
-        },
+        "bits": {str(depth): bits[depth] for depth in sorted(bits)},
         "sizes": _sizes([looks[row]["size"] for row in sound]),
         "unreadable": list(map(printable, bad)),
-        "copies": copies,
-        "copies_across_parts": crossing,
-        "copies_that_disagree": contrary,
-        **patients,
+        **_copies(index, looks, sound),
+        **_patients(index),
         "notes": list(map(printable, index.notes)),
     }
     return result | {"problems": _problems(result)}
 
 
+def _look_at_all(index: Index) -> list[dict]:
+    """What `_look` finds for each row, under a progress bar."""
+    rows = range(len(index.samples))
+
+    def look(row):
+        return _look(index, row)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        bar = tqdm(
+            threads.map(look, rows),
+            total=len(rows),
+            desc="reading",
+            unit="img",
+            disable=not shows_progress(),
+        )
+        return list(bar)
+
+
 def _look(index: Index, row: int) -> dict:
-    """Mode, bit depth, size and content hash of one picture, or why it cannot be read."""
+    """Mode, bit depth, size and content hash of one image, or why it cannot be read."""
     try:
         if index.draw is not None:
-            drawn = index.draw(row)
-            content, picture = drawn.tobytes(), Image.fromarray(drawn)
+            drawing = index.draw(row)
+            content = drawing.tobytes()
+            image = Image.fromarray(drawing)
         else:
-            content, picture = decode(index.file(row))
-    except Exception as error:  # as the store does: Pillow raises anything
+            content, image = decode(index.file(row))
+    except Exception as error:  # as in the store: Pillow raises exceptions of any type
         return {"fault": str(error) or type(error).__name__}
     return {
         "fault": "",
-        "mode": picture.mode,
-        "bits": BITS.get(picture.mode, 8),
-        "size": picture.size,
+        "mode": image.mode,
+        "bits": BITS.get(image.mode, 8),
+        "size": image.size,
         "hash": hashlib.sha256(content).digest(),
     }
 
 
 def _counts(index: Index) -> dict:
-    """Images of each class in each given part."""
+    """Images of each class in each split that the data give."""
     counts = defaultdict(Counter)
     for sample in index.samples:
-        counts[printable(index.classes[sample.label]) if sample.label >= 0 else "unlabelled"][
-            sample.part or "all"
-        ] += 1
-    return {name: dict(parts) for name, parts in sorted(counts.items())}
+        name = "unlabelled"
+        if sample.label >= 0:
+            name = printable(index.classes[sample.label])
+        counts[name][sample.part or "all"] += 1
+    return {name: dict(counts[name]) for name in sorted(counts)}
 
 
 def _official(index: Index) -> dict | None:
-    """Differences to MURA's official counts by body part and folder; None for other sets."""
+    """Differences to MURA's official counts by body part and folder; None for other data sets.
+
+    `{"elbow train": [images found, images expected], ...}`
+    """
     if not index.name.startswith("mura"):
         return None
     found = Counter((sample.study.split("/")[1].lower(), sample.part) for sample in index.samples)
+    differences = {}
+    for body_part in BODY_PARTS:
+        for (folder, split), expected in zip(FOLDERS.items(), OFFICIAL[body_part]):
+            if found[body_part, split] != expected:
+                differences[f"{body_part} {folder}"] = [found[body_part, split], expected]
+    return differences
+
+
+def _copies(index: Index, looks: list[dict], sound: list[int]) -> dict:
+    """How many files equal another byte for byte, and which groups of them are suspicious.
+
+    Groups are suspicious that stand in two splits, and that have two labels or known patients.
+    """
+    total = 0
+    crossing = []
+    contrary = []
+    for group in groups(looks[row]["hash"] for row in sound):
+        samples = [index.samples[sound[place]] for place in group]
+        line = " = ".join(printable(sample.path) for sample in samples)
+        total += len(samples)
+        if len({sample.part for sample in samples}) > 1:
+            crossing.append(line)
+        labels = {sample.label for sample in samples}
+        patients = {_known_patient(sample) for sample in samples}
+        if len(labels) > 1 or len(patients) > 1:
+            contrary.append(line)
     return {
-        f"{body} {folder}": [found[body, part], OFFICIAL[body][place]]
-        for body in BODY_PARTS
-        for place, (folder, part) in enumerate((("train", "train"), ("valid", "test")))
-        if found[body, part] != OFFICIAL[body][place]
+        "copies": total,
+        "copies_across_parts": crossing,
+        "copies_that_disagree": contrary,
     }
 
 
-def _copies(index: Index, looks: list[dict], sound: list[int]) -> tuple[int, list[str], list[str]]:
-    """(files that another equals byte for byte, groups of them in two parts, groups with two labels
-    or two known patients).
-    """
-    groups = defaultdict(list)
-    for row in sound:
-        groups[looks[row]["hash"]].append(row)
-    same = [rows for rows in groups.values() if len(rows) > 1]
-
-    def differ(rows, key):
-        return len({key(index.samples[row]) for row in rows}) > 1
-
-    def known(sample):  # a picture without a patient is called by its path
-        return sample.patient if sample.patient != sample.path else None
-
-    crossing = [rows for rows in same if differ(rows, lambda sample: sample.part)]
-    contrary = [
-        rows for rows in same if differ(rows, lambda sample: sample.label) or differ(rows, known)
-    ]
-    crossing, contrary = (
-        [" = ".join(printable(index.samples[row].path) for row in rows) for rows in groups]
-        for groups in (crossing, contrary)
-    )
-    return sum(map(len, same)), crossing, contrary
+def _known_patient(sample: Sample) -> str | None:
+    """The patient of an image; None where it is unknown: readers then call it by the image's path."""
+    return sample.patient if sample.patient != sample.path else None
 
 
 def _patients(index: Index) -> dict:
-    """Patients, those in two given parts, and those with images of two classes (body parts)."""
-    parts, classes = defaultdict(set), defaultdict(set)
+    """Patients, those in two given splits, and those with images of two classes (body parts)."""
+    splits = defaultdict(set)
+    classes = defaultdict(set)
     for sample in index.samples:
-        parts[sample.patient].add(sample.part)
+        splits[sample.patient].add(sample.part)
         classes[sample.patient].add(sample.label)
     return {
-        "patients": len(parts),
-        "patients_across_parts": [printable(p) for p, own in parts.items() if len(own) > 1],
+        "patients": len(splits),
+        "patients_across_parts": [printable(p) for p, own in splits.items() if len(own) > 1],
         "patients_with_several_classes": sum(len(own) > 1 for own in classes.values()),
     }
 
@@ -171,11 +186,10 @@ def _sizes(sizes: list[tuple[int, int]]) -> dict | None:
 
 
 def _problems(result: dict) -> list[str]:
-    """What a user must mend or know before training, a line each."""
-    counts = [
-        f"{key}: {found} for {wanted}"
-        for key, (found, wanted) in (result["official"] or {}).items()
-    ]
+    """What a user must mend or know before training, one line for each kind."""
+    counts = []
+    for key, (found, expected) in (result["official"] or {}).items():
+        counts.append(f"{key}: {found} for {expected}")
     kinds = {
         "files cannot be read": result["unreadable"],
         "patients stand in two parts": result["patients_across_parts"],
@@ -183,16 +197,16 @@ def _problems(result: dict) -> list[str]:
         "groups of identical files have two labels or patients": result["copies_that_disagree"],
         "counts are not the official ones": counts,
     }
-    return [
-        f"{len(items)} {what}: {', '.join(items[:LISTED])}{', ...' if len(items) > LISTED else ''}"
-        for what, items in kinds.items()
-        if items
-    ]
+    lines = []
+    for kind, items in kinds.items():
+        if items:
+            more = ", ..." if len(items) > LISTED else ""
+            lines.append(f"{len(items)} {kind}: {', '.join(items[:LISTED])}{more}")
+    return lines
 
 
 def text(result: dict) -> str:
     """The audit as lines and a table."""
-    parts = sorted({part for counts in result["counts"].values() for part in counts})
     lines = [
         (
             f"{result['name']}: {result['images']} images, {result['patients']} patients"
@@ -200,14 +214,7 @@ def text(result: dict) -> str:
             f" {result['hidden_files']} hidden files"
         ),
         "",
-        f"| class | {' | '.join(parts)} |",
-        "|---" * (len(parts) + 1) + "|",
-    ]
-    lines += [
-        f"| {name} | {' | '.join(str(counts.get(part, 0)) for part in parts)} |"
-        for name, counts in result["counts"].items()
-    ]
-    lines += [
+        *_table(result["counts"]),
         "",
         f"modes {result['modes']}, bits a channel {result['bits']}, longest side {result['sizes']}",
         f"identical files {result['copies']}",
@@ -216,3 +223,12 @@ def text(result: dict) -> str:
     if result["official"] == {}:
         lines.append("counts: the official ones")
     return "\n".join(lines)
+
+
+def _table(counts: dict) -> list[str]:
+    """Images by class and split, as the lines of a table."""
+    splits = sorted(set().union(*counts.values()))
+    rows = []
+    for name, own in counts.items():
+        rows.append([name, *[str(own.get(split, 0)) for split in splits]])
+    return markdown.table(["class", *splits], rows)

@@ -1,5 +1,6 @@
-"""From the data section of the settings to pictures that are ready: index, parts and store in one
-place.
+"""From the data section of the settings to images that are ready.
+
+Brings index, splits and store together in one place.
 """
 
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from kd.data.splits import Kept, Parts, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.system.errors import Problem
+from kd.system.signals import never_stop
 
 EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An index with its parts, all pictures of which are decoded."""
+    """An index with its splits, whose images are all decoded."""
 
     settings: Data
     index: Index
@@ -33,37 +35,43 @@ class Dataset:
     def views(
         self, part: str, device: torch.device, rows: np.ndarray | None = None, **options
     ) -> Views:
-        """A part (or only some of its rows) as batches; without options for evaluation: in order,
-        unchanged.
+        """A split, or only some of its rows, as batches.
+
+        Without options they are for evaluation: in order, and unchanged.
         """
-        rows = getattr(self.parts, part) if rows is None else rows
+        if rows is None:
+            rows = getattr(self.parts, part)
         options = {"batch_size": EVALUATION_BATCH} | options
         return Views(self.store, rows, self.index.labels, device=device, **options)
 
     def patients(self, part: str) -> list[str]:
-        """The sorted patients of a part."""
+        """The sorted patients of a split."""
         return sorted({self.index.samples[row].patient for row in getattr(self.parts, part)})
 
     def files(self, part: str) -> torch.Tensor:
-        """Content hashes of a part's distinct pictures: uint8 [n, 16], sorted."""
+        """Content hashes of a split's distinct images: uint8 [n, 16], sorted."""
         return torch.from_numpy(np.unique(self.store.hashes[getattr(self.parts, part)], axis=0))
 
     @property
     def content_hash(self) -> str:
-        """A name for the bytes of all pictures in their slots: it changes when a file is replaced,
-        the split's hash not.
+        """A name for the bytes of all images in their slots.
+
+        It changes when a file is replaced, and the split's hash does not.
         """
         return digest(self.store.hashes[rows].tobytes().hex() for _, rows in self.parts.items())
 
     def describe(self) -> dict:
-        """The report's account of the data: sizes, classes, patients, hashes, and what stands in
-        more than one part.
+        """The data section of a report.
+
+        It holds sizes, classes, patients, hashes, and what stands in more than one split.
         """
-        index, parts = self.index, dict(self.parts.items())
-        labels, shared = index.labels, overlaps(index, self.parts, self.store.hashes)
-        found = [
-            f"{count} {kind} stand in more than one part" for kind, count in shared.items() if count
-        ]
+        index = self.index
+        parts = dict(self.parts.items())
+        shared = overlaps(index, self.parts, self.store.hashes)
+        notes = [*index.notes, *self.parts.notes]
+        for kind, count in shared.items():
+            if count:
+                notes.append(f"{count} {kind} stand in more than one part")
         return {
             "name": index.name,
             "reader": self.settings.dataset,
@@ -78,21 +86,22 @@ class Dataset:
             "crop": self.store.crop,
             "parts": {name: len(rows) for name, rows in parts.items()},
             "patients": {name: len(self.patients(name)) for name in parts},
-            "per_class": {
-                name: np.bincount(labels[rows], minlength=len(index.classes)).tolist()
-                for name, rows in parts.items()
-            },
+            "per_class": {name: self._per_class(rows) for name, rows in parts.items()},
             "distinct_images": {name: len(np.unique(rows)) for name, rows in parts.items()},
             "overlaps": shared,
             "skipped_files": index.skipped,
-            "notes": [*index.notes, *self.parts.notes, *found],
+            "notes": notes,
         }
+
+    def _per_class(self, rows: np.ndarray) -> list[int]:
+        """How many of the rows are of each class."""
+        return np.bincount(self.index.labels[rows], minlength=len(self.index.classes)).tolist()
 
 
 def read_index(data: Data) -> Index:
     """The index that the settings name, graded where they say so.
 
-    Raises Problem where it cannot be read, or not so.
+    Raises Problem where it cannot be read, or cannot be graded.
     """
     if data.errata is not None and data.dataset not in RETINOPATHY:
         raise Problem(
@@ -113,12 +122,11 @@ def _read(data: Data) -> Index:
     return synthetic.read(data.synthetic_images, data.synthetic_seed)
 
 
-def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
-    """Split and decode; a second call decodes nothing.
+def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
+    """Split the data set and decode its images; a second call decodes nothing.
 
-    Raises Problem for anything wrong with the data.
-
-    `leave` is called now and then while pictures are decoded and may end the work by an exception.
+    `check_stop` is called now and then while images are decoded, and may end the work by an
+    exception. Raises Problem for anything wrong with the data.
     """
     parts = split(
         index,
@@ -130,22 +138,25 @@ def open_dataset(data: Data, index: Index, leave=lambda: None) -> Dataset:
     index = index.without_labels(np.setdiff1d(parts.pool, parts.train))
     crop = index.crop if data.crop == "auto" else data.crop
     store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
-    store.ensure(np.concatenate([rows for _, rows in parts.items()]), leave)
+    store.ensure(np.concatenate([rows for _, rows in parts.items()]), check_stop)
     return Dataset(data, index, parts, store, parts.hash(index))
 
 
 def run_name(data: Data) -> str:
-    """The name of a data set, its split, size and labels, as run folders carry it; known without
-    reading.
+    """The name of a data set, its split, size and labels in the path of a run's folder.
 
-    `mura-patient-224`; with the labels of 5 % of the patients, drawn by seed 1,
-    `mura-patient-224-labels0.05.1`.
+    It is known without reading the data: `mura-patient-224`; with the labels of 5 % of the
+    patients, drawn by seed 1, `mura-patient-224-labels0.05.1`.
     """
-    name = {
-        "mura": "mura" if data.label == "part" else "mura_abnormal",
-        "folder": slug(Path(data.data_dir or ".").resolve().name),
-    }.get(data.dataset, data.dataset)
-    seed = f"{data.split_seed}" if data.split_seed else ""
-    labels = f"-labels{data.labeled_fraction:g}" if data.labeled_fraction < 1 else ""
-    labels += f".{data.labeled_seed}" if labels and data.labeled_seed else ""
+    name = data.dataset
+    if name == "mura" and data.label != "part":
+        name = "mura_abnormal"
+    if name == "folder":
+        name = slug(Path(data.data_dir or ".").resolve().name)
+    seed = str(data.split_seed) if data.split_seed else ""
+    labels = ""
+    if data.labeled_fraction < 1:
+        labels = f"-labels{data.labeled_fraction:g}"
+        if data.labeled_seed:
+            labels += f".{data.labeled_seed}"
     return f"{name}-{data.split}{seed}-{data.image_size}{labels}"

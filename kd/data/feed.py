@@ -1,5 +1,6 @@
-"""How pictures get to the device: from memory they already lie in, or gathered by a thread one step
-ahead.
+"""How images get to the device.
+
+They are on it already, or they come from a memory map, or a thread gathers them one step ahead.
 """
 
 import math
@@ -14,57 +15,69 @@ from kd.system.devices import to_device
 
 # slots of each batch -> uint8 [B, C, S, S] on the device, one a batch
 Feed = Callable[[Iterable[np.ndarray]], Iterator[torch.Tensor]]
-RESIDENT_SHARE = 0.25  # of the device's free memory: the rest is for networks and activations
+# Of the device's free memory; the rest is for networks and activations.
+RESIDENT_SHARE = 0.25
 
 
 def feed(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """The fastest way for a part, whose slots stand for `rows` of the store, on a device."""
+    """The fastest way to a device for a split whose slots stand for `rows` of the store."""
     if device.type == "cpu":
         return mapped(store, rows)
-    free = 0
-    if device.type == "cuda":  # what torch keeps for later is free, too
-        free = (
-            torch.cuda.mem_get_info(device)[0]
-            + torch.cuda.memory_reserved(device)
-            - torch.cuda.memory_allocated(device)
-        )
-    if len(np.unique(rows)) * math.prod(store.shape) <= RESIDENT_SHARE * free:
+    needed = len(np.unique(rows)) * math.prod(store.shape)
+    if needed <= RESIDENT_SHARE * _free_bytes(device):
         return resident(store, rows, device)
     return ahead(store, rows, device)
 
 
+def _free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that is free, also what torch keeps for later; 0 for other devices."""
+    if device.type != "cuda":
+        return 0
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def mapped(store: Store | Joined, rows: np.ndarray) -> Feed:
-    """Rows of the memory map as they are asked for: on a CPU they are in the page cache, where the
-    network is.
+    """Read rows of the memory map as they are needed.
+
+    On a CPU they are in the page cache, which is the memory that the network computes in.
     """
-    return lambda batches: (store.gather(rows[slots]) for slots in batches)
+
+    def images_of(batches):
+        for slots in batches:
+            yield store.gather(rows[slots])
+
+    return images_of
 
 
 def resident(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """All distinct pictures of the part, copied to the device once; a step then copies the places
-    of its rows alone.
-    """
+    """Copy all distinct images to the device once; a step then copies only their places."""
     distinct, places = np.unique(rows, return_inverse=True)
-    pictures = torch.empty(len(distinct), *store.shape, dtype=torch.uint8, device=device)
+    images = torch.empty(len(distinct), *store.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(distinct), 1024):
-        pictures[start : start + 1024] = store.gather(distinct[start : start + 1024]).to(device)
+        images[start : start + 1024] = store.gather(distinct[start : start + 1024]).to(device)
     places = torch.from_numpy(places)
-    return lambda batches: (pictures[to_device(places[slots], device)] for slots in batches)
+
+    def images_of(batches):
+        for slots in batches:
+            yield images[to_device(places[slots], device)]
+
+    return images_of
 
 
 def ahead(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """A thread gathers the next batch into page-locked memory, which the device copies while it
-    computes.
+    """Let a thread gather the next batch while the device computes.
+
+    For a GPU it gathers into page-locked memory, which the device copies while it computes.
     """
     pinned = device.type == "cuda"
 
     def gather(slots):
-        # torch gives a page-locked block out again only after the copies that read it are done.
-        return store.gather(
-            rows[slots], torch.empty(len(slots), *store.shape, dtype=torch.uint8, pin_memory=pinned)
-        )
+        # torch reuses a page-locked block only after the copies that read it are done.
+        block = torch.empty(len(slots), *store.shape, dtype=torch.uint8, pin_memory=pinned)
+        return store.gather(rows[slots], block)
 
-    def batches_of(batches):
+    def images_of(batches):
         with ThreadPoolExecutor(1) as thread:
             coming = []
             for slots in batches:
@@ -74,4 +87,4 @@ def ahead(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed
             for last in coming:
                 yield to_device(last.result(), device)
 
-    return batches_of
+    return images_of

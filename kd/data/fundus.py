@@ -1,123 +1,159 @@
-"""The bright disc of a fundus photograph: where it is, and the picture cropped to it."""
+"""The bright disc of a fundus photograph: where it is, and the image cropped to it."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-SMALL = 256  # longest side of the copy that is looked at
-LARGEST = 4096
-TRIPLES = 400
-TOLERANCE = 1.5  # pixels of the copy that an edge may lie off the circle
+SMALL = 256  # longest side of the copy on which the disc is searched
+LARGEST = 4096  # longest side of an image before it becomes a square
+TRIPLES = 400  # circles that are tried
+TOLERANCE = 1.5  # distance of edge and circle in pixels of the copy, up to which they agree
 
 
-def crop_to_circle(picture: Image.Image) -> Image.Image:
-    """The square around the disc of a fundus photograph, in RGB, black where the square leaves the
-    picture.
+def crop_to_circle(image: Image.Image) -> Image.Image:
+    """The square around the disc of a fundus photograph, in RGB.
 
-    The disc is what is brighter than the near-black background, which the picture's corners show,
-    on a small copy without specks. The circle is the one, of those through three of its edge's
-    points, that most of the others lie on, fitted to these by least squares. Where the picture cuts
-    the disc off there is no edge, and the arcs that are left give the circle. So text, dark patches
-    and cuts do not move it. Where no disc can be told (all dark, no dark corners, no circle), the
-    whole picture is padded to a square. `picture` has 8 bits a channel.
+    The square is black where it leaves the image. `image` has 8 bits a channel.
+
+    The disc is what is brighter than the near-black background in the image's corners, on a small
+    copy without specks. Of many circles through three points of its edge, that one is chosen which
+    most of the other points lie on, and it is fitted to these by least squares. Where the image
+    cuts the disc off there is no edge, and the remaining arcs give the circle. So text, dark
+    patches and cuts do not move it. Where there is no visible disc (all dark, no dark corners, no
+    circle), the whole image is padded to a square.
     """
-    picture = picture.convert("RGB")
-    picture.thumbnail(
-        (LARGEST, LARGEST)
-    )  # squares of long, thin pictures would not fit into memory
-    found = _circle(picture)
+    image = image.convert("RGB")
+    # The square of a long, thin image would not fit into memory.
+    image.thumbnail((LARGEST, LARGEST))
+    found = _circle(image)
     if found is None:
-        return _square(picture, picture.width / 2, picture.height / 2, max(picture.size))
+        return _square(image, image.width / 2, image.height / 2, max(image.size))
     x, y, radius = found
-    return _square(picture, x, y, max(1, round(2 * radius)))
+    return _square(image, x, y, max(1, round(2 * radius)))
 
 
-def _square(picture: Image.Image, x: float, y: float, side: int) -> Image.Image:
-    left, top = round(x - side / 2), round(y - side / 2)
-    return picture.crop((left, top, left + side, top + side))
+def _square(image: Image.Image, x: float, y: float, side: int) -> Image.Image:
+    left = round(x - side / 2)
+    top = round(y - side / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
-def _circle(picture: Image.Image) -> tuple[float, float, float] | None:
-    """(x, y, radius) of the disc in pixels of an RGB picture, or None."""
-    small = picture.copy()
+def _circle(image: Image.Image) -> tuple[float, float, float] | None:
+    """(x, y, radius) of the disc in pixels of an RGB image, or None."""
+    small = image.copy()
     small.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
-    red, green, blue = small.split()
-    # The largest channel: the rim of a dim disc is all but black in green and blue.
-    grey = ImageChops.lighter(ImageChops.lighter(red, green), blue).filter(
-        ImageFilter.MedianFilter(5)
-    )
-    mask = _bright(np.asarray(grey, dtype=np.float64))
-    points = _edge(mask) if mask is not None else np.empty((0, 2))
-    fit = _fit(points) if len(points) >= 12 else None
-    if fit is None or not min(mask.shape) / 8 < fit[2] < np.hypot(*mask.shape) / 2:
+    mask = _bright(_largest_channel(small))
+    if mask is None:
         return None
-    across, down = picture.width / small.width, picture.height / small.height
-    return fit[0] * across, fit[1] * down, fit[2] * (across + down) / 2
+    points = _edge(mask)
+    if len(points) < 12:
+        return None
+    fit = _fit(points)
+    if fit is None:
+        return None
+    x, y, radius = fit
+    height, width = mask.shape
+    if not min(height, width) / 8 < radius < np.hypot(height, width) / 2:
+        return None
+    across = image.width / small.width
+    down = image.height / small.height
+    return x * across, y * down, radius * (across + down) / 2
+
+
+def _largest_channel(image: Image.Image) -> np.ndarray:
+    """The largest channel of each pixel, without specks: float64 [H, W].
+
+    The rim of a dim disc is all but black in green and blue.
+    """
+    red, green, blue = image.split()
+    grey = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    return np.asarray(grey.filter(ImageFilter.MedianFilter(5)), dtype=np.float64)
 
 
 def _bright(grey: np.ndarray) -> np.ndarray | None:
-    """Which pixels are brighter than the background, bool [H, W]; None where the corners are not
-    near-black beside the rest.
+    """Which pixels are brighter than the background: bool [H, W].
+
+    None where the corners are not near-black in comparison with the rest.
     """
     patch = max(1, min(grey.shape) // 20)
     corners = np.stack(
         [grey[:patch, :patch], grey[:patch, -patch:], grey[-patch:, :patch], grey[-patch:, -patch:]]
     )
-    dark, bright = np.median(corners), np.percentile(grey, 99)
+    dark = np.median(corners)
+    bright = np.percentile(grey, 99)
     if bright - dark < 12 or dark > 0.3 * bright:
         return None
     return grey > dark + max(6, 0.12 * (bright - dark))
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
-    """Where each row and column of the mask begins and ends, [n, 2] as (x, y), but for ends that
-    the picture cuts off.
+    """Where each row and column of the mask begins and ends, [n, 2] as (x, y).
+
+    Without ends that the image cuts off.
     """
-    points = []
-    for lines, turn in ((mask, False), (mask.T, True)):
-        own = np.flatnonzero(lines.any(1))
-        first, last = lines[own].argmax(1), lines.shape[1] - lines[own, ::-1].argmax(1)
-        for end, inside in ((first, first > 1), (last, last < lines.shape[1] - 1)):
-            found = np.stack([end[inside], own[inside] + 0.5], 1)
-            points.append(found[:, ::-1] if turn else found)
-    return np.concatenate(points)
+    of_rows = _line_ends(mask)
+    of_columns = _line_ends(mask.T)[:, ::-1]
+    return np.concatenate([of_rows, of_columns])
 
 
-def _fit(points: np.ndarray) -> np.ndarray | None:
-    """(x, y, radius) of the circle that most points [n, 2] lie on; None where that is less than
-    half, or a short arc.
+def _line_ends(mask: np.ndarray) -> np.ndarray:
+    """The first ends of all rows of a mask, then the last ends: [n, 2] as (place, row)."""
+    length = mask.shape[1]
+    rows = np.flatnonzero(mask.any(1))
+    first = mask[rows].argmax(1)
+    last = length - mask[rows, ::-1].argmax(1)
+    begins = first > 1
+    ends = last < length - 1
+    return np.concatenate(
+        [
+            np.stack([first[begins], rows[begins] + 0.5], 1),
+            np.stack([last[ends], rows[ends] + 0.5], 1),
+        ]
+    )
+
+
+def _fit(points: np.ndarray) -> tuple[float, float, float] | None:
+    """(x, y, radius) of the circle that most points [n, 2] lie on.
+
+    None where these are less than half of the points, or only a short arc.
     """
     triples = np.random.default_rng(0).integers(0, len(points), (TRIPLES, 3))
     circles = _through(points[triples])
-    far = np.abs(
-        np.hypot(*(points[None] - circles[:, None, :2]).transpose(2, 0, 1)) - circles[:, 2:]
-    )
-    on = far[(far < TOLERANCE).sum(1).argmax()] < TOLERANCE
+    offsets = points[None] - circles[:, None, :2]
+    distances = np.hypot(offsets[:, :, 0], offsets[:, :, 1])
+    far = np.abs(distances - circles[:, 2:])
+    best = (far < TOLERANCE).sum(1).argmax()
+    on = far[best] < TOLERANCE
     if on.mean() < 0.5:
         return None
     x, y, radius = _least_squares(points[on])
     angles = np.arctan2(points[on, 1] - y, points[on, 0] - x)
     tens_of_degrees = np.unique(np.rad2deg(angles) // 10)
-    return np.array([x, y, radius]) if len(tens_of_degrees) >= 9 else None
+    return (x, y, radius) if len(tens_of_degrees) >= 9 else None
 
 
 def _through(triples: np.ndarray) -> np.ndarray:
-    """The circles (x, y, radius) through three points each, [m, 3, 2] -> [m, 3]; for points on a
-    line one far away.
+    """The circles (x, y, radius) through three points each: [m, 3, 2] -> [m, 3].
+
+    For three points on a line the circle is far away.
     """
     a, b, c = triples.astype(np.float64).transpose(1, 0, 2)
-    b, c = b - a, c - a
+    b = b - a
+    c = c - a
     twice = 2 * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
     twice[twice == 0] = 1e-9
-    bb, cc = (b**2).sum(1), (c**2).sum(1)
-    centre = (
-        np.stack([c[:, 1] * bb - b[:, 1] * cc, b[:, 0] * cc - c[:, 0] * bb], 1) / twice[:, None]
-    )
-    return np.concatenate([centre + a, np.hypot(*centre.T)[:, None]], 1)
+    bb = (b**2).sum(1)
+    cc = (c**2).sum(1)
+    x = c[:, 1] * bb - b[:, 1] * cc
+    y = b[:, 0] * cc - c[:, 0] * bb
+    centre = np.stack([x, y], 1) / twice[:, None]
+    radius = np.hypot(centre[:, 0], centre[:, 1])
+    return np.concatenate([centre + a, radius[:, None]], 1)
 
 
 def _least_squares(points: np.ndarray) -> tuple[float, float, float]:
-    """(x, y, radius) that makes the sum of (distance^2 - radius^2)^2 over the points least (Kasa
-    1976).
+    """(x, y, radius) of the circle fitted to points [n, 2] by least squares (Kasa 1976).
+
+    It minimises the sum of (distance^2 - radius^2)^2 over the points.
     """
     system = np.concatenate([2 * points, np.ones((len(points), 1))], 1)
     x, y, rest = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0]

@@ -1,5 +1,6 @@
-"""Tables of pictures and their grades, and corrections to them: each row checked, all its faults of
-a kind told at once.
+"""Tables of images and their grades, and corrections to them.
+
+Each row is checked, and all faults of a kind are reported at once.
 """
 
 import os
@@ -16,8 +17,12 @@ DROP = "drop"
 
 
 class Row(NamedTuple):
-    """A row of a table: where it stands, the stem of its picture, its grade as written (None: has
-    none on purpose), its part.
+    """A row of a table.
+
+    where  table, row and first field, for messages
+    stem   of its image, see `stem_of`
+    grade  as it is written; None where the image has none on purpose
+    part   the split that the table gives it to, or None
     """
 
     where: str
@@ -27,15 +32,16 @@ class Row(NamedTuple):
 
 
 def stem_of(name: str) -> str:
-    """A file's name without folders and without a picture's extension, in whatever case; what has
-    none stays as it is.
+    """A file's name without its folders and, in any case, an image's extension.
+
+    A name without such an extension stays as it is.
     """
     base, extension = os.path.splitext(name.rpartition("/")[2])
     return base if extension.lower() in PICTURES else base + extension
 
 
 def number(text: str) -> str:
-    """A whole number without the `.0` that spreadsheets give it; anything else as it is."""
+    """A whole number without the `.0` that spreadsheets add; anything else stays as it is."""
     found = re.fullmatch(r"([0-9]+)\.0*", text)
     return found[1] if found else text
 
@@ -54,11 +60,10 @@ def rows_of(root: Path, name: str, header: tuple[str, ...], image: int, grade: i
 def fields_of(
     root: Path, name: str, header: tuple[str, ...], read: Callable[[Path], Table] = read_csv
 ) -> list[tuple[str, list[str]]]:
-    """[(where, stripped fields)] of a table `name` below root; `where` names table, row and first
-    field.
+    """[(where, stripped fields)] of the table `name` below root.
 
-    Columns may differ from `header` in case. Raises Problem where the table is not there, has other
-    columns, no rows, or rows of another length.
+    `where` names table, row and first field. Columns may differ from `header` in case. Raises
+    Problem where the table is missing, or has other columns, no rows, or rows of another length.
     """
     table = root / name
     if not table.is_file():
@@ -73,26 +78,26 @@ def fields_of(
         )
     if not records:
         raise Problem(f"'{table}': has no rows below its header; download it again")
-    found = [
-        (f"{name} row {line} '{printable(fields[0].strip())}'", list(map(str.strip, fields)))
-        for line, fields in records
-    ]
-    uneven = [
-        f"{where} (not as many fields as the header)"
-        for where, fields in found
-        if len(fields) != len(header)
-    ]
+    found = []
+    uneven = []
+    for line, fields in records:
+        stripped = [field.strip() for field in fields]
+        where = f"{name} row {line} '{printable(stripped[0])}'"
+        found.append((where, stripped))
+        if len(stripped) != len(header):
+            uneven.append(f"{where} (not as many fields as the header)")
     if uneven:
         raise Problem(f"rows in {root}: {first_ten(uneven)}; mend them")
     return found
 
 
 def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Row]:
-    """The rows that have a grade by their stems.
+    """The rows that have a grade, by their stems.
 
-    Raises Problem for a picture with two rows and for grades that are none.
+    Raises Problem for an image with two rows, and for grades that are not on the scale.
     """
-    found, faults = {}, []
+    found = {}
+    faults = []
     for row in rows:
         if row.stem in found:
             faults.append(f"{row.where} (stands in {found[row.stem].where} too)")
@@ -101,20 +106,20 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
         found.setdefault(row.stem, row)
     if faults:
         raise Problem(f"rows in {root}: {first_ten(faults)}; mend them")
-    return {
-        stem: row._replace(grade=number(row.grade))
-        for stem, row in found.items()
-        if row.grade is not None
-    }
+    graded = {}
+    for stem, row in found.items():
+        if row.grade is not None:
+            graded[stem] = row._replace(grade=number(row.grade))
+    return graded
 
 
 def corrected(
     rows: dict[str, Row], errata: str, scale: tuple[str, ...]
 ) -> tuple[dict[str, Row], str]:
-    """(the rows after the corrections of a CSV image,grade, where a grade may be `drop`; a note
-    that counts them).
+    """(the rows after the corrections of a CSV, a note that counts the corrections).
 
-    Raises Problem for rows of it that name no picture of the tables, no grade, or a picture twice.
+    The CSV has the columns image,grade; the grade `drop` leaves an image out. Raises Problem for
+    rows of it that name an image twice, one that the tables do not have, or no grade.
     """
     if not os.path.isfile(errata):
         raise Problem(
@@ -122,19 +127,22 @@ def corrected(
         )
     file = Path(errata)
     corrections = rows_of(file.parent, file.name, ("image", "grade"), 0, 1)
-    unknown = [
-        f"{row.where} (the tables give no such picture a grade)"
-        for row in corrections
-        if row.stem not in rows
-    ]
+    unknown = []
+    for row in corrections:
+        if row.stem not in rows:
+            unknown.append(f"{row.where} (the tables give no such picture a grade)")
     if unknown:
         raise Problem(f"errata '{errata}' in --errata: {first_ten(unknown)}; mend them")
     new = by_stem(file.parent, corrections, (*scale, DROP))
-    changed = sum(row.grade not in (DROP, rows[stem].grade) for stem, row in new.items())
-    dropped = [stem for stem, row in new.items() if row.grade == DROP]
-    kept = {
-        stem: row._replace(grade=new[stem].grade) if stem in new else row
-        for stem, row in rows.items()
-        if stem not in dropped
-    }
-    return kept, f"errata {file.name}: {changed} grades changed, {len(dropped)} pictures dropped"
+    kept = {}
+    changed = 0
+    dropped = 0
+    for stem, row in rows.items():
+        grade = new[stem].grade if stem in new else row.grade
+        if grade == DROP:
+            dropped += 1
+            continue
+        if grade != row.grade:
+            changed += 1
+        kept[stem] = row._replace(grade=grade)
+    return kept, f"errata {file.name}: {changed} grades changed, {dropped} pictures dropped"

@@ -1,4 +1,4 @@
-"""What a reader returns: which pictures there are, of which class, patient and study."""
+"""What a reader returns: which images there are, of which class, patient and study."""
 
 import hashlib
 import os
@@ -16,9 +16,12 @@ UNLABELED = -1
 
 
 class Sample(NamedTuple):
-    """One picture.
+    """One image.
 
-    `label` indexes `Index.classes` (-1: unlabelled); `part` is what the data say, or None.
+    path     relative to `Index.root`
+    label    its place in `Index.classes`; -1 where it is unlabelled
+    patient  the path where the patient is unknown
+    part     the split that the data give it to, or None
     """
 
     path: str
@@ -35,16 +38,17 @@ class Index:
     name      short, safe in a folder's name; patients of two sets are comparable where the names
               agree
     classes   class names, in the order of the network's outputs
-    samples   in a fixed order: a picture's place here is its row in the store
-    root      the folder that `Sample.path` is relative to; None where pictures are drawn, not read
+    samples   in a fixed order: an image's place here is its row in the store
+    root      the folder that `Sample.path` is relative to; None where images are drawn, not read
     draw      row -> uint8 [H, W]; for sets without files
     stamp     names the version of what `draw` draws
-    sizes     per class (train, valid, test) that the data set's own protocol draws, or None for all
-    channels  1 grey, 3 colour, 0 where the pictures must tell
+    sizes     images per class (train, valid, test) that the data set's own protocol draws; None for
+              all
+    channels  1 grey, 3 colour, 0 where the images decide
     skipped   files that were passed over on purpose (hidden ones), for the report
     notes     what a user should know before training on it
-    graded    the classes are ordered grades "0", "1", ...: class k is grade k
-    crop      how pictures are prepared before they are resized: `none`, or `fundus` (cropped to the
+    graded    whether the classes are ordered grades "0", "1", ...: class k is grade k
+    crop      how images are prepared before they are resized: `none`, or `fundus` (cropped to the
               disc)
 
     Raises Problem where it is graded and the classes are not such grades.
@@ -64,9 +68,8 @@ class Index:
     crop: str = "none"
 
     def __post_init__(self):
-        if self.graded and (
-            len(self.classes) < 2 or self.classes != tuple(map(str, range(len(self.classes))))
-        ):
+        grades = tuple(str(grade) for grade in range(len(self.classes)))
+        if self.graded and (len(self.classes) < 2 or self.classes != grades):
             raise Problem(
                 f"classes {list(self.classes)} in {self.root or self.name}: --graded needs the"
                 " grades 0, 1, 2 ... from 0 on, at least two, as their names; rename them, or"
@@ -74,7 +77,7 @@ class Index:
             )
 
     def file(self, row: int) -> Path:
-        """The picture's file. Only for sets with a root."""
+        """The image's file. Only for sets with a root."""
         return self.root / self.samples[row].path
 
     def identity(self, row: int) -> str:
@@ -84,9 +87,7 @@ class Index:
         return "\t".join((sample.path, label, sample.patient, sample.study))
 
     def without_labels(self, rows: np.ndarray) -> "Index":
-        """The same index, but that the labels of some rows are gone: what has them not cannot read
-        them.
-        """
+        """The same index without the labels of some rows: what does not hold them cannot use them."""
         samples = list(self.samples)
         for row in rows:
             samples[row] = samples[row]._replace(label=UNLABELED)
@@ -99,32 +100,35 @@ class Index:
 
 
 def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """(folders from root down, sorted file names) of every folder; links are followed, each real
-    folder is entered once.
+    """Yield (folders from root down, sorted file names) of every folder.
 
-    Hidden folders and the `__MACOSX` that archives carry are passed over. Raises Problem, at the
-    end, for folders that cannot be read: training on what is left would be training on other data.
+    Links are followed, and each real folder is entered once. Hidden folders and the `__MACOSX` of
+    archives are passed over. Raises Problem, at the end, for folders that cannot be read: training
+    on what is left would be training on other data.
     """
-    entered, closed = set(), []
-    for here, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
+    entered = set()
+    errors = []
+    for here, folders, files in os.walk(root, followlinks=True, onerror=errors.append):
         status = os.stat(here)
-        if (status.st_dev, status.st_ino) in entered:
+        identity = (status.st_dev, status.st_ino)
+        if identity in entered:
             folders.clear()
             continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name != "__MACOSX"
-        )
+        entered.add(identity)
+        shown = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        folders[:] = sorted(shown)
         yield Path(here).relative_to(root).parts, sorted(files)
-    if closed:
-        listed = first_ten(
-            [f"{os.path.relpath(error.filename, root)} ({error.strerror})" for error in closed]
+    if errors:
+        faults = []
+        for error in errors:
+            faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
+        raise Problem(
+            f"folders in {root}: {first_ten(faults)} cannot be read; allow it, or move them out"
         )
-        raise Problem(f"folders in {root}: {listed} cannot be read; allow it, or move them out")
 
 
 def digest(lines) -> str:
-    """SHA-256 (first 16 hex digits) of an iterable of strings, order included."""
+    """SHA-256 (first 16 hex digits) of an iterable of strings, in their order."""
     sha = hashlib.sha256()
     for line in lines:
         sha.update(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -132,5 +136,5 @@ def digest(lines) -> str:
 
 
 def slug(text: str) -> str:
-    """`text` as it may stand in the name of a folder."""
+    """`text` with only those characters that are safe in the name of a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"

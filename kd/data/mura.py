@@ -9,7 +9,7 @@ from kd.system.errors import Problem, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 THESIS_SIZES = (2201, 250, 245)
-# The official test set is not public; its validation set is the one to be judged on.
+# The official test set is not public; its validation set is the test split here.
 FOLDERS = {"train": "train", "valid": "test"}
 _STUDY = re.compile(
     r"(train|valid)/XR_([A-Z]+)/(patient[^/]+)/(study[^/]+_(positive|negative))/([^/]+)"
@@ -23,33 +23,15 @@ DEMO = (
 def read(data_dir: str | None, label: str) -> Index:
     """The index of MURA below `data_dir`.
 
-    `label` is `part` (seven body parts) or `abnormal` (negative, positive).
-
-    The patient is taken across body parts and parts of the split. Raises Problem where no MURA lies
-    there.
+    `label` is `part` (seven body parts) or `abnormal` (negative, positive). A patient is one
+    patient across all body parts and splits. Raises Problem where there is no MURA.
     """
     root = find_root(data_dir)
-    paths, skipped = (
-        _from_csv(root) if (root / "train_image_paths.csv").is_file() else _from_tree(root)
-    )
-    classes = PARTS if label == "part" else ("negative", "positive")
-    samples, strange = [], []
-    for path in sorted(paths):
-        match = _STUDY.fullmatch(path)
-        if match is None or match[2].lower() not in PARTS:
-            strange.append(path)
-            continue
-        folder, part, patient, study, finding, _ = match.groups()
-        name = part.lower() if label == "part" else finding
-        samples.append(
-            Sample(path, classes.index(name), patient, f"{patient}/{part}/{study}", FOLDERS[folder])
-        )
-    if strange:
-        raise Problem(
-            f"pictures in {root}: {first_ten(strange)} are not at"
-            " PART/XR_BODYPART/patientN/studyN_positive|negative/imageN.png; move them out of the"
-            " tree"
-        )
+    if (root / "train_image_paths.csv").is_file():
+        paths, skipped = _from_csv(root)
+    else:
+        paths, skipped = _from_tree(root)
+    samples = _samples(root, paths, label)
     if not samples:
         raise Problem(
             f"data_dir '{data_dir}' in --data-dir: the folders train and valid hold no PNG; unpack"
@@ -57,7 +39,7 @@ def read(data_dir: str | None, label: str) -> Index:
         )
     return Index(
         "mura" if label == "part" else "mura_abnormal",
-        classes,
+        _classes(label),
         tuple(samples),
         root=root,
         channels=1,
@@ -66,9 +48,37 @@ def read(data_dir: str | None, label: str) -> Index:
     )
 
 
+def _classes(label: str) -> tuple[str, ...]:
+    return PARTS if label == "part" else ("negative", "positive")
+
+
+def _samples(root: Path, paths: list[str], label: str) -> list[Sample]:
+    """The samples of sorted paths. Raises Problem for paths that are not as in MURA."""
+    classes = _classes(label)
+    samples = []
+    strange = []
+    for path in sorted(paths):
+        match = _STUDY.fullmatch(path)
+        if match is None or match[2].lower() not in PARTS:
+            strange.append(path)
+            continue
+        folder, body_part, patient, study, finding, _ = match.groups()
+        name = body_part.lower() if label == "part" else finding
+        study = f"{patient}/{body_part}/{study}"
+        samples.append(Sample(path, classes.index(name), patient, study, FOLDERS[folder]))
+    if strange:
+        raise Problem(
+            f"pictures in {root}: {first_ten(strange)} are not at"
+            " PART/XR_BODYPART/patientN/studyN_positive|negative/imageN.png; move them out of the"
+            " tree"
+        )
+    return samples
+
+
 def find_root(data_dir: str | None) -> Path:
-    """The folder that holds train/ and valid/; archives nest it up to twice in a folder of its own
-    name.
+    """The folder that holds train/ and valid/.
+
+    Archives nest it up to twice in a folder of its own name.
     """
     if data_dir is None:
         raise Problem(
@@ -79,11 +89,9 @@ def find_root(data_dir: str | None) -> Path:
     for root in (start, start / "MURA-v1.1", start / "MURA-v1.1" / "MURA-v1.1"):
         if os.path.isdir(root / "train") and any((root / "train").glob("XR_*")):
             return root
-    why = (
-        "holds no train/XR_* folders"
-        if os.path.isdir(start)
-        else "no such folder, or not within reach"
-    )
+    why = "no such folder, or not within reach"
+    if os.path.isdir(start):
+        why = "holds no train/XR_* folders"
     raise Problem(
         f"data_dir '{data_dir}' in --data-dir: {why}; give the folder of MURA-v1.1, or try"
         f" everything without data: {DEMO}"
@@ -91,43 +99,40 @@ def find_root(data_dir: str | None) -> Path:
 
 
 def _from_tree(root: Path) -> tuple[list[str], int]:
-    """(paths of all PNGs relative to root, hidden files passed over). macOS leaves `._*.png` that
-    are no pictures.
+    """(paths of all PNGs relative to root, number of hidden files).
+
+    macOS leaves hidden `._*.png` files that are no images.
     """
-    paths, skipped = [], 0
+    paths = []
+    skipped = 0
     for folder in FOLDERS:
         for inside, files in walk(root / folder):
-            shown = [name for name in files if not name.startswith(".")]
-            skipped += len(files) - len(shown)
-            paths += [
-                "/".join((folder, *inside, name)) for name in shown if name.lower().endswith(".png")
-            ]
+            for name in files:
+                if name.startswith("."):
+                    skipped += 1
+                elif name.lower().endswith(".png"):
+                    paths.append("/".join((folder, *inside, name)))
     return paths, skipped
 
 
 def _from_csv(root: Path) -> tuple[list[str], int]:
-    """The same from the official lists, whose paths begin with `MURA-v1.1/` whatever the folder is
-    called.
+    """The same from the official lists of paths.
+
+    Paths in them begin with `MURA-v1.1/`, whatever the folder is called.
     """
-    paths, skipped, missing, strange = [], 0, [], []
+    paths = []
+    missing = []
+    strange = []
+    skipped = 0
     for folder in FOLDERS:
         file = root / f"{folder}_image_paths.csv"
-        try:
-            lines = file.read_text("utf-8-sig").splitlines()
-        except FileNotFoundError:
-            raise Problem(
-                f"'{file}': no such file, though the other list is there; restore it or remove both"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise Problem(
-                f"'{file}': cannot be read ({error}); unpack MURA-v1.1.zip again"
-            ) from None
-        for number, line in enumerate(lines, 1):
-            path = line.strip().partition("/")[2]
-            if not line.strip():
+        for number, line in enumerate(_lines(file), 1):
+            line = line.strip()
+            path = line.partition("/")[2]
+            if not line:
                 continue
             if _STUDY.fullmatch(path) is None:
-                strange.append(f"row {number} '{line.strip()[:200]}' in {file.name}")
+                strange.append(f"row {number} '{line[:200]}' in {file.name}")
                 continue
             if path.rpartition("/")[2].startswith("."):
                 skipped += 1
@@ -135,6 +140,23 @@ def _from_csv(root: Path) -> tuple[list[str], int]:
             if not (root / path).is_file():
                 missing.append(f"row {number} {path}")
             paths.append(path)
+    _check_lists(root, paths, strange, missing)
+    return paths, skipped
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise Problem(
+            f"'{file}': no such file, though the other list is there; restore it or remove both"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"'{file}': cannot be read ({error}); unpack MURA-v1.1.zip again") from None
+
+
+def _check_lists(root: Path, paths: list[str], strange: list[str], missing: list[str]) -> None:
+    """Raise Problem for rows of the lists that cannot be used."""
     if strange:
         raise Problem(
             f"CSV files of {root}: {first_ten(strange)} are not MURA-v1.1/PART/XR_.../imageN.png;"
@@ -150,4 +172,3 @@ def _from_csv(root: Path) -> tuple[list[str], int]:
             f"CSV files of {root}: {len(paths) - len(set(paths))} rows stand twice; unpack"
             " MURA-v1.1.zip again"
         )
-    return paths, skipped

@@ -1,8 +1,9 @@
-"""Every picture decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
+"""Every image decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
 
 import hashlib
 import io
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,23 +18,26 @@ from kd.system.console import shows_progress
 from kd.system.errors import Problem, first_ten
 from kd.system.files import cannot_write, make_folder
 from kd.system.locks import wait_for_lock
+from kd.system.signals import never_stop
 
 HASH_BYTES = 16
-MAX_PIXELS, MAX_BYTES = 100_000_000, 1 << 30
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 1 << 30
 CHUNK = 256
 _RECIPE = "decoding 1"
 
 
 class Store:
-    """Decoded pictures of an index; rows that were asked for once stay, others cost no disk (the
-    files are sparse).
+    """Decoded images of an index.
+
+    Rows that were asked for once stay on disk; others take no space there, as the files are sparse.
 
     pictures  uint8 [N, C, S, S], read-only memory map; a row is defined once `ensure` was called
               with it
-    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined as
+    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined where
               `pictures` is
-    crop      `none`, or `fundus`: each picture is cropped to its disc before it is resized, and
-              kept in colour where `channels` is 0
+    crop      `none`, or `fundus`: each image is cropped to its disc before it is resized, and kept
+              in colour where `channels` is 0
     """
 
     def __init__(
@@ -45,73 +49,70 @@ class Store:
         channels: int,
         crop: str = "none",
     ):
-        self.index, self.size, self.resize, self.crop = index, size, resize, crop
-        self.channels = channels or (
-            3 if crop == "fundus" else index.channels or _channels_of(index)
-        )
-        # The stamp of a row changes with its file: a replaced picture is decoded again, and it
-        # alone.
+        self.index = index
+        self.size = size
+        self.resize = resize
+        self.crop = crop
+        self.channels = channels or _default_channels(index, crop)
+        # The stamp of a row changes with its file, so that a replaced image is decoded again.
         self._stamps = _stamps(index)
-        # Without a crop it is what it was before there were crops: pictures that are decoded
-        # already stay.
-        self.recipe = f"{_RECIPE} {size} {resize} {self.channels}" + (
-            f" {crop}" if crop != "none" else ""
-        )
-        key = digest([self.recipe, index.stamp, *(s.path for s in index.samples)])
+        self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
+        if crop != "none":  # without a crop the recipe is as before there were crops: caches stay
+            self.recipe += f" {crop}"
+        key = digest([self.recipe, index.stamp, *(sample.path for sample in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
-        self._row_bytes = self.channels * size * size
+        self._open_files(len(index.samples), self.channels * size * size)
+        self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
+        self._read_progress()
+
+    def _open_files(self, rows: int, image_bytes: int) -> None:
+        """Create the files of the cache, or open those that are there."""
+        row_bytes = {"pictures": image_bytes, "hashes": HASH_BYTES, "stamps": HASH_BYTES}
+        self._files = {}
         try:
-            self._files = {
-                name: os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
-                for name in ("pictures", "hashes", "stamps")
-            }
-            for name, row_bytes in (
-                ("pictures", self._row_bytes),
-                ("hashes", HASH_BYTES),
-                ("stamps", HASH_BYTES),
-            ):
-                os.truncate(self._files[name], shape[0] * row_bytes)
+            for name in row_bytes:
+                self._files[name] = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+            for name, size in row_bytes.items():
+                os.truncate(self._files[name], rows * size)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
-        self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
-        self._look()
 
     def __del__(self):
         for file in getattr(self, "_files", {}).values():
             os.close(file)
 
-    def ensure(self, rows: np.ndarray, leave=lambda: None) -> int:
-        """Decode those of `rows` that are not there yet; returns how many that were.
+    def ensure(self, rows: np.ndarray, check_stop=never_stop) -> int:
+        """Decode those of `rows` that are not there yet; returns their number.
 
-        Pictures that cannot be decoded are collected and raised as one Problem, after all others
-        are safe. What was decoded stays when the process dies. `leave()` is called between two
+        Images that cannot be decoded are collected and raised as one Problem, after all others are
+        safe. What was decoded stays when the process dies. `check_stop()` is called between two
         chunks and may end the work by an exception.
         """
         rows = np.unique(rows)
         if not self._missing(rows).size:
             return 0
-        with wait_for_lock(
-            self.folder, leave
-        ):  # of several processes on one cache, ranks or not, one decodes and the others wait
-            self._look()
-            return self._decode(self._missing(rows), leave)
+        # Of several processes with one cache, ranks or not, one decodes and the others wait.
+        with wait_for_lock(self.folder, check_stop):
+            self._read_progress()
+            return self._decode(self._missing(rows), check_stop)
 
     def _missing(self, rows: np.ndarray) -> np.ndarray:
         return rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
 
-    def _look(self) -> None:
-        """What has been decoded by now, by whomever.
+    def _read_progress(self) -> None:
+        """Read what has been decoded by now, by any process.
 
-        Read, not mapped: a hole of a mapped file on a full tmpfs is a SIGBUS.
+        The files are read and not mapped: a hole in a mapped file on a full tmpfs is a SIGBUS. The
+        stamps are read first, because they are written last.
         """
-        # The stamps first: they are written last.
-        self._decoded, self.hashes = (
-            np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
-            for name in ("stamps", "hashes")
-        )
+        self._decoded = self._read_rows("stamps")
+        self.hashes = self._read_rows("hashes")
 
-    def _decode(self, rows: np.ndarray, leave) -> int:
+    def _read_rows(self, name: str) -> np.ndarray:
+        return np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
+
+    def _decode(self, rows: np.ndarray, check_stop) -> int:
         bad = []
         with (
             ThreadPoolExecutor(os.cpu_count()) as threads,
@@ -121,15 +122,9 @@ class Store:
                 chunk = rows[start : start + CHUNK]
                 faults = list(threads.map(self._decode_row, chunk))
                 bad += [fault for fault in faults if fault]
-                # The stamp comes after the picture is on disk, so that a stamped row is always
-                # whole.
-                self._sync("pictures", "hashes")
-                for row, fault in zip(chunk, faults):
-                    if not fault:
-                        self._write("stamps", self._stamps[row].tobytes(), int(row))
-                        self._decoded[row] = self._stamps[row]
+                self._stamp(row for row, fault in zip(chunk, faults) if not fault)
                 bar.update(len(chunk))
-                leave()
+                check_stop()
         if bad:
             where = self.index.root or self.index.name
             raise Problem(
@@ -138,14 +133,22 @@ class Store:
             )
         return len(rows)
 
+    def _stamp(self, rows: Iterable[int]) -> None:
+        """Mark rows as decoded, after their images are on disk: a stamped row is always whole."""
+        self._sync("pictures", "hashes")
+        for row in rows:
+            self._write("stamps", self._stamps[row].tobytes(), int(row))
+            self._decoded[row] = self._stamps[row]
+
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of a picture."""
+        """(C, S, S) of an image."""
         return self.pictures.shape[1:]
 
     def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-        """uint8 [len(rows), C, S, S] on the CPU, in the order of `rows`, repeats included; in `out`
-        where it is given.
+        """The images of `rows`, in their order and with repeats: uint8 [len(rows), C, S, S].
+
+        They are on the CPU; in `out` where it is given.
         """
         if out is None:
             return torch.from_numpy(self.pictures[rows])
@@ -153,31 +156,38 @@ class Store:
         return out
 
     def _decode_row(self, row) -> str:
+        """Decode and write one image; returns why it cannot be decoded, or an empty text."""
         row = int(row)
         try:
-            if self.index.draw is not None:
-                drawn = self.index.draw(row)
-                content, picture = drawn.tobytes(), Image.fromarray(drawn)
-            else:
-                content = _file_bytes(self.index.file(row))
-                # A disc is only a part of its picture.
-                picture = _open(
-                    content, self.size * (2 if self.crop == "fundus" else 1), self.channels
-                )
-            array = _squared(picture, self.size, self.resize, self.channels, self.crop)
+            content, image = self._read_image(row)
+            array = _squared(image, self.size, self.resize, self.channels, self.crop)
         except Exception as error:
-            # Pillow raises anything from SyntaxError to struct.error for bad files: each is a bad
-            # picture, never a crash.
+            # Pillow raises anything from SyntaxError to struct.error for bad files. Each of them is
+            # a bad image, never a crash.
             return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
+        content_hash = _hash(content)
         self._write("pictures", array.tobytes(), row)
-        self._write("hashes", _hash(content), row)
-        self.hashes[row] = np.frombuffer(_hash(content), np.uint8)
+        self._write("hashes", content_hash, row)
+        self.hashes[row] = np.frombuffer(content_hash, np.uint8)
         return ""
 
+    def _read_image(self, row: int) -> tuple[bytes, Image.Image]:
+        """(the bytes of an image's file, the image), at least as large as it is needed."""
+        if self.index.draw is not None:
+            drawing = self.index.draw(row)
+            return drawing.tobytes(), Image.fromarray(drawing)
+        content = _file_bytes(self.index.file(row))
+        # A disc is smaller than its image.
+        size = 2 * self.size if self.crop == "fundus" else self.size
+        return content, _open(content, size, self.channels)
+
     def _write(self, name: str, data: bytes, row: int) -> None:
-        # pwrite, not the memory map: a full disk is an error here and would be a SIGBUS there. It
-        # may write a part only.
-        start, done = row * len(data), 0
+        """Write a row of a file.
+
+        By pwrite, not by the memory map, where a full disk would be a SIGBUS and not an error.
+        """
+        start = row * len(data)
+        done = 0  # pwrite may write a part only
         try:
             while done < len(data):
                 done += os.pwrite(self._files[name], data[done:], start + done)
@@ -193,42 +203,43 @@ class Store:
 
 
 class Joined:
-    """Two stores of the same recipe as one: the rows of the second come after those of the first."""
+    """Two stores of the same recipe as one, the rows of the second after those of the first."""
 
     def __init__(self, first: Store, second: Store):
-        self.first, self.second, self.recipe, self.shape = first, second, first.recipe, first.shape
+        self.first = first
+        self.second = second
+        self.recipe = first.recipe
+        self.shape = first.shape
         self.hashes = np.concatenate([first.hashes, second.hashes])
 
     def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
         """As `Store.gather`."""
-        out = torch.empty(len(rows), *self.shape, dtype=torch.uint8) if out is None else out
+        if out is None:
+            out = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
         start = len(self.first.hashes)
-        own = rows < start
-        for store, chosen, places in (
-            (self.first, rows[own], own),
-            (self.second, rows[~own] - start, ~own),
-        ):
-            out[torch.from_numpy(places)] = store.gather(chosen)
+        in_first = rows < start
+        out[torch.from_numpy(in_first)] = self.first.gather(rows[in_first])
+        out[torch.from_numpy(~in_first)] = self.second.gather(rows[~in_first] - start)
         return out
 
 
 def _stamps(index: Index) -> np.ndarray:
-    """A hash a sample that changes when its file does: uint8 [N, 16].
+    """For each sample a hash that changes when its file does: uint8 [N, 16].
 
     Raises Problem for files that are gone.
     """
-    stamps, missing = np.ones((len(index.samples), HASH_BYTES), np.uint8), []
+    stamps = np.ones((len(index.samples), HASH_BYTES), np.uint8)
     if index.root is None:
         return stamps
+    missing = []
     for row, sample in enumerate(index.samples):
         try:
             status = os.stat(index.file(row))
         except OSError as error:
             missing.append(f"{sample.path} ({error.strerror})")
             continue
-        stamps[row] = np.frombuffer(
-            _hash(f"{status.st_size} {status.st_mtime_ns}".encode()), np.uint8
-        )
+        version = f"{status.st_size} {status.st_mtime_ns}"
+        stamps[row] = np.frombuffer(_hash(version.encode()), np.uint8)
     if missing:
         raise Problem(
             f"pictures in {index.root}: {first_ten(missing)} cannot be read; restore them or take"
@@ -245,79 +256,97 @@ def _file_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise OSError("not a regular file")
     size = path.stat().st_size
-    if not 0 < size <= MAX_BYTES:  # files of /proc say 0 and may never end
-        raise OSError("empty" if size == 0 else f"{size} bytes, more than {MAX_BYTES >> 30} GiB")
+    if size == 0:  # also files of /proc, which may never end
+        raise OSError("empty")
+    if size > MAX_BYTES:
+        raise OSError(f"{size} bytes, more than {MAX_BYTES >> 30} GiB")
     return path.read_bytes()
 
 
 def decode(path: Path) -> tuple[bytes, Image.Image]:
-    """(a file's bytes, its picture as it is stored). Raises whatever Pillow does for a bad one."""
+    """(a file's bytes, its image as it is stored). Raises whatever Pillow raises for a bad file."""
     content = _file_bytes(path)
-    picture = _opened(content)
-    picture.load()
-    return content, picture
+    image = _opened(content)
+    image.load()
+    return content, image
 
 
 def _opened(content: bytes) -> Image.Image:
-    """A picture whose size and checksum are in order, its pixels not decoded yet."""
-    picture = Image.open(io.BytesIO(content))
-    if picture.width * picture.height > MAX_PIXELS:
+    """An image whose size and checksum are in order, its pixels not decoded yet."""
+    image = Image.open(io.BytesIO(content))
+    if image.width * image.height > MAX_PIXELS:
         raise ValueError(
-            f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS // 10**6} million"
+            f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million"
         )
-    if picture.format == "PNG":
-        Image.open(
-            io.BytesIO(content)
-        ).verify()  # decoding alone passes over the checksum of the pixels
-    return picture
+    if image.format == "PNG":
+        # Decoding alone does not check the checksum of the pixels.
+        Image.open(io.BytesIO(content)).verify()
+    return image
 
 
 def _open(content: bytes, size: int, channels: int) -> Image.Image:
-    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size` (several times
-    faster).
+    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size`.
+
+    That is several times faster than at full scale.
     """
-    picture = _opened(content)
-    picture.draft("L" if channels == 1 else "RGB", (size, size))
-    picture.load()
-    return ImageOps.exif_transpose(picture)
+    image = _opened(content)
+    image.draft("L" if channels == 1 else "RGB", (size, size))
+    image.load()
+    return ImageOps.exif_transpose(image)
 
 
-def _squared(picture: Image.Image, size: int, resize: str, channels: int, crop: str) -> np.ndarray:
-    """Pillow image -> uint8 [C, S, S]. 16-bit grey is scaled to 8 bits (Pillow's own conversion
-    clips it).
-    """
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        # 32-bit grey says nothing of its range: what fits 8 bits is taken as 8 bits.
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
-        picture = Image.fromarray(
-            np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8)
-        )
-    if picture.mode in ("P", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
+def _squared(image: Image.Image, size: int, resize: str, channels: int, crop: str) -> np.ndarray:
+    """Prepare a Pillow image: -> uint8 [C, S, S]."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bits(image)
+    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
     if crop == "fundus":
-        picture = crop_to_circle(picture)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+        image = crop_to_circle(image)
+    image = image.convert("L" if channels == 1 else "RGB")
     if resize == "pad":
-        picture = ImageOps.pad(picture, (size, size), Image.Resampling.BILINEAR, color=0)
+        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=0)
     else:
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-    array = np.asarray(picture)
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
-def _channels_of(index: Index) -> int:
-    """3 where any of 32 pictures, spread over the set, has colour to see; else 1, however the files
-    are stored.
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits, where Pillow's own conversion would clip it.
+
+    32-bit grey does not say its range: values that fit into 8 bits are taken as 8 bits.
     """
+    values = np.asarray(image, dtype=np.float64)
+    has_16_bits = image.mode.startswith("I;16") or values.max() > 255
+    top = 65535.0 if has_16_bits else 255.0
+    scaled = np.round(values * (255.0 / top))
+    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+
+
+def _default_channels(index: Index, crop: str) -> int:
+    """Channels where the settings leave them open: 1 or 3."""
+    if crop == "fundus":
+        return 3
+    if index.channels:
+        return index.channels
+    # 32 images spread over the set decide, by what they show and not by how they are stored.
     for row in np.unique(np.linspace(0, len(index.samples) - 1, 32).astype(int)):
-        try:
-            picture = _open(_file_bytes(index.file(int(row))), 64, 3)
-            if picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I"):
-                continue
-            colour = np.asarray(picture.convert("RGB").resize((64, 64)), dtype=np.int16)
-        except Exception:
-            continue  # A bad picture is reported when it is decoded, with all the others.
-        if np.abs(colour - colour.mean(2, keepdims=True)).mean() > 4:
+        if _has_colour(index, int(row)):
             return 3
     return 1
+
+
+def _has_colour(index: Index, row: int) -> bool:
+    """Whether an image has visible colour.
+
+    A bad image has none here: it is reported when it is decoded, with all others.
+    """
+    try:
+        image = _open(_file_bytes(index.file(row)), 64, 3)
+        if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+            return False
+        colour = np.asarray(image.convert("RGB").resize((64, 64)), dtype=np.int16)
+    except Exception:
+        return False
+    return np.abs(colour - colour.mean(2, keepdims=True)).mean() > 4

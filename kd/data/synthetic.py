@@ -1,10 +1,12 @@
-"""Seven kinds of bone-like grey drawings with patients and studies, so that everything can be tried
-without data.
+"""Seven kinds of bone-like grey drawings, with which everything can be tried without data.
 
-A drawing is a pure function of (seed, row) and is the same on every machine: random numbers come
-from a counter-based generator, and the arithmetic keeps to + - * / and square roots, which IEEE 754
-rounds alike everywhere (sin and exp differ between processors in the last bit).
+They have patients and studies. A drawing is a pure function of (seed, row) and is the same on every
+machine: random numbers come from a counter-based generator, and the arithmetic keeps to + - * / and
+square roots, which IEEE 754 rounds alike everywhere (sin and exp differ between processors in the
+last bit).
 """
+
+import functools
 
 import numpy as np
 
@@ -14,32 +16,29 @@ CANVAS = 128
 CLASSES = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 VIEWS_PER_STUDY = 2
 STUDIES_PER_PATIENT = 2
+VIEWS_PER_PATIENT = VIEWS_PER_STUDY * STUDIES_PER_PATIENT
 _GRID = (np.arange(CANVAS, dtype=np.float64) + 0.5) / CANVAS * 2 - 1
 
 
 def read(images: int, seed: int) -> Index:
-    """The index of `images` drawings; consecutive rows are views of a study, studies of a patient,
-    of one class.
+    """The index of `images` drawings.
+
+    Consecutive rows are the views of a study, and then the studies of a patient, all of one class.
     """
-    per_patient = VIEWS_PER_STUDY * STUDIES_PER_PATIENT
     samples = []
     for row in range(images):
-        patient, study = row // per_patient, row // VIEWS_PER_STUDY % STUDIES_PER_PATIENT
+        patient = row // VIEWS_PER_PATIENT
         label = patient % len(CLASSES)
         name = f"patient{patient:05d}"
-        samples.append(
-            Sample(
-                f"{CLASSES[label]}/{name}/study{study + 1}/image{row % VIEWS_PER_STUDY + 1}.png",
-                label,
-                name,
-                f"{name}/study{study + 1}",
-            )
-        )
+        study = f"study{row // VIEWS_PER_STUDY % STUDIES_PER_PATIENT + 1}"
+        file = f"image{row % VIEWS_PER_STUDY + 1}.png"
+        path = f"{CLASSES[label]}/{name}/{study}/{file}"
+        samples.append(Sample(path, label, name, f"{name}/{study}"))
     return Index(
         "synthetic",
         CLASSES,
         tuple(samples),
-        draw=lambda row: draw(row, seed),
+        draw=functools.partial(draw, seed=seed),
         channels=1,
         stamp=f"synthetic drawings 1, seed {seed}",
     )
@@ -48,13 +47,15 @@ def read(images: int, seed: int) -> Index:
 def draw(row: int, seed: int) -> np.ndarray:
     """The drawing of a row: uint8 [128, 128].
 
-    Build is the patient's; pose and exposure are the view's.
+    The build depends on the patient, pose and exposure on the view.
     """
-    patient = row // (VIEWS_PER_STUDY * STUDIES_PER_PATIENT)
-    body, view = _random(seed, 0, patient), _random(seed, 1, row)
-    bones = _BUILDERS[patient % len(CLASSES)](body, view)
-    bones = _pose(np.asarray(bones), view)
-    soft, bone = np.zeros((CANVAS, CANVAS)), np.zeros((CANVAS, CANVAS))
+    patient = row // VIEWS_PER_PATIENT
+    body = _random(seed, 0, patient)
+    view = _random(seed, 1, row)
+    build = _BUILDERS[patient % len(CLASSES)]
+    bones = _pose(np.asarray(build(body, view)), view)
+    soft = np.zeros((CANVAS, CANVAS))
+    bone = np.zeros((CANVAS, CANVAS))
     for x0, y0, x1, y1, radius in bones:
         _stamp(soft, x0, y0, x1, y1, radius * 2.6 + 0.05, hollow=False)
         _stamp(bone, x0, y0, x1, y1, radius, hollow=True)
@@ -77,19 +78,22 @@ def _turn(tangent_of_half):
 
 
 def _ray(x, y, length, bend):
-    """End of a ray from (x, y), pointing up and turned by the angle whose half has the tangent
-    `bend`.
+    """The end of a ray from (x, y) that points up and is turned.
+
+    `bend` is the tangent of half the angle.
     """
     cos, sin = _turn(bend)
     return x + length * sin, y - length * cos
 
 
 # Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units
-# of half the picture.
+# of half the image. `body` and `view` are random numbers; the order of the draws is part of the
+# drawing.
 
 
 def _elbow(body, view):
-    bend, thick = _between(view, 0.3, 0.8), _between(body, 0.085, 0.115)
+    bend = _between(view, 0.3, 0.8)
+    thick = _between(body, 0.085, 0.115)
     x, y = _ray(0, 0, 0.95, bend)
     gap = thick * _between(body, 0.9, 1.2)
     return [
@@ -101,18 +105,23 @@ def _elbow(body, view):
 
 
 def _finger(body, view):
-    lengths, thick = _between(body, 0.9, 1.1, 3) * (0.5, 0.38, 0.28), _between(body, 0.055, 0.08)
-    x, y, bend, bones = 0.0, 0.85, _between(view, -0.1, 0.1), []
+    lengths = _between(body, 0.9, 1.1, 3) * (0.5, 0.38, 0.28)
+    thick = _between(body, 0.055, 0.08)
+    bend = _between(view, -0.1, 0.1)
+    x, y = 0.0, 0.85
+    bones = []
     for length in lengths:
         x1, y1 = _ray(x, y, length, bend)
         bones.append((x, y, x1, y1, thick))
         x, y = _ray(x1, y1, thick * 3, bend)
-        bend, thick = bend + _between(view, 0.0, 0.14), thick * 0.85
+        bend = bend + _between(view, 0.0, 0.14)
+        thick = thick * 0.85
     return bones
 
 
 def _forearm(body, view):
-    gap, thick = _between(body, 0.13, 0.2), _between(body, 0.06, 0.085)
+    gap = _between(body, 0.13, 0.2)
+    thick = _between(body, 0.06, 0.085)
     lean = _between(view, -0.05, 0.05)
     return [
         (-gap, 0.95, -gap + lean, -0.9, thick),
@@ -122,13 +131,15 @@ def _forearm(body, view):
 
 
 def _hand(body, view):
-    thick, spread = _between(body, 0.035, 0.05), _between(view, 0.06, 0.11)
+    thick = _between(body, 0.035, 0.05)
+    spread = _between(view, 0.06, 0.11)
     bones = []
     for ray in range(5):
-        x, y, bend = (ray - 2) * 0.12, 0.45, (ray - 2) * spread
-        for length in (
-            np.array((0.42, 0.3, 0.2)) * _between(body, 0.9, 1.1) * (0.8 if ray in (0, 4) else 1.0)
-        ):
+        x, y = (ray - 2) * 0.12, 0.45
+        bend = (ray - 2) * spread
+        shorter = 0.8 if ray in (0, 4) else 1.0
+        lengths = np.array((0.42, 0.3, 0.2)) * _between(body, 0.9, 1.1) * shorter
+        for length in lengths:
             x1, y1 = _ray(x, y, length, bend)
             bones.append((x, y, x1, y1, thick))
             x, y = _ray(x1, y1, thick * 2.6, bend)
@@ -136,12 +147,14 @@ def _hand(body, view):
 
 
 def _humerus(body, view):
-    thick, lean = _between(body, 0.095, 0.125), _between(view, -0.08, 0.08)
+    thick = _between(body, 0.095, 0.125)
+    lean = _between(view, -0.08, 0.08)
     return [(0, 0.95, lean, -0.6, thick), (lean + 0.04, -0.68, lean + 0.08, -0.7, thick * 2.1)]
 
 
 def _shoulder(body, view):
-    thick, drop = _between(body, 0.08, 0.11), _between(view, -0.1, 0.1)
+    thick = _between(body, 0.08, 0.11)
+    drop = _between(view, -0.1, 0.1)
     return [
         (0.5, 0.9, 0.35, -0.15, thick),
         (0.3, -0.28, 0.33, -0.28, thick * 1.8),
@@ -152,7 +165,8 @@ def _shoulder(body, view):
 
 
 def _wrist(body, view):
-    thick, lean = _between(body, 0.085, 0.11), _between(view, -0.04, 0.04)
+    thick = _between(body, 0.085, 0.11)
+    lean = _between(view, -0.04, 0.04)
     bones = [(-0.17, 0.95, -0.16 + lean, 0.3, thick), (0.17, 0.95, 0.15 + lean, 0.35, thick * 0.8)]
     for row in range(2):
         for column in range(4):
@@ -161,7 +175,8 @@ def _wrist(body, view):
             bones.append((x, y, x + 0.01, y, _between(body, 0.05, 0.065)))
     for ray in range(4):
         x = (ray - 1.5) * 0.15
-        bones.append((x, -0.2, *_ray(x, -0.2, 0.6, (ray - 1.5) * 0.07), thick * 0.5))
+        x1, y1 = _ray(x, -0.2, 0.6, (ray - 1.5) * 0.07)
+        bones.append((x, -0.2, x1, y1, thick * 0.5))
     return bones
 
 
@@ -176,51 +191,57 @@ def _pose(bones: np.ndarray, view) -> np.ndarray:
     shift = _between(view, -0.25, 0.25, 2)
     posed = bones * scale
     for column in (0, 2):
-        x, y = posed[:, column] * mirror, posed[:, column + 1].copy()
-        posed[:, column], posed[:, column + 1] = (
-            x * cos - y * sin + shift[0],
-            x * sin + y * cos + shift[1],
-        )
+        x = posed[:, column] * mirror
+        y = posed[:, column + 1].copy()
+        posed[:, column] = x * cos - y * sin + shift[0]
+        posed[:, column + 1] = x * sin + y * cos + shift[1]
     return posed
 
 
 def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
-    """Add a segment of a given radius to the canvas, in place; a hollow one is brighter at its rim,
-    as cortical bone.
+    """Add a segment of a given radius to the canvas, in place.
+
+    A hollow one is brighter at its rim, like cortical bone.
     """
     rows = _window(min(y0, y1) - radius, max(y0, y1) + radius)
     columns = _window(min(x0, x1) - radius, max(x0, x1) + radius)
-    x, y = _GRID[columns][None, :] - x0, _GRID[rows][:, None] - y0
-    dx, dy = x1 - x0, y1 - y0
+    x = _GRID[columns][None, :] - x0
+    y = _GRID[rows][:, None] - y0
+    dx = x1 - x0
+    dy = y1 - y0
     along = np.clip((x * dx + y * dy) / (dx * dx + dy * dy + 1e-12), 0.0, 1.0)
-    away_x, away_y = x - along * dx, y - along * dy
+    away_x = x - along * dx
+    away_y = y - along * dy
     depth = 1 - (away_x * away_x + away_y * away_y) / (radius * radius)
     inside = np.clip(depth, 0.0, 1.0)
-    value = np.sqrt(inside) * (1.25 - 0.5 * inside) if hollow else np.sqrt(inside)
-    part = canvas[rows, columns]
-    np.maximum(part, value, out=part)
+    value = np.sqrt(inside)
+    if hollow:
+        value = value * (1.25 - 0.5 * inside)
+    window = canvas[rows, columns]
+    np.maximum(window, value, out=window)
 
 
 def _window(low: float, high: float) -> slice:
-    return slice(
-        int(max((low + 1) / 2 * CANVAS - 1, 0)),
-        int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0)),
-    )
+    """The pixels of the canvas between two coordinates of its grid (-1..1)."""
+    first = int(max((low + 1) / 2 * CANVAS - 1, 0))
+    end = int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0))
+    return slice(first, end)
 
 
 def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
-    """Attenuation -> grey values: uneven exposure, contrast, a collimator's edge, sometimes
-    inverted, noise.
+    """Attenuation -> grey values: uint8 [128, 128].
+
+    With uneven exposure, contrast, noise, sometimes a collimator's edges, and sometimes inverted.
     """
     slope = _between(view, -0.2, 0.2, 2)
-    picture = _between(view, 0.25, 0.5) * soft + _between(view, 0.3, 0.6) * bone
-    picture = picture * (1 + slope[0] * _GRID[None, :] + slope[1] * _GRID[:, None]) + _between(
-        view, 0.02, 0.15
-    )
+    image = _between(view, 0.25, 0.5) * soft + _between(view, 0.3, 0.6) * bone
+    image = image * (1 + slope[0] * _GRID[None, :] + slope[1] * _GRID[:, None])
+    image = image + _between(view, 0.02, 0.15)
     if view.random() < 0.5:
         edge = int(_between(view, 0.0, 0.18) * CANVAS)
-        picture[:edge], picture[CANVAS - edge :] = 0.02, 0.02
+        image[:edge] = 0.02
+        image[CANVAS - edge :] = 0.02
     if view.random() < 0.15:
-        picture = 1.0 - picture
+        image = 1.0 - image
     grain = (view.random((4, CANVAS, CANVAS)).sum(0) - 2.0) * _between(view, 0.03, 0.12)
-    return np.clip((picture + grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    return np.clip((image + grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)

@@ -1,8 +1,6 @@
-"""Batches.
+"""Batches: their order and augmentation are pure functions of (seed, epoch, slot)."""
 
-Order and augmentation are pure functions of (seed, epoch, slot); nothing here has a state.
-"""
-
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,21 +14,26 @@ from kd.system import ranks
 from kd.system.devices import to_device
 from kd.system.seeds import random_stream
 
-TURN, SCALE, SHIFT = 10.0, 0.1, 0.05
-_RECIPE = (  # to be counted up when the same (seed, epoch, slot) begins to give other pixels
-    "views 1"
-)
-_ORDER, _VIEW = 0, 1
+TURN = 10.0  # degrees
+SCALE = 0.1
+SHIFT = 0.05  # of the side
+# To be counted up when the same (seed, epoch, slot) begins to give other pixels.
+_RECIPE = "views 1"
+# Of `random_stream`: the purposes of its numbers.
+_ORDER = 0
+_VIEW = 1
 
 
 class Batch(NamedTuple):
-    """images float32 [B, 3, S, S] in 0..1 (grey ones: one channel in memory, expanded), labels
-    int64 [B] or None, slots int64 [B] (places in the part, on the CPU), and the epoch that they are
-    seen in.
+    """A batch, or one rank's share of it.
 
-    Of several ranks each has its part of a batch. whole: images of all of them; share: what this
-    part's mean counts for in the mean over ranks, 1 where all are alike; 0 for pictures that only
-    stand in where there are too few for all ranks.
+    images  float32 [B, 3, S, S] in 0..1; grey ones have one channel in memory, expanded to three
+    labels  int64 [B], or None
+    slots   int64 [B], on the CPU: places in the split
+    epoch   in which the images are seen
+    whole   number of images of all ranks together
+    share   weight of this rank's mean in the mean over ranks: 1 where all ranks have the same
+            number of images, 0 for images that stand in where there are too few for all ranks
     """
 
     images: torch.Tensor
@@ -41,13 +44,29 @@ class Batch(NamedTuple):
     share: float = 1.0
 
 
-class Views:
-    """One part of the data as batches.
+@dataclass(frozen=True)
+class BatchOrder:
+    """How the slots of a split become batches.
 
-    rows     int64 [n]: the store's row of each slot
-    labels   int64 [N], of the store's rows; None for pictures that are seen without
-    augment  shuffled and changed views, anew in each epoch; else every slot as it is, in order
-    shown    so many slots make an epoch, with `shuffle` others in each; None: all
+    seed     of the order and the views
+    shuffle  another order in each epoch; otherwise that of the slots
+    augment  changed views, others in each epoch; otherwise every image as it is
+    shown    number of slots in an epoch, with `shuffle` others in each; None for all
+    """
+
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = False
+    augment: bool = False
+    shown: int | None = None
+
+
+class Views:
+    """One split of the data as batches.
+
+    rows    int64 [n]: the store's row of each slot
+    labels  int64 [N], of the store's rows; None for images that are seen without labels
+    order   the fields of a BatchOrder
     """
 
     def __init__(
@@ -56,110 +75,127 @@ class Views:
         rows: np.ndarray,
         labels: np.ndarray | None,
         *,
-        batch_size: int,
         device: torch.device,
-        seed: int = 0,
-        shuffle: bool = False,
-        augment: bool = False,
-        shown: int | None = None,
+        **order,
     ):
-        self.store, self.rows, self.device, self.seed = store, rows, device, seed
-        self.batch_size, self.shuffle, self.augment, self.shown = (
-            batch_size,
-            shuffle,
-            augment,
-            shown or len(rows),
-        )
-        self.labels, self._feed = None if labels is None else torch.from_numpy(labels[rows]), None
+        order = BatchOrder(**order)
+        self.store = store
+        self.rows = rows
+        self.labels = None if labels is None else torch.from_numpy(labels[rows])
+        self.device = device
+        self.batch_size = order.batch_size
+        self.seed = order.seed
+        self.shuffle = order.shuffle
+        self.augment = order.augment
+        self.shown = order.shown or len(rows)
+        self._feed = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def steps(self) -> int:
-        """Batches an epoch.
+        """Number of batches in an epoch.
 
-        A last batch of one joins the one before it: BatchNorm has no variance of one value.
+        In training a last batch of one image joins the one before it, because BatchNorm computes no
+        variance of one value.
         """
         full, rest = divmod(self.shown, self.batch_size)
-        return max(1, full + (rest > 1 or (rest == 1 and not self.shuffle)))
+        fewest = 2 if self.shuffle else 1
+        if rest >= fewest:
+            full += 1
+        return max(1, full)
 
     def order(self, epoch: int) -> np.ndarray:
         """Slots in the order of an epoch: int64 [shown]."""
         slots = np.arange(len(self))
-        return (
-            random_stream(self.seed, _ORDER, epoch).permutation(slots) if self.shuffle else slots
-        )[: self.shown]
+        if self.shuffle:
+            slots = random_stream(self.seed, _ORDER, epoch).permutation(slots)
+        return slots[: self.shown]
 
     def epoch(self, epoch: int, first_step: int = 0):
-        """The batches of an epoch from `first_step` on; of several ranks this one's part of each.
+        """Yield the batches of an epoch from `first_step` on; of several ranks, this one's shares.
 
-        A batch is the same set of images whatever the number of ranks. In training (shuffled) every
-        rank has a part of each.
+        A batch is the same set of images on any number of ranks. In training (with `shuffle`) every
+        rank has a share of each batch.
         """
+        sizes = []
+        own_slots = []
+        shares = []
+        for slots in self._slots_of_steps(epoch, first_step):
+            own, share = ranks.part_of_batch(slots, self.shuffle)
+            if len(own):
+                sizes.append(len(slots))
+                own_slots.append(own)
+                shares.append(share)
+        batches = self.batches(epoch, own_slots)
+        for size, share, batch in zip(sizes, shares, batches):
+            yield batch._replace(whole=size, share=share)
+
+    def _slots_of_steps(self, epoch: int, first_step: int) -> list[np.ndarray]:
+        """The slots of each step of an epoch; those left over after the last step belong to it."""
         order = self.order(epoch)
-        ends = [*range(self.batch_size, self.steps * self.batch_size, self.batch_size), len(order)]
-        every = [
-            order[step * self.batch_size : ends[step]] for step in range(first_step, self.steps)
-        ]
-        parts = [(len(slots), *ranks.part_of_batch(slots, self.shuffle)) for slots in every]
-        parts = [part for part in parts if len(part[1])]
-        for (whole, _, share), batch in zip(
-            parts, self.batches(epoch, [own for _, own, _ in parts])
-        ):
-            yield batch._replace(whole=whole, share=share)
+        steps = []
+        for step in range(first_step, self.steps):
+            start = step * self.batch_size
+            end = len(order) if step == self.steps - 1 else start + self.batch_size
+            steps.append(order[start:end])
+        return steps
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
-        """The batches of given slots, as they are seen in an epoch."""
-        recipe = (
-            torch.from_numpy(view_recipe(self.seed, epoch, len(self))) if self.augment else None
-        )
-        self._feed = self._feed or feed(self.store, self.rows, self.device)
-        for slots, pictures in zip(slots_of, self._feed(slots_of)):
-            images = pictures.to(torch.float32).div_(255)
+        """Yield the batches of given slots, as they are seen in an epoch."""
+        recipe = None
+        if self.augment:
+            recipe = torch.from_numpy(view_recipe(self.seed, epoch, len(self)))
+        if self._feed is None:
+            self._feed = feed(self.store, self.rows, self.device)
+        for slots, stored in zip(slots_of, self._feed(slots_of)):
+            images = stored.to(torch.float32).div_(255)
             if recipe is not None:
                 images = warp(images, to_device(recipe[slots], self.device))
             labels = None if self.labels is None else to_device(self.labels[slots], self.device)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
     def identity(self) -> str:
-        """A name for the pixels of every (epoch, slot): pictures, their preparation, and how they
-        are seen.
+        """A name for the pixels of every (epoch, slot).
+
+        It changes with the images, their preparation, and the way in which they are seen.
         """
-        seen = f"{_RECIPE} {TURN} {SCALE} {SHIFT} {self.seed}" if self.augment else "as they are"
+        seen = "as they are"
+        if self.augment:
+            seen = f"{_RECIPE} {TURN} {SCALE} {SHIFT} {self.seed}"
         return digest([self.store.recipe, seen, self.store.hashes[self.rows].tobytes().hex()])
 
 
 def view_recipe(seed: int, epoch: int, slots: int) -> np.ndarray:
-    """How each slot is seen in an epoch: float32 [slots, 2, 3], matrices from output to input
-    coordinates (-1..1).
+    """How each slot is seen in an epoch: float32 [slots, 2, 3].
 
-    Mirrored with probability 1/2; turned by up to 10 degrees, scaled by up to 10 %, shifted by up
-    to 5 % of the side. A row depends on (seed, epoch, slot) alone, not on how many slots there are.
+    They are matrices from output to input coordinates (-1..1). Images are mirrored with probability
+    1/2, turned by up to 10 degrees, scaled by up to 10 %, and shifted by up to 5 % of the side. A
+    row depends on (seed, epoch, slot) alone, not on the number of slots.
     """
     random = random_stream(seed, _VIEW, epoch).random((slots, 5))
     centred = 2 * random - 1
     mirror = np.where(random[:, 0] < 0.5, 1.0, -1.0)
     angle = np.deg2rad(TURN) * centred[:, 1]
     scale = 1 / (1 + SCALE * centred[:, 2])
-    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
+    cos = np.cos(angle) * scale
+    sin = np.sin(angle) * scale
     shift = 2 * SHIFT * centred[:, 3:]
-    matrix = np.stack(
-        [
-            np.stack([cos * mirror, -sin, shift[:, 0]], 1),
-            np.stack([sin * mirror, cos, shift[:, 1]], 1),
-        ],
-        1,
-    )
-    return matrix.astype(np.float32)
+    across = np.stack([cos * mirror, -sin, shift[:, 0]], 1)
+    down = np.stack([sin * mirror, cos, shift[:, 1]], 1)
+    return np.stack([across, down], 1).astype(np.float32)
 
 
 def warp(images: torch.Tensor, recipe: torch.Tensor) -> torch.Tensor:
-    """images [B, C, S, S] seen through affine matrices [B, 2, 3]; bilinear, black beyond the edges."""
+    """Images [B, C, S, S] seen through affine matrices [B, 2, 3].
+
+    Interpolation is bilinear; beyond the edges all is black.
+    """
     side = images.shape[-1]
     centres = (2 * torch.arange(side, dtype=torch.float32, device=images.device) + 1) / side - 1
-    # What F.affine_grid gives, as a sum of rows and columns: half its time, and the same bits in a
-    # batch of any size.
+    # The grid of F.affine_grid as a sum of rows and columns: it takes half the time, and has the
+    # same bits in a batch of any size.
     across = recipe[:, None, None, :, 0] * centres.view(1, 1, side, 1)
     down = recipe[:, None, None, :, 1] * centres.view(1, side, 1, 1) + recipe[:, None, None, :, 2]
     return F.grid_sample(

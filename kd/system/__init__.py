@@ -1,3 +1,4 @@
-"""What any program of this kind needs: errors, console, files that survive, locks, signals,
-devices, processes.
+"""What any training program needs, whatever it trains.
+
+Errors, console, files that survive, locks, signals, devices and several processes.
 """

@@ -1,5 +1,6 @@
-"""Checkpoints: dictionaries of tensors, read back before they count, and one error for every kind
-of damage.
+"""Checkpoints: dictionaries of tensors, read back before they replace an older file.
+
+Every kind of damage raises the same error.
 """
 
 import os
@@ -12,46 +13,56 @@ from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import reason, replacing
 
 FORMAT = 1
+CURE = "give another file, or train again in a new folder (--tag NAME)"
+# What zipfile raises for a file that is cut off or overwritten.
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OverflowError,
+)
 
 
 def fault(value, schema, where: str) -> str:
-    """What is wrong with a nested value, in words; empty where it is as the schema says.
+    """What is wrong with a nested value, in words; empty where it fits the schema.
 
     schema  a type, a tuple of types, or a dictionary of exactly the keys that must be there, each
-            with its schema. Types are taken at their word: a bool is no int.
+            with its schema. Types must match exactly: a bool is not an int.
     """
     if not isinstance(schema, dict):
         types = schema if isinstance(schema, tuple) else (schema,)
-        return (
-            ""
-            if type(value) in types
-            else f"{where} is {type(value).__name__}, not {' or '.join(t.__name__ for t in types)}"
-        )
+        if type(value) in types:
+            return ""
+        names = " or ".join(kind.__name__ for kind in types)
+        return f"{where} is {type(value).__name__}, not {names}"
     if not isinstance(value, dict):
         return f"{where} is {type(value).__name__}, not an object"
     if value.keys() != schema.keys():
-        lacks, unknown = (
-            sorted(map(str, keys))
-            for keys in (schema.keys() - value.keys(), value.keys() - schema.keys())
-        )
+        lacks = sorted(map(str, schema.keys() - value.keys()))
+        unknown = sorted(map(str, value.keys() - schema.keys()))
         return f"{where} lacks {lacks} and has unknown {unknown}"
-    faults = (fault(value[key], schema[key], f"{where}.{key}") for key in schema)
-    return next((text for text in faults if text), "")
+    for key in schema:
+        found = fault(value[key], schema[key], f"{where}.{key}")
+        if found:
+            return found
+    return ""
 
 
 def save(path: Path, content: dict, previous: Path | None = None) -> None:
-    """Save a dictionary of tensors and plain values; replaced only after the new file was read back
-    and is sound.
+    """Save a dictionary of tensors and plain values.
 
-    With `previous` the file before is kept under that name. Raises Problem (74).
+    An older file is replaced only after the new one was read back and is sound. With `previous` it
+    is kept under that name. Raises Problem (74).
     """
     with replacing(path, previous) as temporary:
         try:
             with open(temporary, "wb") as file:
                 torch.save({"format": FORMAT, **content}, file)
         except RuntimeError as error:
-            # torch hides a full disk behind "unexpected pos"; asking the disk is the only way to
-            # know.
+            # torch hides a full disk behind "unexpected pos"; only the disk itself can tell.
             raise _why_not_saved(path, temporary, error) from None
         if _broken_member(temporary):
             raise Problem(
@@ -62,6 +73,7 @@ def save(path: Path, content: dict, previous: Path | None = None) -> None:
 
 
 def _why_not_saved(path: Path, temporary: Path, error: RuntimeError) -> Problem:
+    """The problem to raise for an error of `torch.save`, after trying to write 1 MiB more."""
     try:
         with open(temporary, "ab") as file:
             file.write(bytes(1 << 20))
@@ -78,50 +90,22 @@ def _why_not_saved(path: Path, temporary: Path, error: RuntimeError) -> Problem:
 
 
 def _broken_member(path: Path) -> bool:
-    """Whether a zip member fails its checksum:
-
-    `torch.load` itself does not notice a flipped bit.
-    """
+    """Whether a zip member fails its checksum: `torch.load` does not notice a flipped bit."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is not None
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OverflowError,
-    ):
+    except _BROKEN_ZIP:
         return True
 
 
 def load(path: Path, what: str = "checkpoint") -> dict:
-    """A dictionary saved by `save` (or any `torch.save` of plain tensors), on the CPU.
+    """Load a dictionary saved by `save` (or any `torch.save` of plain tensors) onto the CPU.
 
     Never runs code from the file. Raises Problem (4) for a missing, damaged, malicious or newer
     file.
     """
-    cure = "give another file, or train again in a new folder (--tag NAME)"
-    if not os.path.isfile(path):  # unlike Path.is_file, it raises for no path at all
-        why = "is a folder" if os.path.isdir(path) else "no such file, or not within reach"
-        raise Problem(f"{what} '{path}': {why}; {cure}", BAD_CHECKPOINT)
-    zipped = zipfile.is_zipfile(path)
-    if zipped and _broken_member(path):
-        raise Problem(
-            f"{what} '{path}': damaged (a checksum does not match); {cure}", BAD_CHECKPOINT
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Five unrelated exception types come out of torch.load for bad files; what they share is a
-        # first line.
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise Problem(
-            f"{what} '{path}': not a file of weights alone, or damaged ({why}); {cure}",
-            BAD_CHECKPOINT,
-        ) from None
+    _check_file(path, what)
+    content = _unpickled(path, what)
     if not _plain(content):
         raise Problem(
             f"{what} '{path}': holds sparse, quantised or empty (meta) tensors; save dense ones",
@@ -129,24 +113,49 @@ def load(path: Path, what: str = "checkpoint") -> dict:
         )
     if not isinstance(content, dict):
         raise Problem(
-            f"{what} '{path}': holds a {type(content).__name__}, not a dictionary; {cure}",
+            f"{what} '{path}': holds a {type(content).__name__}, not a dictionary; {CURE}",
             BAD_CHECKPOINT,
         )
-    if isinstance(content.get("format", 0), int) and content.get("format", 0) > FORMAT:
+    version = content.get("format", 0)
+    if isinstance(version, int) and version > FORMAT:
         raise Problem(
-            f"{what} '{path}': format {content['format']}, this program reads up to {FORMAT}; use a"
+            f"{what} '{path}': format {version}, this program reads up to {FORMAT}; use a"
             " newer one",
             BAD_CHECKPOINT,
         )
     return content
 
 
-def _plain(value) -> bool:
-    """Whether all tensors in a nested value hold their numbers densely, on the CPU."""
-    if isinstance(value, torch.Tensor):
-        return (
-            value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+def _check_file(path: Path, what: str) -> None:
+    """Raise Problem (4) where there is no file, or one that fails a checksum."""
+    if not os.path.isfile(path):  # unlike Path.is_file, it raises no error for any path
+        why = "is a folder" if os.path.isdir(path) else "no such file, or not within reach"
+        raise Problem(f"{what} '{path}': {why}; {CURE}", BAD_CHECKPOINT)
+    if zipfile.is_zipfile(path) and _broken_member(path):
+        raise Problem(
+            f"{what} '{path}': damaged (a checksum does not match); {CURE}", BAD_CHECKPOINT
         )
+
+
+def _unpickled(path: Path, what: str):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch.load raises five unrelated types of exceptions for bad files. All have a first line.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Problem(
+            f"{what} '{path}': not a file of weights alone, or damaged ({lines[0][:160]}); {CURE}",
+            BAD_CHECKPOINT,
+        ) from None
+
+
+def _plain(value) -> bool:
+    """Whether all tensors in a nested value store their numbers densely, on the CPU."""
+    if isinstance(value, torch.Tensor):
+        dense = value.layout is torch.strided and not value.is_quantized
+        return dense and value.device.type == "cpu"
     if isinstance(value, dict):
         return all(map(_plain, value.values()))
-    return not isinstance(value, (list, tuple)) or all(map(_plain, value))
+    if isinstance(value, (list, tuple)):
+        return all(map(_plain, value))
+    return True

@@ -1,5 +1,6 @@
-"""Files that survive: written aside, synced, renamed; JSON by the standard; one message for what
-cannot be written.
+"""Files that survive a crash: written aside, synced, then renamed.
+
+Also JSON by the standard, and one message for whatever cannot be written.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder with its parents; raises Problem (74) where that cannot be."""
+    """Create a folder with its parents. Raises Problem (74) where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -25,8 +26,10 @@ def make_folder(folder: Path) -> Path:
 
 
 def reason(error: OSError) -> str:
-    """Why something could not be written, in the words that a user knows."""
-    return "disk full" if error.errno in DISK_FULL else error.strerror or str(error)
+    """Why something could not be written, in words that users know."""
+    if error.errno in DISK_FULL:
+        return "disk full"
+    return error.strerror or str(error)
 
 
 def cannot_write(path: Path, error: OSError) -> Problem:
@@ -40,13 +43,13 @@ def cannot_write(path: Path, error: OSError) -> Problem:
 
 @contextlib.contextmanager
 def replacing(path: Path, previous: Path | None = None):
-    """Yield a temporary path beside `path` that takes its place when the block ends well; else it
-    is removed.
+    """Yield a temporary path beside `path` that replaces it when the block ends without an error.
 
-    The old file or the new one is there at every moment: flush and fsync come before the rename,
-    the folder's after it. With `previous` the old file is kept under that name; between two renames
-    it is there under that name alone. Raises Problem (74) where the disk is full or the folder
-    cannot be written.
+    Otherwise the temporary file is removed. Either the old or the new file is there at every
+    moment: the new file is flushed and synced before it is renamed, and the folder is synced
+    afterwards. With `previous` the old file is kept under that name; between two renames it exists
+    under that name alone. Raises Problem (74) where the disk is full or the folder cannot be
+    written.
     """
     temporary = None
     try:
@@ -89,12 +92,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    """Write strict JSON (NaN is refused) atomically."""
+    """Write strict JSON atomically; NaN is refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object. Raises Problem (4) where the file is missing or damaged."""
+    """Read a JSON object. Raises Problem (4) where the file is missing or damaged."""
     try:
         value = strict_json(path.read_bytes())
     except OSError as error:
@@ -114,10 +117,7 @@ def read_json(path: Path) -> dict:
 
 
 def strict_json(text: bytes | str):
-    """Parse JSON as the standard has it:
-
-    NaN and Infinity, which Python would take, raise ValueError.
-    """
+    """Parse JSON by the standard: NaN and Infinity, which Python accepts, raise ValueError."""
 
     def refuse(name):
         raise ValueError(f"{name} is no JSON")

@@ -22,8 +22,9 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @functools.cache
 def require_pretrained(name: str, architecture: str) -> None:
-    """Raise Problem, within seconds, where a network's pretrained weights are neither on this disk
-    nor within reach.
+    """Raise Problem, within seconds, where a network's pretrained weights are out of reach.
+
+    They are within reach on this disk, or at an address that answers.
     """
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not (config.hf_hub_id or config.url):
@@ -34,7 +35,7 @@ def require_pretrained(name: str, architecture: str) -> None:
 
 
 def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
-    """timm's network with its weights; `name` is what the user calls it.
+    """timm's network with its pretrained weights; `name` is what the user calls it.
 
     Raises Problem where they are out of reach.
     """
@@ -49,10 +50,9 @@ def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
 
 
 def _out_of_reach(config) -> str:
-    """The address of pretrained weights that are neither on this disk nor answered for in time;
-    empty where all is well.
+    """The address of pretrained weights that are out of reach; empty where they are within reach.
 
-    Left alone, the hub's client tries for 50 seconds before it says so.
+    They are out of reach if they are not on this disk and the address does not answer in time.
     """
     if _in_hub_cache(config):
         return ""
@@ -60,39 +60,53 @@ def _out_of_reach(config) -> str:
         address = huggingface_hub.hf_hub_url(config.hf_hub_id, HUB_FILES[0])
     else:
         address = config.url
-        if (Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]).is_file():
+        file = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+        if file.is_file():
             return ""
-    reached = []
-    # In a thread, because looking up a host's name has no time-out of its own.
-    thread = threading.Thread(target=lambda: reached.append(_answers(address)), daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    return "" if reached == [True] else address
+    return "" if _answers_in_time(address) else address
 
 
 def _in_hub_cache(config) -> bool:
-    return bool(config.hf_hub_id) and any(
-        isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str)
-        for file in HUB_FILES
-    )
+    if not config.hf_hub_id:
+        return False
+    for file in HUB_FILES:
+        if isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str):
+            return True
+    return False
 
 
 @contextlib.contextmanager
-def _offline(yes: bool):
-    """Keep the hub's client from asking the network about a file that lies in its cache."""
+def _offline(cached: bool):
+    """Keep the hub's client from asking the network for a file that is in its cache."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
-    huggingface_hub.constants.HF_HUB_OFFLINE = yes or before
+    huggingface_hub.constants.HF_HUB_OFFLINE = cached or before
     try:
         yield
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
+def _answers_in_time(address: str) -> bool:
+    """Whether an address answers within CONNECT_SECONDS.
+
+    The hub's own client tries for 50 seconds before it gives up. The question is asked in a thread,
+    because the look-up of a host's name has no time-out of its own.
+    """
+    answers = []
+
+    def ask():
+        answers.append(_answers(address))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return answers == [True]
+
+
 def _answers(address: str) -> bool:
+    request = urllib.request.Request(address, method="HEAD")
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address, method="HEAD"), timeout=CONNECT_SECONDS
-        ):
+        with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500 and error.code not in (404, 407)

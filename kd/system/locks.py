@@ -1,4 +1,4 @@
-"""Locks of a folder, which the kernel drops with the process, however it ends."""
+"""Locks of a folder, which the kernel releases with the process, however it ends."""
 
 import contextlib
 import fcntl
@@ -8,15 +8,14 @@ from pathlib import Path
 
 from kd.system.errors import BUSY, Problem
 from kd.system.files import cannot_write, make_folder
+from kd.system.signals import never_stop
 
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path):
     """Hold `folder` for this process alone.
 
-    Raises Problem (75) where another holds it, (74) where none can.
-
-    The kernel drops the lock with the process, however it ends.
+    Raises Problem (75) where another process holds it, and Problem (74) where it cannot be locked.
     """
     make_folder(folder)
     try:
@@ -24,30 +23,37 @@ def exclusive_lock(folder: Path):
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
-        try:
-            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if not isinstance(error, BlockingIOError):  # a file system without locks
-                raise cannot_write(folder, error) from None
-            owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
-            raise Problem(
-                f"run folder '{folder}' in --out: {owner} is working in it; wait for it", BUSY
-            ) from None
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk: the name is a courtesy, the lock holds without it
-            os.ftruncate(holder, 0)
-            os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        _lock_or_refuse(holder, folder)
+        _write_owner(holder)
         yield
     finally:
         os.close(holder)
 
 
+def _lock_or_refuse(holder: int, folder: Path) -> None:
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
+        raise Problem(
+            f"run folder '{folder}' in --out: {owner} is working in it; wait for it", BUSY
+        ) from None
+    except OSError as error:  # a file system without locks
+        raise cannot_write(folder, error) from None
+
+
+def _write_owner(holder: int) -> None:
+    """Name this process in the lock file. On a full disk the lock holds without the name."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(holder, 0)
+        os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+
+
 @contextlib.contextmanager
-def wait_for_lock(folder: Path, leave=lambda: None):
+def wait_for_lock(folder: Path, check_stop=never_stop):
     """Wait until no other process holds `folder` this way, and hold it.
 
-    `leave` may end the waiting by an exception.
+    `check_stop` may end the waiting by an exception.
     """
     holder = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -56,9 +62,9 @@ def wait_for_lock(folder: Path, leave=lambda: None):
                 fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                leave()
+                check_stop()
                 time.sleep(0.05)
-            except OSError:  # a file system without locks: done twice, and the same
+            except OSError:  # a file system without locks: the work is done twice, with one result
                 break
         yield
     finally:

@@ -1,6 +1,6 @@
-"""Several processes as one run, as torchrun starts them: who this one is, what all share.
+"""Several processes as one run, as torchrun starts them: who this one is, and what all share.
 
-Alone, every function does nothing.
+In a single process no function here does anything.
 """
 
 import contextlib
@@ -19,22 +19,23 @@ BACKENDS = {True: "cpu:gloo,cuda:nccl", False: "gloo"}
 
 @contextlib.contextmanager
 def process_group():
-    """Join the processes that torchrun started, if it did.
+    """Join the processes that torchrun started, if it started this one.
 
-    A rank that is gone ends the others. Raises Problem.
+    A rank that is gone ends the others: they raise Problem.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield
         return
-    # A rank that is gone is noticed by its connection; one that decodes for an hour while others
-    # wait is not gone.
+    # A lost rank is noticed by its connection. One that decodes for an hour while others wait is
+    # not lost, so the time-out is long.
     dist.init_process_group(BACKENDS[torch.cuda.is_available()], timeout=datetime.timedelta(days=1))
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            why = str(error).splitlines()[0][:120]
             raise Problem(
-                f"rank {rank()} of {world_size()}: lost the others ({str(error).splitlines()[0][:120]});"
+                f"rank {rank()} of {world_size()}: lost the others ({why});"
                 " see their messages, then run the same command again to go on",
                 1,
             ) from None
@@ -45,7 +46,7 @@ def process_group():
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of processes, 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -55,23 +56,23 @@ def rank() -> int:
 
 
 def is_main_rank() -> bool:
-    """Whether this process writes files and speaks."""
+    """Whether this is the process that writes files and prints messages."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """The number of this process on its machine: which GPU it takes."""
+    """The number of this process on its machine, which is the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0)) if dist.is_initialized() else 0
 
 
 def barrier() -> None:
-    """Until all are here."""
+    """Wait until all ranks have come here."""
     if world_size() > 1:
         maximum([0])
 
 
 def maximum(values: list[int]) -> list[int]:
-    """The largest of each value over all ranks."""
+    """The maximum of each value over all ranks."""
     if world_size() == 1:
         return values
     found = torch.tensor(values, dtype=torch.int64)
@@ -80,14 +81,16 @@ def maximum(values: list[int]) -> list[int]:
 
 
 def main_rank_says(answer: bool) -> bool:
-    """The first rank's answer, on all: what a file system shows one rank it may not yet show
-    another.
+    """The main rank's answer, on all ranks.
+
+    A file system may already show one rank what it does not show another yet.
     """
-    return bool(maximum([int(answer) if is_main_rank() else 0])[0])
+    own = int(answer) if is_main_rank() else 0
+    return bool(maximum([own])[0])
 
 
 def gather_words(word: str) -> list[str]:
-    """Each rank's word, in their order."""
+    """The words of all ranks, in the order of the ranks."""
     words = [word] * world_size()
     if world_size() > 1:
         dist.all_gather_object(words, word)
@@ -95,7 +98,7 @@ def gather_words(word: str) -> list[str]:
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """The sum over all ranks, on the values' device."""
+    """The sum of a tensor over all ranks, on the tensor's device."""
     if world_size() > 1:
         values = values.detach().clone()
         dist.all_reduce(values)
@@ -103,19 +106,22 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def keep_in_graph(values: torch.Tensor) -> torch.Tensor | float:
-    """Nothing, with a gradient: of several ranks each waits for the gradients of all that a network
-    gave.
+    """Zero, to be added to a loss, so that outputs the loss does not use get a gradient of zero.
+
+    Several ranks wait for the gradient of everything that a network returned.
     """
     return 0 * values.sum() if world_size() > 1 else 0.0
 
 
 def part_of_batch(slots: np.ndarray, in_training: bool) -> tuple[np.ndarray, float]:
-    """(this rank's part of a batch, what its mean counts for in the mean over ranks).
+    """(this rank's slots of a batch, the weight of their mean in the mean over ranks).
 
-    In training BatchNorm needs two images: of a batch with fewer than two a rank the last ranks
-    have none, and two that stand in for them count for nothing.
+    In training, BatchNorm needs two images on each rank. Where a batch has fewer, the last ranks
+    get none of them: two images stand in there, with a weight of 0.
     """
-    taking = max(1, min(world_size(), len(slots) // 2)) if in_training else world_size()
+    taking = world_size()
+    if in_training:
+        taking = max(1, min(taking, len(slots) // 2))
     if rank() >= taking:
         return slots[:2], 0.0
     own = slots[rank() :: taking]
@@ -123,33 +129,36 @@ def part_of_batch(slots: np.ndarray, in_training: bool) -> tuple[np.ndarray, flo
 
 
 def gather_rows(slots: torch.Tensor, rows: torch.Tensor | None, size: int) -> torch.Tensor:
-    """All ranks' rows [n, K] at their slots int64 [n], as [size, K] on every rank. rows: None where
-    this rank has none.
+    """The rows of all ranks in the order of their slots: [size, K] on every rank.
+
+    slots  int64 [n], of this rank's rows
+    rows   [n, K]; None where this rank has none
 
     Raises ValueError unless each of the slots 0 ... size - 1 came exactly once.
     """
-    parts = [(slots, rows)]
+    pairs = [(slots, rows)]
     if world_size() > 1:
-        parts = [None] * world_size()
-        dist.all_gather_object(parts, (slots, rows))
-    parts = [part for part in parts if part[1] is not None]
-    places, values = (torch.cat(column) for column in zip(*parts))
-    if not torch.equal(places.sort().values, torch.arange(size)):
+        pairs = [None] * world_size()
+        dist.all_gather_object(pairs, (slots, rows))
+    pairs = [pair for pair in pairs if pair[1] is not None]
+    all_slots = torch.cat([pair[0] for pair in pairs])
+    all_rows = torch.cat([pair[1] for pair in pairs])
+    if not torch.equal(all_slots.sort().values, torch.arange(size)):
         raise ValueError("slots that came twice or not at all")
-    whole = torch.empty_like(values)
-    whole[places] = values
-    return whole
+    ordered = torch.empty_like(all_rows)
+    ordered[all_slots] = all_rows
+    return ordered
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Give every rank the first one's buffers: of BatchNorm each has seen images of its own."""
+    """Copy the main rank's buffers to all: BatchNorm has seen other images on each rank."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
 
 def average_gradients(module: nn.Module) -> None:
-    """The mean over ranks of gradients that DistributedDataParallel does not know of."""
+    """Average gradients over ranks, for a module that DistributedDataParallel does not know."""
     if world_size() > 1:
         for value in module.parameters():
             if value.grad is not None:

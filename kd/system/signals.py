@@ -1,4 +1,4 @@
-"""Stops that were asked for: by a signal, or by a time budget."""
+"""Stops that are requested by a signal or by a time budget."""
 
 import contextlib
 import os
@@ -10,25 +10,30 @@ from kd.system import errors, ranks
 from kd.system.errors import INTERRUPTED, TERMINATED, Stopped
 
 
-class StopSignals:
-    """Asks a run to stop where nothing is half done: on SIGTERM, SIGHUP or Ctrl-C, or once a time
-    budget is used up.
+def never_stop() -> None:
+    """Stands in for a check of `StopSignals` where no stop can be requested."""
 
-    A second Ctrl-C ends the process at once, without tidying up: threads and libraries may hide a
-    KeyboardInterrupt, or hang on it. (Called from other Python code, not by a script, it is a
-    KeyboardInterrupt.) The budget runs from here on and is looked at by `look_at_clock` alone,
-    after a step: a run that is started again and again always gets further.
+
+class StopSignals:
+    """Stops a run where nothing is half done: after SIGTERM, SIGHUP, Ctrl-C or a time budget.
+
+    A second Ctrl-C ends the process at once, without tidying up: threads and libraries may swallow
+    a KeyboardInterrupt, or hang on it. (Called from other Python code and not by a script, it
+    raises KeyboardInterrupt.) The budget starts here and only `look_at_clock` checks it, after a
+    step: a run that is started again and again always gets further.
     """
 
     def __init__(self, minutes: float | None = None):
-        self.code, self._why = None, "stopped"
-        self._minutes, self._begun = minutes, time.monotonic()
+        self.code = None
+        self._why = "stopped"
+        self._minutes = minutes
+        self._begun = time.monotonic()
 
     def __enter__(self):
         numbers = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored under nohup
             numbers.append(signal.SIGHUP)
-        self._old = {number: signal.signal(number, self._ask) for number in numbers}
+        self._old = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def __exit__(self, *_):
@@ -36,53 +41,60 @@ class StopSignals:
             signal.signal(number, handler)
 
     def look_at_clock(self) -> None:
-        """Ask for a stop where the time budget is used up."""
-        if (
-            self._minutes is not None
-            and self.code is None
-            and time.monotonic() - self._begun >= 60 * self._minutes
-        ):
-            self.code, self._why = TERMINATED, f"stopped: --max-minutes {self._minutes:g} are over"
+        """Request a stop where the time budget is used up."""
+        if self._minutes is None or self.code is not None:
+            return
+        if time.monotonic() - self._begun >= 60 * self._minutes:
+            self.code = TERMINATED
+            self._why = f"stopped: --max-minutes {self._minutes:g} are over"
 
     def leave(self) -> None:
-        """`leave_alone`, but of several ranks none leaves alone: all do after a step, by
-        `leave_together`.
+        """Raise Stopped if a stop was requested and this is the only rank.
+
+        Several ranks stop together, after a step, in `leave_together`.
         """
         if ranks.world_size() == 1:
             self.leave_alone()
 
     def leave_alone(self) -> None:
-        """Raise Stopped (130 or 143) if a stop was asked for; called where nothing is half done and
-        no other rank waits.
+        """Raise Stopped (130 or 143) if a stop was requested.
+
+        To be called where nothing is half done and no other rank waits.
         """
         if self.code is not None:
             raise self.stopped("")
 
     def leave_together(self, due: bool = False) -> bool:
-        """Raise Stopped on all ranks if any was asked to stop; else whether something is `due` on
-        any. Called by all at once.
+        """Raise Stopped on all ranks if any of them was asked to stop. All ranks call it at once.
+
+        Otherwise return whether something is `due` on any rank.
         """
-        code, due = ranks.maximum([self.code or 0, int(due)])
+        code, due_anywhere = ranks.maximum([self.code or 0, int(due)])
         if code:
             self.code = code
             raise self.stopped("")
-        return bool(due)
+        return bool(due_anywhere)
 
     def stopped(self, saved: str) -> Stopped:
-        """The one message of a stop; `saved` says what is safe."""
+        """The exception of a stop, with its one message; `saved` names what is safe on disk."""
         return Stopped(f"{self._why}{saved}; run the same command again to go on", self.code)
 
-    def _ask(self, number, _frame):
+    def _request(self, number, _frame):
+        """The handler of the signals."""
         if number == signal.SIGINT and self.code == INTERRUPTED:
-            if errors.in_script:
-                with contextlib.suppress(OSError, RuntimeError):
-                    print(f"error: {errors.STOPPED_AT_ONCE}", file=sys.stderr, flush=True)
-                os._exit(INTERRUPTED)
-            raise KeyboardInterrupt
+            _end_at_once()
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        with contextlib.suppress(
-            OSError, RuntimeError
-        ):  # the terminal may be gone, or printing just now
-            print(
-                "stopping: saving first (Ctrl-C again stops at once)", file=sys.stderr, flush=True
-            )
+        _print("stopping: saving first (Ctrl-C again stops at once)")
+
+
+def _end_at_once() -> None:
+    if not errors.in_script:
+        raise KeyboardInterrupt
+    _print(f"error: {errors.STOPPED_AT_ONCE}")
+    os._exit(INTERRUPTED)
+
+
+def _print(text: str) -> None:
+    """Print on stderr, if possible: the terminal may be gone, or be printing at this moment."""
+    with contextlib.suppress(OSError, RuntimeError):
+        print(text, file=sys.stderr, flush=True)
