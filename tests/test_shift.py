@@ -13,6 +13,7 @@ from kd.config.settings import Judging
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Batch
 from kd.reports import report as reports
+from kd.reports.predictions import read_predictions
 from kd.studies.robustness import COLUMNS, VERSIONS, account, answers, scores
 from kd.studies.shift import Entry, collect, differences, write_shift
 from kd.system import checkpoint
@@ -168,7 +169,7 @@ def test_runs_with_their_teachers_and_the_student_alone(runs, capsys):
                             ("kdtiny <- kdwide+kdtiny, normal, both", BOTH)):
         reported = reports.read(folder)["results"]["best"]["test_accuracy"]
         assert rows[caption]["mean"]["clean"] == {"mean": pytest.approx(reported), "sd": None}
-    told = [reports.read_predictions(folder) for folder in (TEACHER, ALONE)]
+    told = [read_predictions(folder) for folder in (TEACHER, ALONE)]
     odds = [np.exp(own.logits.astype(float)) for own in told]
     mixed = sum(share * own / own.sum(1, keepdims=True) for share, own in zip((0.3, 0.7), odds))
     together = rows["kdwide+kdtiny (teachers together, both)"]["mean"]["clean"]["mean"]
@@ -193,7 +194,7 @@ def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch
     result = write_shift([BOTH], HOW)
     [row] = [row for row in result["networks"] if row["kind"] == "teachers together"]
     shares = {name: np.exp(own) / np.exp(own).sum(2, keepdims=True) for name, own in logits.items()}
-    labels = reports.read_predictions(RUN).labels
+    labels = read_predictions(RUN).labels
     right = (0.3 * shares["kdwide"] + 0.7 * shares["kdtiny"]).argmax(2) == labels
     assert [own["mean"] for own in row["accuracy"]["rotation"]] == pytest.approx(right[-STRENGTHS:].mean(1))
     assert row["mean"]["all"]["mean"] == pytest.approx(right[1:].mean())

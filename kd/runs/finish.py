@@ -20,6 +20,9 @@ from kd.data.views import Views
 from kd.loop import Phase, predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
+from kd.reports.calibration import fit_temperature, probabilities
+from kd.reports.predictions import predictions_csv
+from kd.reports.text import grades_text
 from kd.runs.folder import RunFolder, portable
 from kd.runs.phases import Lesson
 from kd.runs.tensorboard import Events
@@ -148,11 +151,11 @@ def conclude(
                 logits["test"],
                 labels,
                 [sample.study for sample in samples],
-                evidence.fit_temperature(logits["valid"], valid.labels.numpy()),
+                fit_temperature(logits["valid"], valid.labels.numpy()),
                 dataset.index.graded,
             ),
             "agreement": (
-                evidence.agreement(
+                metrics.agreement(
                     logits["test"].argmax(1),
                     taught["test"],
                     labels,
@@ -202,7 +205,7 @@ def _write(
     checkpoint.save(folder.model, packed)
     write_text(
         folder.path / "predictions.csv",
-        reports.predictions_csv(dataset.index, rows, logits, taught),
+        predictions_csv(dataset.index, rows, logits, taught),
     )
     drawn = {
         "confusion": figures.confusion(report["confusion_matrix"], dataset.index.classes, title),
@@ -230,7 +233,7 @@ def reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title
     panels = {}
     for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
         caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
-        panels[caption] = evidence.probabilities(logits, temperature), labels
+        panels[caption] = probabilities(logits, temperature), labels
     return figures.reliability(panels, title)
 
 
@@ -256,7 +259,7 @@ def summary(report: dict, folder: RunFolder) -> str:
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
     if report["evidence"]["grades"]:
-        lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
+        lines.append(f"test part: {grades_text(report['evidence']['grades'])}")
     if report["teacher"]:
         teacher = report["teacher"]
         told = (

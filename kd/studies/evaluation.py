@@ -14,6 +14,8 @@ from kd.data.views import Views
 from kd.loop import predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
+from kd.reports.predictions import predictions_csv
+from kd.reports.text import grades_text, report_text
 from kd.runs.folder import RunFolder
 from kd.system.console import log
 from kd.system.devices import pick_device
@@ -114,9 +116,7 @@ def _other_pictures(
         f"evaluation-{index.name}-{digest(map(index.identity, rows))[:6]}"
     )
     target = make_folder(folder.path / name)
-    write_text(
-        target / "predictions.csv", reports.predictions_csv(index, {"all": rows}, {"all": logits})
-    )
+    write_text(target / "predictions.csv", predictions_csv(index, {"all": rows}, {"all": logits}))
     predicted = np.bincount(logits.argmax(1), minlength=len(index.classes))
     seen = int(model_file.seen_by(model, index, store.hashes).sum())
     if seen:
@@ -211,7 +211,7 @@ def _beyond(found: dict) -> str:
         for name in ("before", "after")
     ]
     study, temperature = found["study"], found["calibration"]["temperature"]
-    grades = f"\n{evidence.grades_text(found['grades'])}" if found["grades"] else ""
+    grades = f"\n{grades_text(found['grades'])}" if found["grades"] else ""
     return (
         f"{study['studies']} studies: accuracy {study['accuracy']:.4f}; macro-F1"
         f" {found['macro_f1']:.4f}; balanced accuracy"
@@ -229,7 +229,7 @@ def _write(target: Path, folder: RunFolder, result: dict, index: Index) -> dict:
         )
         figure = figures.confusion(result["confusion_matrix"], index.classes, title)
         figures.save(target / "confusion.png", figures.pixels(figure))
-        log(metrics.report_text(result["classification_report"], index.classes))
+        log(report_text(result["classification_report"], index.classes))
         log(_beyond(result["evidence"]))
     log(f"written: {target}/evaluation.json")
     return result

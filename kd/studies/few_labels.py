@@ -9,7 +9,7 @@ import numpy as np
 
 from kd.data.index import digest
 from kd.reports import figures
-from kd.reports.evidence import against_alone
+from kd.reports.statistics import against_alone
 from kd.studies.study import ALONE, Run, differing, gap, gather
 from kd.studies.tables import tell
 from kd.system.console import log

@@ -5,7 +5,7 @@ defective teacher.
 import numpy as np
 
 from kd.methods import STRATEGIES
-from kd.reports.evidence import against_alone
+from kd.reports.statistics import against_alone
 from kd.studies.cells import figures_text, gap_text, of_runs
 from kd.studies.study import ALONE, Run, Study
 from kd.system.errors import printable

@@ -17,7 +17,7 @@ from kd.data.shifts import SHIFTS
 from kd.data.views import Views
 from kd.reports import figures
 from kd.reports import report as reports
-from kd.reports.evidence import against_alone
+from kd.reports.statistics import against_alone
 from kd.runs.folder import RunFolder
 from kd.studies.robustness import COLUMNS, account, answers, markdown, scores
 from kd.studies.study import ALONE, gap

@@ -21,8 +21,8 @@ from kd.config.settings import (
 )
 from kd.methods import STRATEGIES
 from kd.reports import report as reports
-from kd.reports.evidence import difference
-from kd.reports.report import Predictions
+from kd.reports.predictions import Predictions, read_predictions
+from kd.reports.statistics import difference
 from kd.system.errors import Problem
 
 ALONE, DEFECTIVE = "alone", "defective teacher"
@@ -91,7 +91,7 @@ class Run:
 
     @functools.cached_property
     def test(self) -> Predictions:
-        return reports.read_predictions(self.folder, "test")
+        return read_predictions(self.folder, "test")
 
 
 def read_run(folder: Path) -> Run:

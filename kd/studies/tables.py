@@ -9,7 +9,7 @@ import numpy as np
 
 from kd.methods import STRATEGIES
 from kd.reports import figures
-from kd.reports.evidence import against_alone, against_teacher
+from kd.reports.statistics import against_alone, against_teacher
 from kd.studies.cells import NOT_RUN, figures_text, gap_text, means, of_runs
 from kd.studies.overview import overview_text, overviews
 from kd.studies.study import PARTS, Study, gather
