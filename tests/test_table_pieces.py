@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kd.reports import report as reports
-from kd.studies import cells, tables
+from kd.studies import cells, overview, tables
 
 
 def setting(**values):
@@ -58,7 +58,7 @@ def test_two_defective_teachers_are_no_single_one_and_every_interval_is_counted(
     [found] = protocol()["overviews"]
     assert all(row["defective_minus"] is None for row in found["rows"])
     found["rows"][-1]["defective_minus"] = found["rows"][-1]["minus_alone"]
-    assert "4 intervals of 95 %" in "\n".join(tables.overview_text(found))
+    assert "4 intervals of 95 %" in "\n".join(overview.overview_text(found))
 
 
 def test_a_teachers_accuracy_that_its_predictions_do_not_show_is_left_out(make):

@@ -42,6 +42,20 @@ class RunPaths:
         return self.path / "resume.previous.pt"
 
     @property
+    def evaluation(self) -> Path:
+        """What `evaluate.py RUN` writes."""
+        return self.path / "evaluation.json"
+
+    @property
+    def card(self) -> Path:
+        """What `evaluate.py --card RUN` writes."""
+        return self.path / "card.json"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.png"
+
+    @property
     def finished(self) -> bool:
         return self.report.is_file()
 
@@ -55,6 +69,12 @@ def run_path(out: str, data: str, mode: str, tag: str, pair: str, seed: int) -> 
     """OUT/DATA/MODE[-TAG]/PAIR/seedN. `mode` is `teacher` for a network trained on labels alone."""
     tagged = f"{mode}-{tag}" if tag else mode
     return Path(out) / data / tagged / pair / f"seed{seed}"
+
+
+def finished_below(root: Path) -> list[Path]:
+    """The folders of all finished runs below `root`, sorted by their reports' paths."""
+    reports = sorted(root.rglob(RunPaths(root).report.name))
+    return [report.parent for report in reports]
 
 
 def out_of(run: Path) -> Path:
