@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kd.reports import calibration, metrics, statistics
+from kd.reports import calibration, metrics, statistics, text
 
 
 def logits_of(p):
@@ -48,6 +48,21 @@ def test_temperature_stays_within_bounds_where_everything_is_right():
     assert 99 < calibration.fit_temperature(logits, np.array([1, 0])) <= 100
 
 
+@pytest.mark.parametrize("shift, scale", [(0, 1), (5.0, 0.001), (-3.0, 100)])
+def test_the_temperature_is_where_the_likelihood_is_flat(shift, scale):
+    random = np.random.default_rng(2)
+    true = random.normal(size=(500, 4))
+    labels = np.array([random.choice(4, p=row) for row in calibration.probabilities(true)])
+    t = calibration.fit_temperature(scale * true + shift, labels)
+    likelihoods = [metrics.nll((scale * true + shift) / (t * factor), labels) for factor in (0.99, 1, 1.01)]
+    inside = 0.01 < t < 100
+    assert inside == (scale != 0.001) and (not inside or likelihoods[1] == min(likelihoods))
+
+
+def test_logits_that_say_nothing_have_a_temperature_within_bounds():
+    assert 0.01 <= calibration.fit_temperature(np.full((5, 3), 0.7), np.array([0, 1, 2, 0, 1])) <= 100
+
+
 def test_agreement_by_hand():
     found = metrics.agreement(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0, 0, 2, 2]), ["a", "b", "c", "d"])
     assert found == {"same_prediction": 0.5, "newly_wrong": 1, "newly_right": 1, "first_newly_wrong": ["b"]}
@@ -88,6 +103,32 @@ def test_a_difference_adds_the_two_variances_with_satterthwaites_freedom():
 def test_equal_predictions_have_no_difference_at_all():
     right = np.ones((3, 10), bool)
     assert statistics.difference(right, right, np.arange(10)) == {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": 3, "patients": 10}
+
+
+def test_a_mean_of_one_seed_has_no_deviation():
+    assert statistics.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
+    assert statistics.mean_sd(np.array([0.0, 1.0])) == {"mean": 0.5, "sd": pytest.approx(0.5**0.5)}
+
+
+def test_runs_are_paired_by_the_seeds_that_both_sides_have():
+    random = np.random.default_rng(3)
+    patients = np.arange(30) // 3
+    first = {seed: random.random(30) < 0.9 for seed in (3, 1, 2)}
+    second = {seed: random.random(30) < 0.3 for seed in (2, 3, 4)}
+    gap = statistics.paired_difference(first, second, patients)
+    sides = [np.stack([side[seed] for seed in (2, 3)]) for side in (first, second)]
+    assert gap == statistics.difference(*sides, patients) | {"says": "better"}
+    assert statistics.paired_difference(second, first, patients, margin=0.01)["says"] == "worse"
+    assert statistics.paired_difference(first, {4: second[4]}, patients) is None
+    assert statistics.paired_difference(first, second, np.zeros(30)) is None  # one patient
+
+
+def test_numbers_as_text():
+    score, gap = {"mean": 0.12345, "sd": 0.0012}, {"mean": 0.0123, "low": -0.00123, "high": 0.02}
+    assert text.mean_text(score, n=3) == "0.1235 ± 0.0012 (n = 3)" and text.mean_text(None) == "-"
+    assert text.mean_text(score | {"sd": None}, digits=3) == "0.123"
+    assert text.difference_text(gap) == "+0.0123 [-0.0012, +0.0200]"
+    assert text.difference_texts(gap, digits=1, factor=100) == ("+1.2", "[-0.1, +2.0]")
 
 
 @pytest.mark.parametrize("low, high, alone, teacher", [

@@ -94,7 +94,7 @@ def alone_path(run: Path, tag: str, name: str, seed: int) -> Path:
 
 
 def _above(run: Path, levels: int) -> Path:
-    """The folder so many levels above the parent of `run`; the topmost one where there are fewer."""
+    """The folder so many levels above the parent of `run`; the topmost where there are fewer."""
     if len(run.parents) > levels and ".." not in run.parts:
         return run.parents[levels]
     above = run.resolve().parents

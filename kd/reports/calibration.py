@@ -7,7 +7,9 @@ from scipy.special import softmax
 from kd.reports import metrics
 
 BINS = 15
-LOWEST, HIGHEST = 0.01, 100.0  # temperatures that are considered
+# The temperatures that are considered.
+LOWEST = 0.01
+HIGHEST = 100.0
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -24,15 +26,15 @@ def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
     confidence = p.max(1)
     correct = p.argmax(1) == labels
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
+    rows = []
     for number in range(bins):
         inside = bin_of == number
         row = {"count": int(inside.sum()), "confidence": None, "accuracy": None}
         if inside.any():
             row["confidence"] = float(confidence[inside].mean())
             row["accuracy"] = float(correct[inside].mean())
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:

@@ -145,7 +145,8 @@ def arms(group: dict, captions: dict[str, str]) -> Figure:
         aside = 1.03 ** (number - len(captions) / 2)  # so that bars do not cover each other
         last = number == len(captions) - 1
         style = {"color": GREY, "linestyle": "--"} if last else {"color": f"C{number}"}
-        places, scores = [], []
+        places = []
+        scores = []
         for place, row in zip(images, group["rows"]):
             if arm in row["cells"]:
                 places.append(aside * place)

@@ -163,7 +163,7 @@ def _optional_sections(report: dict) -> Iterator[tuple]:
 
 
 def _table_fault(report: dict) -> str:
-    """What is wrong with the rows of the history and the classification report; empty if nothing."""
+    """What is wrong with the history or the classification report; empty where they are sound."""
     for row in report["history"]["epochs"]:
         if not isinstance(row, dict) or not ROW <= row.keys():
             return f"report.history.epochs holds rows without {', '.join(sorted(ROW))}"

@@ -83,13 +83,13 @@ def paired_difference(
     seeds = sorted(first.keys() & second.keys())
     if not seeds or len(np.unique(patients)) < 2:
         return None
-    found = difference(
+    gap = difference(
         np.stack([first[seed] for seed in seeds]),
         np.stack([second[seed] for seed in seeds]),
         patients,
     )
-    says = against_alone(found) if margin is None else against_teacher(found, margin)
-    return found | {"says": says}
+    says = against_alone(gap) if margin is None else against_teacher(gap, margin)
+    return gap | {"says": says}
 
 
 def against_alone(gap: dict) -> str:

@@ -106,7 +106,8 @@ def _known_of_teacher(folder: Path, report: dict) -> dict:
     """What reports and files say of the teacher; None where a member's run is not there."""
     teacher = report["teacher"]
     runs = [member_folder(folder, member) for member in teacher["members"]]
-    file_bytes, ece = None, None
+    file_bytes = None
+    ece = None
     if all(runs):
         file_bytes = sum(_model_bytes(run) for run in runs)
         if len(runs) == 1:

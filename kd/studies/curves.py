@@ -16,7 +16,8 @@ def write_curves(runs: list[Path]) -> Path:
     Returns its path. A bad run is reported and left out. Raises Problem where none is left.
     """
     root = out_of(runs[0].resolve())
-    histories, problems = {}, []
+    histories = {}
+    problems = []
     for run in runs:
         name = os.path.relpath(run.resolve(), root)
         try:

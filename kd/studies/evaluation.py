@@ -127,8 +127,14 @@ def _store(index: Index, report: dict, how: Judging) -> Store:
     """All images of an index, decoded as a run's own."""
     settings = report["settings"]
     data = report["data"]
-    size, resize = settings["image_size"], settings["resize"]
-    store = Store(index, how.cache_dir, size, resize, data["channels"], data["crop"])
+    store = Store(
+        index,
+        how.cache_dir,
+        settings["image_size"],
+        settings["resize"],
+        data["channels"],
+        data["crop"],
+    )
     store.ensure(np.arange(len(index.samples)))
     return store
 
@@ -165,22 +171,22 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
     }
 
 
-def _evidence_text(found: dict) -> str:
-    """The metrics beyond accuracy as a line or two."""
+def _evidence_text(own: dict) -> str:
+    """The metrics beyond accuracy (`evidence`) as a line or two."""
     scalings = []
     for name in ("before", "after"):
-        scores = [f"{key} {value:.4f}" for key, value in found["calibration"][name].items()]
+        scores = [f"{key} {value:.4f}" for key, value in own["calibration"][name].items()]
         scalings.append(f"{name} scaling: {', '.join(scores)}")
-    study = found["study"]
+    study = own["study"]
     lines = [
         (
             f"{study['studies']} studies: accuracy {study['accuracy']:.4f}; macro-F1"
-            f" {found['macro_f1']:.4f}; balanced accuracy {found['balanced_accuracy']:.4f}"
+            f" {own['macro_f1']:.4f}; balanced accuracy {own['balanced_accuracy']:.4f}"
         ),
-        f"{'; '.join(scalings)} (T = {found['calibration']['temperature']:.3f})",
+        f"{'; '.join(scalings)} (T = {own['calibration']['temperature']:.3f})",
     ]
-    if found["grades"]:
-        lines.append(grades_text(found["grades"]))
+    if own["grades"]:
+        lines.append(grades_text(own["grades"]))
     return "\n".join(lines)
 
 

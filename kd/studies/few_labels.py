@@ -95,7 +95,8 @@ def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     runs_on = {}
     for run in runs:
         runs_on.setdefault(_judged_on(run), []).append(run)
-    arms_of, left_out = {}, []
+    arms_of = {}
+    left_out = []
     for data in sorted(runs_on):
         pairs = set()
         for run in runs_on[data]:
@@ -132,11 +133,12 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
 
     Networks alone may be untagged; those of the pair's own tag take their place.
     """
-    found, left_out = {}, []
+    arms = {}
+    left_out = []
     for run in sorted(runs, key=lambda run: run.tag):  # untagged first
         labels = Labels(run.seed, run.report["data"]["split_hash"])
         for arm in _arms_in(run, pair):
-            own = found.setdefault((run.report["settings"]["labeled_fraction"], arm), {})
+            own = arms.setdefault((run.report["settings"]["labeled_fraction"], arm), {})
             other = own.get(labels)
             if other is None or other.tag != run.tag:
                 own[labels] = run
@@ -145,7 +147,7 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
                     f"'{run.folder}': is the same arm as '{other.folder}'; give one of them"
                     " another --tag"
                 )
-    return found, left_out
+    return arms, left_out
 
 
 def _arms_in(run: Run, pair: Pair) -> list[str]:
@@ -177,7 +179,8 @@ def _group(pair: Pair, arms: Arms) -> dict:
 
 def _row(runs_of: dict[str, dict[Labels, Run]], patients) -> dict:
     """What is known at one share of labels: arm -> runs by seed and labels; patients [N]."""
-    images, gaps = set(), []
+    images = set()
+    gaps = []
     for runs in runs_of.values():
         images |= {run.report["data"]["distinct_images"]["train"] for run in runs.values()}
     for first, second in GAPS:
@@ -262,7 +265,8 @@ def markdown(result: dict) -> str:
 
 def _score_lines(group: dict, score: str) -> list[str]:
     """A score of all arms by the share of labels; nothing where no arm has it."""
-    rows, known = [], False
+    rows = []
+    known = False
     for row in group["rows"]:
         cells = [row["cells"].get(arm) for arm in (TEACHER, *ARMS)]
         scores = [cell[score] if cell else None for cell in cells]

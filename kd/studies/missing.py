@@ -39,7 +39,7 @@ def _wanted(study: Study, mode: str, tag: str) -> list[tuple[str, str, str]]:
 
 
 def fill_command(study: Study, cell: Cell) -> str:
-    """What to type to get a run: the settings of the nearest one that is there, and what differs."""
+    """What to type to get a run: the settings of the nearest one there is, and what differs."""
     like = min(study.runs.values(), key=lambda run: _distance(run, cell))
     words = ["--config", str(RunPaths(like.folder).settings)]
     if is_mode(cell.role):

@@ -9,7 +9,9 @@ from kd.config.plan import GENERATION_WORD, teacher_of, unused
 from kd.config.settings import TeacherSettings
 from kd.methods import STRATEGIES, Origin
 
-ALONE, DEFECTIVE = "alone", "defective teacher"
+# Roles of networks that were trained on labels alone; every other role is a mode.
+ALONE = "alone"
+DEFECTIVE = "defective teacher"  # stopped early
 
 
 class Meaning(NamedTuple):
@@ -46,7 +48,7 @@ def mode_order(mode: str) -> int:
 
 
 def thesis_pairs(mode: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(teachers, students) of the thesis: every teacher with every student; empty if it has none."""
+    """(teachers, students) of the thesis, every teacher with every student; empty if none."""
     row = STRATEGIES[mode]
     return row.teachers, row.students
 

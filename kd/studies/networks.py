@@ -8,7 +8,9 @@ from kd.reports import report as reports
 from kd.studies.modes import ALONE
 from kd.system.errors import Problem
 
-TEACHER, TOGETHER, DISTILLED = "teacher", "teachers together", "distilled"
+TEACHER = "teacher"
+TOGETHER = "teachers together"
+DISTILLED = "distilled"
 KINDS = (TEACHER, TOGETHER, ALONE, DISTILLED)
 
 
@@ -60,7 +62,8 @@ def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
     teaching = set()
     for _, report in given:
         teaching |= {member["name"] for member in members_of(report)}
-    entries, left_out = [], []
+    entries = []
+    left_out = []
     for run, report in given:
         if report["kind"] == "student":
             entries += _teachers(run, report, left_out)

@@ -20,12 +20,12 @@ def overviews(study: Study) -> list[dict]:
     for run in study.runs.values():
         if is_mode(run.role):
             ways_of.setdefault((run.student, run.tag), set()).add((run.role, run.teacher))
-    found = []
+    result = []
     for student, tag in sorted(ways_of):
         ways = sorted(ways_of[student, tag], key=lambda way: (mode_order(way[0]), way[1]))
         if len(ways) > 1:
-            found.append(_overview(study, student, tag, ways))
-    return found
+            result.append(_overview(study, student, tag, ways))
+    return result
 
 
 def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]]) -> dict:
@@ -53,15 +53,16 @@ def _row(
     return {"mode": mode, "teacher": teacher, **cell, **gaps}
 
 
-def overview_text(found: dict) -> list[str]:
+def overview_text(overview: dict) -> list[str]:
     """An overview as lines of Markdown."""
-    tag = f", {found['tag']}" if found["tag"] else ""
-    controls = any(row["defective_minus"] for row in found["rows"])
+    tag = f", {overview['tag']}" if overview["tag"] else ""
+    controls = any(row["defective_minus"] for row in overview["rows"])
     heads = ["mode", "teacher", "train / validation / test", "minus alone", "says"]
     if controls:
         heads += ["defective minus it", "says"]
-    rows, intervals = [], 0
-    for row in found["rows"]:
+    rows = []
+    intervals = 0
+    for row in overview["rows"]:
         cells = [row["mode"], row["teacher"] or NOT_KNOWN, accuracies_text(row)]
         cells += gap_texts(row["minus_alone"])
         if controls:
@@ -70,7 +71,7 @@ def overview_text(found: dict) -> list[str]:
         intervals += row["minus_alone"] is not None
         intervals += row["defective_minus"] is not None
     return [
-        f"## {printable(found['student'])}{printable(tag)}: all modes side by side",
+        f"## {printable(overview['student'])}{printable(tag)}: all modes side by side",
         "",
         *table(heads, rows),
         "",

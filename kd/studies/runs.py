@@ -201,7 +201,8 @@ def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str]]:
             f"runs '{root}' in {flag}: holds no report.json; give the folder of finished runs"
             " (--out of the scripts)"
         )
-    protocols, left_out = {}, []
+    protocols = {}
+    left_out = []
     for folder in folders:
         try:
             run = read_run(folder)

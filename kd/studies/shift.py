@@ -105,7 +105,8 @@ def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
     network that does not belong to its report or is damaged.
     """
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
-    logits, rows = {}, {}
+    logits = {}  # by hash of the weights
+    rows = {}
     for entry in entries:
         for member in entry.members:
             if member.weights not in logits:
@@ -143,7 +144,7 @@ def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[
 
     With 95 % intervals over the seeds that both have.
     """
-    found = []
+    result = []
     for of, minus in _comparisons(entries, rows):
         first = {seed: scores(right) for seed, right in rows[of].items()}
         second = {seed: scores(right) for seed, right in rows[minus].items()}
@@ -153,8 +154,8 @@ def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[
             other = {seed: score[number] for seed, score in second.items()}
             gaps[column] = paired_difference(own, other, patients)
         seeds = sorted(first.keys() & second.keys())
-        found.append({"of": of, "minus": minus, "seeds": seeds, "gaps": gaps})
-    return found
+        result.append({"of": of, "minus": minus, "seeds": seeds, "gaps": gaps})
+    return result
 
 
 def _comparisons(entries: list[Entry], rows: Rows) -> list[tuple[str, str]]:

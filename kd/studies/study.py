@@ -39,22 +39,23 @@ class Study:
 
     def tables(self) -> list[tuple[str, str]]:
         """(mode, tag) of every table with at least one student, in the modes' order."""
-        found = {(run.role, run.tag) for run in self.runs.values() if is_mode(run.role)}
-        return sorted(found, key=lambda table: (mode_order(table[0]), table[1]))
+        tables = {(run.role, run.tag) for run in self.runs.values() if is_mode(run.role)}
+        return sorted(tables, key=lambda table: (mode_order(table[0]), table[1]))
 
     def pairs(self, mode: str, tag: str) -> tuple[list[str], list[str]]:
         """(teachers, students) of a table.
 
         All that were run, and the thesis's where one of its pairs was.
         """
-        found = self.students_of(mode, tag)
+        runs = self.students_of(mode, tag)
         teachers, students = thesis_pairs(mode)
-        of_thesis = [run for run in found if run.teacher in teachers and run.student in students]
+        of_thesis = [run for run in runs if run.teacher in teachers and run.student in students]
         if tag or not of_thesis:
-            teachers, students = (), ()
+            teachers = ()
+            students = ()
         return (
-            list(dict.fromkeys([*teachers, *sorted(run.teacher for run in found)])),
-            list(dict.fromkeys([*students, *sorted(run.student for run in found)])),
+            list(dict.fromkeys([*teachers, *sorted(run.teacher for run in runs)])),
+            list(dict.fromkeys([*students, *sorted(run.student for run in runs)])),
         )
 
     def cells(self, mode: str, tag: str) -> list[tuple[str, str]]:
@@ -63,25 +64,25 @@ class Study:
         Every teacher with every student, unless each is its own teacher.
         """
         teachers, students = self.pairs(mode, tag)
-        found = {(run.teacher, run.student) for run in self.students_of(mode, tag)}
+        there = {(run.teacher, run.student) for run in self.students_of(mode, tag)}
         pairs = []
         for student in students:
             for teacher in teachers:
-                if not teaches_itself(mode) or (teacher, student) in found:
+                if not teaches_itself(mode) or (teacher, student) in there:
                     pairs.append((teacher, student))
         return pairs
 
     def at(self, role: str, tag: str, teacher: str, student: str) -> dict[int, Run]:
         """The runs of a cell by seed. Networks alone, and defective teachers, may be untagged."""
         tags = (tag,) if is_mode(role) else (tag, "")
-        found = {}
+        runs = {}
         for seed in self.seeds:
             for own in tags:
                 run = self.runs.get(Cell(role, own, teacher, student, seed))
                 if run is not None:
-                    found[seed] = run
+                    runs[seed] = run
                     break
-        return found
+        return runs
 
     def alone(self, student: str, tag: str) -> dict[int, Run]:
         """The runs of a network trained on labels alone, by seed."""

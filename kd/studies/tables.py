@@ -102,7 +102,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
 
 
 def _printed(study: Study, mode: str, tag: str) -> dict:
-    """The thesis's numbers of a table: its `students`, `teachers` and `reports`; empty elsewhere."""
+    """The thesis's numbers of a table: `students`, `teachers` and `reports`; empty elsewhere."""
     if study.first.report["data"]["name"] != "mura" or mode not in TITLES or tag:
         return {"students": {}, "teachers": {}, "reports": []}
     every = published()

@@ -73,7 +73,8 @@ def _published_text(cell: dict) -> str:
 
 def _evidence(table: dict, margin: float) -> list[str]:
     """Each student against the same network alone and against its teacher, with intervals."""
-    rows, patients = [], 0
+    rows = []
+    patients = 0
     for cell in table["cells"]:
         gaps = [cell["minus_alone"], cell["minus_teacher"]]
         for gap in gaps:
