@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from kd.reports import evidence, metrics
+from kd.reports import calibration, metrics, statistics, text
 
 
 def logits_of(p):
@@ -13,29 +14,29 @@ def logits_of(p):
 def test_ece_by_hand():
     # Bins of width 0.5: confidences 0.6, 0.8, 0.9 (right, wrong, right) fill the upper one: |2/3 - 2.3/3| * 3/3 = 0.1.
     p = np.array([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1]])
-    assert evidence.ece(p, np.array([0, 0, 0]), bins=2) == pytest.approx(0.1)
+    assert calibration.ece(p, np.array([0, 0, 0]), bins=2) == pytest.approx(0.1)
     # Bins of width 0.1, a confidence on a border counts below it: |1 - 0.6|/3 + |0 - 0.8|/3 + |1 - 0.9|/3.
-    assert evidence.ece(p, np.array([0, 0, 0]), bins=10) == pytest.approx((0.4 + 0.8 + 0.1) / 3)
-    assert [row["count"] for row in evidence.confidence_bins(p, np.array([0, 0, 0]), 10)] == [0, 0, 0, 0, 0, 1, 0, 1, 1, 0]
+    assert calibration.ece(p, np.array([0, 0, 0]), bins=10) == pytest.approx((0.4 + 0.8 + 0.1) / 3)
+    assert [row["count"] for row in calibration.confidence_bins(p, np.array([0, 0, 0]), 10)] == [0, 0, 0, 0, 0, 1, 0, 1, 1, 0]
 
 
 def test_brier_by_hand():
     p = np.array([[0.6, 0.4, 0.0], [0.2, 0.3, 0.5]])
-    assert evidence.brier(p, np.array([0, 1])) == pytest.approx((0.16 + 0.16 + 0.04 + 0.49 + 0.25) / 2)
+    assert calibration.brier(p, np.array([0, 1])) == pytest.approx((0.16 + 0.16 + 0.04 + 0.49 + 0.25) / 2)
 
 
 def test_a_study_is_judged_by_the_mean_probability_of_its_views():
     # s1: means (0.55, 0.45), right though one view is wrong; s2: one view, wrong.
     logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    assert evidence.by_study(logits, np.array([0, 0, 1]), ["s1", "s1", "s2"]) == {"studies": 2, "accuracy": 0.5}
+    assert metrics.by_study(logits, np.array([0, 0, 1]), ["s1", "s1", "s2"]) == {"studies": 2, "accuracy": 0.5}
 
 
 def test_temperature_scaling_undoes_a_scale_and_never_hurts_where_it_was_fitted():
     random = np.random.default_rng(0)
     true = random.normal(size=(4000, 5))
-    labels = np.array([random.choice(5, p=row) for row in evidence.probabilities(true)])
-    assert evidence.fit_temperature(3 * true, labels) == pytest.approx(3, rel=0.1)
-    scores = evidence.calibration(3 * true, labels, evidence.fit_temperature(3 * true, labels))
+    labels = np.array([random.choice(5, p=row) for row in calibration.probabilities(true)])
+    assert calibration.fit_temperature(3 * true, labels) == pytest.approx(3, rel=0.1)
+    scores = calibration.calibration(3 * true, labels, calibration.fit_temperature(3 * true, labels))
     assert all(scores["after"][key] < scores["before"][key] for key in ("ece", "nll", "brier"))
     grid = [metrics.nll(3 * true / t, labels) for t in np.linspace(1, 6, 60)]
     assert scores["after"]["nll"] <= min(grid) + 1e-9
@@ -43,49 +44,91 @@ def test_temperature_scaling_undoes_a_scale_and_never_hurts_where_it_was_fitted(
 
 def test_temperature_stays_within_bounds_where_everything_is_right():
     logits = np.array([[9.0, 0.0], [0.0, 9.0]])
-    assert 0.01 <= evidence.fit_temperature(logits, np.array([0, 1])) < 0.011
-    assert 99 < evidence.fit_temperature(logits, np.array([1, 0])) <= 100
+    assert 0.01 <= calibration.fit_temperature(logits, np.array([0, 1])) < 0.011
+    assert 99 < calibration.fit_temperature(logits, np.array([1, 0])) <= 100
+
+
+@pytest.mark.parametrize("shift, scale", [(0, 1), (5.0, 0.001), (-3.0, 100)])
+def test_the_temperature_is_where_the_likelihood_is_flat(shift, scale):
+    random = np.random.default_rng(2)
+    true = random.normal(size=(500, 4))
+    labels = np.array([random.choice(4, p=row) for row in calibration.probabilities(true)])
+    t = calibration.fit_temperature(scale * true + shift, labels)
+    likelihoods = [metrics.nll((scale * true + shift) / (t * factor), labels) for factor in (0.99, 1, 1.01)]
+    inside = 0.01 < t < 100
+    assert inside == (scale != 0.001) and (not inside or likelihoods[1] == min(likelihoods))
+
+
+def test_logits_that_say_nothing_have_a_temperature_within_bounds():
+    assert 0.01 <= calibration.fit_temperature(np.full((5, 3), 0.7), np.array([0, 1, 2, 0, 1])) <= 100
 
 
 def test_agreement_by_hand():
-    found = evidence.agreement(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0, 0, 2, 2]), ["a", "b", "c", "d"])
+    found = metrics.agreement(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0, 0, 2, 2]), ["a", "b", "c", "d"])
     assert found == {"same_prediction": 0.5, "newly_wrong": 1, "newly_right": 1, "first_newly_wrong": ["b"]}
-    many = evidence.agreement(np.ones(30, int), np.zeros(30, int), np.zeros(30, int), [str(k) for k in range(30)])
+    many = metrics.agreement(np.ones(30, int), np.zeros(30, int), np.zeros(30, int), [str(k) for k in range(30)])
     assert many["newly_wrong"] == 30 and many["first_newly_wrong"] == [str(k) for k in range(20)]
 
 
 @pytest.mark.parametrize("freedom, expected", [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30.5, 2.04088), (1e6, 1.95996)])
 def test_t_quantiles_are_those_of_the_tables(freedom, expected):
-    assert evidence.t_quantile(0.975, freedom) == pytest.approx(expected, rel=1e-4)
+    """Half the width of an interval is the quantile times the root of the variance."""
+    assert statistics.half_width([(4.0, freedom)]) == pytest.approx(2 * expected, rel=1e-5)
 
 
 def test_the_patient_variance_is_that_of_a_mean_where_each_has_one_image():
     values = np.random.default_rng(0).normal(size=400)
     exact = values.var(ddof=1) / 400
-    assert evidence.patient_variance(values, np.arange(400)) == pytest.approx(exact, rel=0.1)
+    assert statistics.patient_variance(values, np.arange(400)) == pytest.approx(exact, rel=0.1)
     # Ten equal images a patient tell no more than one.
-    repeated = evidence.patient_variance(values.repeat(10), np.arange(400).repeat(10))
+    repeated = statistics.patient_variance(values.repeat(10), np.arange(400).repeat(10))
     assert repeated == pytest.approx(exact, rel=0.1)
-    assert evidence.patient_variance(values, np.zeros(400)) == 0.0
+    assert statistics.patient_variance(values, np.zeros(400)) == 0.0
 
 
 def test_a_difference_adds_the_two_variances_with_satterthwaites_freedom():
     random = np.random.default_rng(1)
     patients = np.arange(200) // 2
     first, second = random.random((3, 200)) < 0.9, random.random((3, 200)) < 0.8
-    gap = evidence.difference(first, second, patients)
+    gap = statistics.difference(first, second, patients)
     gaps = first.astype(float) - second
-    a, b = evidence.patient_variance(gaps.mean(0), patients), gaps.mean(1).var(ddof=1) / 3
-    half = evidence.t_quantile(0.975, (a + b) ** 2 / (a**2 / 99 + b**2 / 2)) * (a + b) ** 0.5
+    a, b = statistics.patient_variance(gaps.mean(0), patients), gaps.mean(1).var(ddof=1) / 3
+    half = stats.t.ppf(0.975, (a + b) ** 2 / (a**2 / 99 + b**2 / 2)) * (a + b) ** 0.5
     assert (gap["mean"], gap["high"] - gap["mean"]) == (pytest.approx(gaps.mean()), pytest.approx(half))
     assert gap["seeds"] == 3 and gap["patients"] == 100
-    single = evidence.difference(first[:1], second[:1], patients)
+    single = statistics.difference(first[:1], second[:1], patients)
     assert single["seeds"] == 1 and single["low"] < single["mean"] < single["high"]
 
 
 def test_equal_predictions_have_no_difference_at_all():
     right = np.ones((3, 10), bool)
-    assert evidence.difference(right, right, np.arange(10)) == {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": 3, "patients": 10}
+    assert statistics.difference(right, right, np.arange(10)) == {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": 3, "patients": 10}
+
+
+def test_a_mean_of_one_seed_has_no_deviation():
+    assert statistics.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
+    assert statistics.mean_sd(np.array([0.0, 1.0])) == {"mean": 0.5, "sd": pytest.approx(0.5**0.5)}
+
+
+def test_runs_are_paired_by_the_seeds_that_both_sides_have():
+    random = np.random.default_rng(3)
+    patients = np.arange(30) // 3
+    first = {seed: random.random(30) < 0.9 for seed in (3, 1, 2)}
+    second = {seed: random.random(30) < 0.3 for seed in (2, 3, 4)}
+    gap = statistics.paired_difference(first, second, patients)
+    sides = [np.stack([side[seed] for seed in (2, 3)]) for side in (first, second)]
+    assert gap == statistics.difference(*sides, patients) | {"says": "better"}
+    assert statistics.paired_difference(second, first, patients, margin=0.01)["says"] == "worse"
+    assert statistics.paired_difference(first, {4: second[4]}, patients) is None
+    assert statistics.paired_difference(first, second, np.zeros(30)) is None  # one patient
+
+
+def test_numbers_as_text():
+    score, gap = {"mean": 0.12345, "sd": 0.0012}, {"mean": 0.0123, "low": -0.00123, "high": 0.02}
+    assert text.mean_text(score, n=3) == "0.1235 ± 0.0012 (n = 3)" and text.mean_text(None) == "-"
+    assert text.mean_text(score | {"sd": None}, digits=3) == "0.123"
+    assert text.difference_text(gap) == "+0.0123 [-0.0012, +0.0200]"
+    assert text.difference_texts(gap, digits=1, factor=100) == ("+1.2", "[-0.1, +2.0]")
 
 
 @pytest.mark.parametrize("low, high, alone, teacher", [
@@ -94,7 +137,7 @@ def test_equal_predictions_have_no_difference_at_all():
     (-0.006, -0.001, "worse", "as good within 0.01")])
 def test_what_an_interval_says(low, high, alone, teacher):
     gap = {"low": low, "high": high}
-    assert evidence.against_alone(gap) == alone and evidence.against_teacher(gap, 0.01) == teacher
+    assert statistics.against_alone(gap) == alone and statistics.against_teacher(gap, 0.01) == teacher
 
 
 @pytest.mark.parametrize("count, cases", [

@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from kd.reports import metrics
-from kd.reports.evidence import probabilities
+from kd.reports.calibration import probabilities
+from kd.reports.text import report_text
 
 # Five images of three classes; the third is never predicted.
 LOGITS = np.array([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [2, 0, 0], [0, 2, 0]])
@@ -30,7 +31,7 @@ def test_a_class_that_is_never_predicted_is_null_and_counts_as_zero_in_the_avera
     assert report["c"]["precision"] is None and report["c"]["recall"] == 0.0 and report["c"]["support"] == 2
     assert report["macro avg"]["precision"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
     assert report["accuracy"] == 0.6
-    text = metrics.report_text(report, ("a", "b", "c"))
+    text = report_text(report, ("a", "b", "c"))
     assert text.splitlines()[3].split() == ["c", "-", "0.0000", "0.0000", "2"]
 
 

@@ -16,6 +16,7 @@ from kd.data.views import Batch
 from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, Mode, Origin
 from kd.models import Outputs
 from kd.reports import report as reports
+from kd.reports.predictions import read_predictions
 from kd.teachers import model_file
 from kd.teachers.find import untrained
 from kd.teachers.outputs import LabelDistribution
@@ -145,15 +146,15 @@ def test_an_ensemble_is_reported_with_its_members_and_their_disagreement(script)
         own = reports.read(Path("runs") / one["source"])
         assert (one["valid_accuracy"], one["test_accuracy"]) == tuple(
             own["results"]["best"][f"{part}_accuracy"] for part in ("valid", "test"))
-        logits = reports.read_predictions(Path("runs") / one["source"]).logits.astype(np.float64)
+        logits = read_predictions(Path("runs") / one["source"]).logits.astype(np.float64)
         odds = np.exp(logits - logits.max(1, keepdims=True))
         answers.append(odds / odds.sum(1, keepdims=True))
     first, second = (found.argmax(1) for found in answers)
-    labels = reports.read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").labels
+    labels = read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").labels
     together = (0.75 * answers[0] + 0.25 * answers[1]).argmax(1)
     assert teacher["disagreement"] == pytest.approx((first != second).mean()) and "differ on" in out
     assert teacher["test_accuracy"] == pytest.approx((together == labels).mean())
-    assert np.array_equal(reports.read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").teacher, together)
+    assert np.array_equal(read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").teacher, together)
     code, out = script("evaluate", ["--tables", "runs"])
     assert code == 0 and "kdwide+kdtiny" in out and "--model kdwide+kdtiny" not in out
     assert script("evaluate", ["--card", DATA / "normal/kdwide+kdtiny-kdtiny/seed0"])[0] == 0

@@ -18,6 +18,7 @@ from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import Hooks, Phase, fit, predict
 from kd.reports import report as reports
+from kd.reports.predictions import read_predictions
 from kd.system import ranks
 from kd.system.devices import Precision
 from kd.teachers.outputs import JointTeacher
@@ -181,7 +182,7 @@ def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
     assert "2 ranks (cpu x 2), 24 images a step in all" in members[0].out and not members[1].out
     [run] = Path("runs").glob(f"*/{mode}/*/seed0")
     report = reports.read(run)
-    assert len(reports.read_predictions(run).labels) == report["data"]["parts"]["test"]
+    assert len(read_predictions(run).labels) == report["data"]["parts"]["test"]
     assert report["history"]["steps"] == 2 * 6 and len({file.name.split(".")[5] for file in run.glob("events*")}) == 1
     assert script("evaluate", [run])[1].count("the same") == 1
 

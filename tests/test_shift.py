@@ -13,8 +13,10 @@ from kd.config.evaluate_settings import Judging
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Batch
 from kd.reports import report as reports
-from kd.studies.robustness import COLUMNS, VERSIONS, account, answers, scores
-from kd.studies.shift import Entry, collect, differences, write_shift
+from kd.reports.predictions import read_predictions
+from kd.studies.networks import Entry, collect
+from kd.studies.robustness import COLUMNS, VERSIONS, accuracies, answers, scores
+from kd.studies.shift import differences, write_shift
 from kd.system import checkpoint
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.teachers import model_file
@@ -111,7 +113,7 @@ def test_scores_and_accuracies_of_a_classifier_made_by_hand():
     place = VERSIONS.index(("noise", 1))
     right[0, place:place + 2, 0] = True  # one image at two strengths of noise
     right[1, VERSIONS.index(("rotation", 5))] = True
-    found = account(right)
+    found = accuracies(right)
     assert scores(right[0])[COLUMNS.index("noise")].tolist() == [0.4, 0, 0, 0]
     assert scores(right[0])[-1] == pytest.approx([2 / 30, 0, 0, 0])
     assert found["n"] == 2 and found["mean"]["clean"] == pytest.approx({"mean": 0.875, "sd": 0.125 * 2**0.5})
@@ -120,7 +122,7 @@ def test_scores_and_accuracies_of_a_classifier_made_by_hand():
     assert found["mean"]["noise"]["mean"] == pytest.approx(0.05) and found["mean"]["rotation"]["mean"] == pytest.approx(0.1)
     assert found["mean"]["all"]["mean"] == pytest.approx((2 / 120 + 4 / 120) / 2)
     assert found["retained"]["mean"] == pytest.approx((2 / 120 / 0.75 + 4 / 120) / 2)
-    assert account(right[:1])["mean"]["clean"]["sd"] is None and account(right[:, ::-1])["retained"] is None
+    assert accuracies(right[:1])["mean"]["clean"]["sd"] is None and accuracies(right[:, ::-1])["retained"] is None
 
 
 @pytest.fixture
@@ -168,7 +170,7 @@ def test_runs_with_their_teachers_and_the_student_alone(runs, capsys):
                             ("kdtiny <- kdwide+kdtiny, normal, both", BOTH)):
         reported = reports.read(folder)["results"]["best"]["test_accuracy"]
         assert rows[caption]["mean"]["clean"] == {"mean": pytest.approx(reported), "sd": None}
-    told = [reports.read_predictions(folder) for folder in (TEACHER, ALONE)]
+    told = [read_predictions(folder) for folder in (TEACHER, ALONE)]
     odds = [np.exp(own.logits.astype(float)) for own in told]
     mixed = sum(share * own / own.sum(1, keepdims=True) for share, own in zip((0.3, 0.7), odds))
     together = rows["kdwide+kdtiny (teachers together, both)"]["mean"]["clean"]["mean"]
@@ -193,7 +195,7 @@ def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch
     result = write_shift([BOTH], HOW)
     [row] = [row for row in result["networks"] if row["kind"] == "teachers together"]
     shares = {name: np.exp(own) / np.exp(own).sum(2, keepdims=True) for name, own in logits.items()}
-    labels = reports.read_predictions(RUN).labels
+    labels = read_predictions(RUN).labels
     right = (0.3 * shares["kdwide"] + 0.7 * shares["kdtiny"]).argmax(2) == labels
     assert [own["mean"] for own in row["accuracy"]["rotation"]] == pytest.approx(right[-STRENGTHS:].mean(1))
     assert row["mean"]["all"]["mean"] == pytest.approx(right[1:].mean())

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from kd.config.layout import RunPaths, finished_below, out_of
 from kd.reports import report as reports
-from kd.studies import cells, tables
+from kd.studies import cells, overview, tables
 
 
 def setting(**values):
@@ -58,7 +59,7 @@ def test_two_defective_teachers_are_no_single_one_and_every_interval_is_counted(
     [found] = protocol()["overviews"]
     assert all(row["defective_minus"] is None for row in found["rows"])
     found["rows"][-1]["defective_minus"] = found["rows"][-1]["minus_alone"]
-    assert "4 intervals of 95 %" in "\n".join(tables.overview_text(found))
+    assert "4 intervals of 95 %" in "\n".join(overview.overview_text(found))
 
 
 def test_a_teachers_accuracy_that_its_predictions_do_not_show_is_left_out(make):
@@ -100,3 +101,11 @@ def test_a_setting_that_no_run_uses_is_no_difference(make):
     for seed, weights in ((0, []), (1, [2.0])):
         make("normal", "resnet34", "resnet18", seed, setting(teacher_weights=weights, dkd_beta=1.0 + seed))
     assert protocol()["tables"][0]["recipes"] == []
+
+
+def test_the_layout_knows_the_files_and_the_levels_of_a_run(make):
+    folder = make("normal", "resnet34", "resnet18", 0)
+    make("alone", "", "resnet18", 0).joinpath("report.json").unlink()
+    assert finished_below(Path("runs")) == [folder] and RunPaths(folder).finished
+    assert out_of(folder) == Path("runs") and out_of(folder.resolve()) == Path("runs").resolve()
+    assert (RunPaths(folder).evaluation, RunPaths(folder).card) == (folder / "evaluation.json", folder / "card.json")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 
-from kd.reports import evidence, figures
+from kd.reports import figures, statistics
 from kd.reports import report as reports
+from kd.reports.predictions import read_predictions
 from kd.studies import tables
 
 THESIS = ROOT.parent / "shared" / "thesis.md"
@@ -213,8 +214,8 @@ def test_differences_are_those_of_the_runs_they_name(make):
         assert cell["test"]["mean"] == pytest.approx(np.mean(own)) and cell["test"]["sd"] == pytest.approx(np.std(own, ddof=1))
         assert cell["minus_alone"]["mean"] == pytest.approx(np.mean(own[:3]) - np.mean(alone)) != 0
         assert cell["minus_teacher"]["mean"] == pytest.approx(np.mean(own) - np.mean(taught)) != 0
-        for gap, says in ((cell["minus_alone"], evidence.against_alone), (cell["minus_teacher"], lambda g:
-                          evidence.against_teacher(g, 0.01))):
+        for gap, says in ((cell["minus_alone"], statistics.against_alone), (cell["minus_teacher"], lambda g:
+                          statistics.against_teacher(g, 0.01))):
             assert gap["low"] < gap["mean"] < gap["high"] and gap["says"] == says(gap)
     assert (cells["resnet18"]["minus_alone"]["seeds"], cells["resnet18"]["minus_teacher"]["seeds"]) == (3, 4)
 
@@ -238,7 +239,7 @@ def test_commands_carry_over_nothing_that_belongs_to_another_run(make, script):
 
 
 def test_predictions_survive_the_way_through_csv(templates):
-    found, report = reports.read_predictions(templates["student"]), reports.read(templates["student"])
+    found, report = read_predictions(templates["student"]), reports.read(templates["student"])
     assert found.right.mean() == report["results"]["best"]["test_accuracy"]
     assert (found.teacher == found.labels).mean() == pytest.approx(report["teacher"]["test_accuracy"])
     agreement = report["agreement"]
@@ -246,7 +247,7 @@ def test_predictions_survive_the_way_through_csv(templates):
     rows = list(csv.DictReader((templates["student"] / "predictions.csv").open()))
     assert sum(row["newly_wrong"] == "1" for row in rows) == agreement["newly_wrong"]
     assert agreement["first_newly_wrong"] == [row["path"] for row in rows if row["newly_wrong"] == "1"][:20]
-    alone = reports.read_predictions(templates["teacher"])
+    alone = read_predictions(templates["teacher"])
     assert (alone.teacher == -1).all() and reports.read(templates["teacher"])["agreement"] is None
 
 
@@ -311,7 +312,7 @@ def test_all_modes_of_a_student_stand_side_by_side_with_the_defective_one_agains
         ("virtual", "none"), ("smoothing", "none"), ("random", "resnet34")]
 
     def right(folder):
-        return np.mean([reports.read_predictions(Path(f"runs/set/{folder}/seed{seed}")).right.mean() for seed in (0, 1, 2)])
+        return np.mean([read_predictions(Path(f"runs/set/{folder}/seed{seed}")).right.mean() for seed in (0, 1, 2)])
 
     virtual, defective, alone = right("virtual/-resnet18"), right("defective/resnet34-resnet18"), right("alone/-resnet18")
     row = rows["virtual", "none"]

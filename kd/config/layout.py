@@ -45,6 +45,20 @@ class RunPaths:
         return self.path / "resume.previous.pt"
 
     @property
+    def evaluation(self) -> Path:
+        """What `evaluate.py RUN` writes."""
+        return self.path / "evaluation.json"
+
+    @property
+    def card(self) -> Path:
+        """What `evaluate.py --card RUN` writes."""
+        return self.path / "card.json"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.png"
+
+    @property
     def finished(self) -> bool:
         return self.report.is_file()
 
@@ -94,6 +108,12 @@ def is_folder_name(text: str) -> bool:
     return slug(text) == text
 
 
+def finished_below(root: Path) -> list[Path]:
+    """The folders of all finished runs below `root`, sorted by their reports' paths."""
+    reports = sorted(root.rglob(RunPaths(root).report.name))
+    return [report.parent for report in reports]
+
+
 def out_of(run: Path) -> Path:
     """OUT of a run's folder, relative to the working folder where `run` is given relative."""
     return _above(run, 3)
@@ -111,7 +131,7 @@ def alone_path(run: Path, tag: str, name: str, seed: int) -> Path:
 
 
 def _above(run: Path, levels: int) -> Path:
-    """The folder so many levels above the parent of `run`; the topmost one where there are fewer."""
+    """The folder so many levels above the parent of `run`; the topmost where there are fewer."""
     if len(run.parents) > levels and ".." not in run.parts:
         return run.parents[levels]
     above = run.resolve().parents

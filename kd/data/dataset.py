@@ -4,14 +4,13 @@ Brings index, splits and store together in one place.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from kd.config.settings import Data
 from kd.data import folder, mura, retinopathy, synthetic
-from kd.data.index import Index, digest, slug
+from kd.data.index import Index, digest
 from kd.data.retinopathy import RETINOPATHY
 from kd.data.splits import Kept, Parts, overlaps, split
 from kd.data.store import Store
@@ -140,23 +139,3 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
     store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
     store.ensure(np.concatenate([rows for _, rows in parts.items()]), check_stop)
     return Dataset(data, index, parts, store, parts.hash(index))
-
-
-def run_name(data: Data) -> str:
-    """The name of a data set, its split, size and labels in the path of a run's folder.
-
-    It is known without reading the data: `mura-patient-224`; with the labels of 5 % of the
-    patients, drawn by seed 1, `mura-patient-224-labels0.05.1`.
-    """
-    name = data.dataset
-    if name == "mura" and data.label != "part":
-        name = "mura_abnormal"
-    if name == "folder":
-        name = slug(Path(data.data_dir or ".").resolve().name)
-    seed = str(data.split_seed) if data.split_seed else ""
-    labels = ""
-    if data.labeled_fraction < 1:
-        labels = f"-labels{data.labeled_fraction:g}"
-        if data.labeled_seed:
-            labels += f".{data.labeled_seed}"
-    return f"{name}-{data.split}{seed}-{data.image_size}{labels}"

@@ -6,7 +6,8 @@ Also without labels.
 import os
 from pathlib import Path
 
-from kd.data.index import UNLABELED, Index, Sample, slug, walk
+from kd.config.layout import slug
+from kd.data.index import UNLABELED, Index, Sample, walk
 from kd.data.table import read_csv
 from kd.system.errors import Problem, first_ten
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,8 +132,3 @@ def digest(lines) -> str:
     for line in lines:
         sha.update(line.encode("utf-8", "surrogateescape") + b"\n")
     return sha.hexdigest()[:16]
-
-
-def slug(text: str) -> str:
-    """`text` with only those characters that are safe in the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"

@@ -1,7 +1,10 @@
 """Logits and labels -> numbers. Pure functions of arrays."""
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp, softmax
 from sklearn import metrics as sklearn_metrics
+
+NEWLY_WRONG_LISTED = 20
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -11,10 +14,40 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log-likelihood (nats) of the labels. logits [N, K], labels [N], N >= 1."""
-    logits = logits.astype(np.float64)
-    shifted = logits - logits.max(1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(1))
-    return float((log_sum - shifted[np.arange(len(labels)), labels]).mean())
+    log_p = log_softmax(logits.astype(np.float64), axis=1)
+    return float(-log_p[np.arange(len(labels)), labels].mean())
+
+
+def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[str]) -> dict:
+    """Accuracy of the mean probability over each study's views.
+
+    A study whose images differ in label counts once a label. logits [N, K], labels [N].
+    """
+    rows_of = {}
+    for row, key in enumerate(zip(studies, labels.tolist())):
+        rows_of.setdefault(key, []).append(row)
+    p = softmax(logits.astype(np.float64), axis=1)
+    correct = []
+    for (_, label), rows in rows_of.items():
+        correct.append(p[rows].mean(0).argmax() == label)
+    return {"studies": len(rows_of), "accuracy": float(np.mean(correct))}
+
+
+def agreement(
+    predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, paths: list[str]
+) -> dict:
+    """How student and teacher differ, image by image: predicted, teacher, labels int [N].
+
+    Lists the first images that are newly wrong.
+    """
+    newly_wrong = np.flatnonzero((teacher == labels) & (predicted != labels))
+    newly_right = int(((teacher != labels) & (predicted == labels)).sum())
+    return {
+        "same_prediction": float((predicted == teacher).mean()),
+        "newly_wrong": len(newly_wrong),
+        "newly_right": newly_right,
+        "first_newly_wrong": [paths[row] for row in newly_wrong[:NEWLY_WRONG_LISTED]],
+    }
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
@@ -25,25 +58,23 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
 
 
 def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Cohen's kappa of predicted and true grade, a disagreement weighing (i - j)^2 (Cohen 1968,
-    Psychological Bulletin 70).
+    """Cohen's kappa of predicted and true grade, where a disagreement weighs (i - j)^2.
 
-    None where none is expected, so that kappa is 0 / 0: labels and predictions hold one and the
-    same grade. logits [N, K], column k of grade k, labels [N], N >= 1.
+    Cohen 1968, Psychological Bulletin 70. None where none is expected, so that kappa is 0 / 0:
+    labels and predictions hold one and the same grade. logits [N, K], column k of grade k, labels
+    [N], N >= 1.
     """
     predicted = logits.argmax(1)
     if len({*labels.tolist(), *predicted.tolist()}) < 2:
         return None
-    return float(
-        sklearn_metrics.cohen_kappa_score(
-            labels, predicted, labels=range(logits.shape[1]), weights="quadratic"
-        )
+    kappa = sklearn_metrics.cohen_kappa_score(
+        labels, predicted, labels=range(logits.shape[1]), weights="quadratic"
     )
+    return float(kappa)
 
 
 def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float | None:
-    """Area under the ROC curve of the probability of grades from `at` on, against whether the grade
-    is one of them.
+    """Area under the ROC curve of `grade >= at`, by the probability of those grades.
 
     The softmax's probabilities are summed and taken as log-odds: the order is the same, and none is
     lost near 0 and 1. None where all images are on one side or no grade is. logits [N, K], column k
@@ -53,55 +84,45 @@ def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float 
     if logits.shape[1] <= at or referable.all() or not referable.any():
         return None
     logits = logits.astype(np.float64)
-    odds = np.logaddexp.reduce(logits[:, at:], axis=1) - np.logaddexp.reduce(logits[:, :at], axis=1)
+    odds = logsumexp(logits[:, at:], axis=1) - logsumexp(logits[:, :at], axis=1)
     # Rounded: equal probabilities from different logits are a tie, which the last bits would break.
     return float(sklearn_metrics.roc_auc_score(referable, odds.round(10)))
 
 
 def grades(logits: np.ndarray, labels: np.ndarray) -> dict:
-    """The figures of ordered grades: `quadratic_kappa`, `referable_auc` (grade 2 on), and the
-    `reason` why one is None, or None.
+    """`quadratic_kappa` and `referable_auc` (grade 2 on) of ordered grades, with a `reason`.
 
-    logits [N, K], column k of grade k, labels [N], N >= 1.
+    The reason says why one of them is None, and is None otherwise. logits [N, K], column k of grade
+    k, labels [N], N >= 1.
     """
-    kappa, auc = quadratic_weighted_kappa(logits, labels), referable_auc(logits, labels)
-    reasons = (
-        ["quadratic_kappa: labels and predictions hold one grade alone"] if kappa is None else []
-    )
+    kappa = quadratic_weighted_kappa(logits, labels)
+    auc = referable_auc(logits, labels)
+    reasons = []
+    if kappa is None:
+        reasons.append("quadratic_kappa: labels and predictions hold one grade alone")
     if auc is None:
-        why = (
-            f"there are only {logits.shape[1]} grades"
-            if logits.shape[1] <= 2
-            else (
-                "no image is of grade 2 or above"
-                if (labels < 2).all()
-                else "no image is below grade 2"
-            )
-        )
-        reasons.append(f"referable_auc: {why}")
+        reasons.append(f"referable_auc: {_why_no_auc(logits.shape[1], labels)}")
     return {"quadratic_kappa": kappa, "referable_auc": auc, "reason": "; ".join(reasons) or None}
 
 
+def _why_no_auc(classes: int, labels: np.ndarray) -> str:
+    if classes <= 2:
+        return f"there are only {classes} grades"
+    if (labels < 2).all():
+        return "no image is of grade 2 or above"
+    return "no image is below grade 2"
+
+
 def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """scikit-learn's report as a dictionary: precision, recall, f1-score and support for each class
-    and the averages.
+    """scikit-learn's report as a dictionary.
 
-    A figure that is not defined (precision of a class never predicted, recall of one that is
-    absent) is None; in the averages it counts as 0, as scikit-learn has it by default: leaving it
-    out would flatter a collapsed network.
+    Precision, recall, f1-score and support for each class and the averages. A metric that is not
+    defined (precision of a class never predicted, recall of one that is absent) is None; in the
+    averages it counts as 0, as scikit-learn has it by default: leaving it out would flatter a
+    collapsed network. logits [N, K], labels [N].
     """
-
-    def report(zero_division):
-        return sklearn_metrics.classification_report(
-            labels,
-            logits.argmax(1),
-            labels=range(len(classes)),
-            target_names=classes,
-            output_dict=True,
-            zero_division=zero_division,
-        )
-
-    single, averaged = report(np.nan), report(0)
+    single = _sklearn_report(logits, labels, classes, np.nan)
+    averaged = _sklearn_report(logits, labels, classes, 0)
     return {
         **{name: _defined(single[name]) for name in classes},
         "accuracy": accuracy(logits, labels),
@@ -109,21 +130,17 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple
     }
 
 
-def report_text(report: dict, classes: tuple[str, ...]) -> str:
-    """`classification_report`'s dictionary as the table that scikit-learn prints."""
-    rows = [*classes, "macro avg", "weighted avg"]
-    width = max(map(len, rows))
-    columns = ("precision", "recall", "f1-score")
-    lines = [" " * width + "".join(f"{name:>11}" for name in (*columns, "support"))]
-    for name in rows:
-        figures = "".join(
-            f"{'-' if report[name][c] is None else format(report[name][c], '.4f'):>11}"
-            for c in columns
-        )
-        lines.append(f"{name:<{width}}{figures}{int(report[name]['support']):>11}")
-    total = int(report["macro avg"]["support"])
-    lines.append(f"{'accuracy':<{width}}{'':>22}{report['accuracy']:>11.4f}{total:>11}")
-    return "\n".join(lines)
+def _sklearn_report(
+    logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], zero_division: float
+) -> dict:
+    return sklearn_metrics.classification_report(
+        labels,
+        logits.argmax(1),
+        labels=range(len(classes)),
+        target_names=classes,
+        output_dict=True,
+        zero_division=zero_division,
+    )
 
 
 def _defined(row: dict) -> dict:

@@ -12,6 +12,8 @@ from kd.data.views import Views
 from kd.loop import Phase, predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
+from kd.reports.calibration import fit_temperature, probabilities
+from kd.reports.predictions import predictions_csv
 from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
 from kd.system.console import log
@@ -138,11 +140,11 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     index, rows = run.data.dataset.index, run.data.dataset.parts.test
     samples = [index.samples[row] for row in rows]
     logits, labels = predictions.test, run.data.test.labels.numpy()
-    temperature = evidence.fit_temperature(predictions.valid, run.data.valid.labels.numpy())
+    temperature = fit_temperature(predictions.valid, run.data.valid.labels.numpy())
     studies, agreement = [sample.study for sample in samples], None
     if predictions.teacher is not None:
         paths = [printable(sample.path) for sample in samples]
-        agreement = evidence.agreement(logits.argmax(1), predictions.teacher, labels, paths)
+        agreement = metrics.agreement(logits.argmax(1), predictions.teacher, labels, paths)
     return {
         "classification_report": metrics.classification_report(logits, labels, index.classes),
         "confusion_matrix": metrics.confusion_matrix(logits, labels),
@@ -189,7 +191,7 @@ def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
     rows = {"valid": parts.valid, "test": parts.test}
     logits = {"valid": predictions.valid, "test": predictions.test}
     teacher = {} if predictions.teacher is None else {"test": predictions.teacher}
-    return reports.predictions_csv(run.data.dataset.index, rows, logits, teacher)
+    return predictions_csv(run.data.dataset.index, rows, logits, teacher)
 
 
 def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
@@ -206,5 +208,5 @@ def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, titl
     panels = {}
     for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
         caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
-        panels[caption] = evidence.probabilities(logits, temperature), labels
+        panels[caption] = probabilities(logits, temperature), labels
     return figures.reliability(panels, title)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kd.reports import evidence
+from kd.reports.text import grades_text
 
 
 def summary(report: dict, folder: Path) -> str:
@@ -15,7 +15,7 @@ def summary(report: dict, folder: Path) -> str:
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
     if report["evidence"]["grades"]:
-        lines.append(f"test part: {evidence.grades_text(report['evidence']['grades'])}")
+        lines.append(f"test part: {grades_text(report['evidence']['grades'])}")
     if report["teacher"]:
         lines += _teacher_lines(report["teacher"])
     lines.append(f"all of it: {folder}")

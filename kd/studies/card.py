@@ -1,5 +1,6 @@
-"""Teacher and student on one card: size, arithmetic, latency, accuracy, calibration, and what each
-is of the other.
+"""Teacher and student on one card.
+
+Size, arithmetic, latency, accuracy, calibration, and what each is of the other.
 """
 
 import time
@@ -10,16 +11,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kd import models
+from kd.config.layout import RunPaths, out_of
 from kd.models import Classifier
 from kd.reports import report as reports
 from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import Problem
 from kd.system.files import write_json
+from kd.system.markdown import table
 
 SCHEMA_VERSION = 1
 REPEATS = 15
+WARM_UP = 2
 BATCHES = (1, 32)
+UNKNOWN = "unknown"
 # key, caption, unit's factor, format
 ROWS = (
     ("parameters", "parameters (M)", 1e-6, ".2f"),
@@ -33,55 +38,24 @@ ROWS = (
 
 
 def write_card(folder: Path, device_name: str) -> dict:
-    """Print a distilled run's card and write it to card.json in its folder.
+    """Print a distilled run's card and write it to card.json in its folder; returns it.
 
     Raises Problem for a run without a teacher.
     """
-    report, device = reports.read(folder), pick_device(device_name)
-    teacher = report["teacher"]
-    if teacher is None or not teacher["members"]:
+    report = reports.read(folder)
+    device = pick_device(device_name)
+    if report["teacher"] is None or not report["teacher"]["members"]:
         raise Problem(
             f"run '{folder}' in --card: was trained without a teacher that is a network; give the"
             " folder of another"
         )
-    size, classes = report["data"]["image_size"], tuple(report["data"]["classes"])
-    architectures = {
-        "teacher": [member["architecture"] for member in teacher["members"]],
-        "student": [report["student"]["architecture"]],
-    }
-    networks = {
-        side: [models.build(name, classes).to(device) for name in names]
-        for side, names in architectures.items()
-    }
-    sides = {
-        name: {
-            "parameters": sum(models.parameters(network.module) for network in group),
-            "gmac": sum(gmac(network, size) for network in group),
-        }
-        for name, group in networks.items()
-    }
-    for batch in BATCHES:
-        for name, seconds in latency(networks, size, batch, device).items():
-            sides[name][f"latency_{batch}"] = seconds
-    found = [member_folder(folder, member) for member in teacher["members"]]
-    known = (
-        reports.read(found[0])["evidence"]["calibration"]["before"]["ece"]
-        if len(found) == 1 and found[0]
-        else None
-    )
-    size_of = sum((one / "model.pt").stat().st_size for one in found) if all(found) else None
-    sides["teacher"] |= {
-        "name": teacher["name"],
-        "file_bytes": size_of,
-        "test_accuracy": teacher["test_accuracy"],
-        "ece": known,
-    }
-    sides["student"] |= {
-        "name": report["student"]["name"],
-        "file_bytes": (folder / "model.pt").stat().st_size,
-        "test_accuracy": report["results"]["best"]["test_accuracy"],
-        "ece": report["evidence"]["calibration"]["before"]["ece"],
-    }
+    size = report["data"]["image_size"]
+    sides = _measure(_networks(report, device), size, device)
+    sides["teacher"] |= _known_of_teacher(folder, report)
+    sides["student"] |= _known_of_student(folder, report)
+    ratios = {}
+    for key, *_ in ROWS:
+        ratios[key] = _ratio(sides["student"][key], sides["teacher"][key])
     card = {
         "schema_version": SCHEMA_VERSION,
         "run": str(folder),
@@ -90,32 +64,98 @@ def write_card(folder: Path, device_name: str) -> dict:
         "threads": torch.get_num_threads(),
         "repeats": REPEATS,
         **sides,
-        "ratios": {key: _ratio(sides["student"][key], sides["teacher"][key]) for key, *_ in ROWS},
+        "ratios": ratios,
     }
-    write_json(folder / "card.json", card)
+    file = RunPaths(folder).card
+    write_json(file, card)
     log(text(card))
-    log(f"written: {folder}/card.json")
+    log(f"written: {file}")
     return card
 
 
-def member_folder(folder: Path, teacher: dict) -> Path | None:
-    """The run of one of the report's `members` where it lies and holds the weights that taught.
+def _networks(report: dict, device: torch.device) -> dict[str, list[Classifier]]:
+    """The networks of the two sides, freshly drawn: for size and speed weights do not matter."""
+    classes = tuple(report["data"]["classes"])
+    architectures = {
+        "teacher": [member["architecture"] for member in report["teacher"]["members"]],
+        "student": [report["student"]["architecture"]],
+    }
+    networks = {}
+    for side, names in architectures.items():
+        networks[side] = [models.build(name, classes).to(device) for name in names]
+    return networks
 
-    A run is OUT/DATA/MODE/PAIR/seedN.
+
+def _measure(
+    networks: dict[str, list[Classifier]], size: int, device: torch.device
+) -> dict[str, dict]:
+    """Parameters, arithmetic and latencies of each side."""
+    sides = {}
+    for side, group in networks.items():
+        sides[side] = {
+            "parameters": sum(models.parameters(network.module) for network in group),
+            "gmac": sum(gmac(network, size) for network in group),
+        }
+    for batch in BATCHES:
+        for side, seconds in latency(networks, size, batch, device).items():
+            sides[side][f"latency_{batch}"] = seconds
+    return sides
+
+
+def _known_of_teacher(folder: Path, report: dict) -> dict:
+    """What reports and files say of the teacher; None where a member's run is not there."""
+    teacher = report["teacher"]
+    runs = [member_folder(folder, member) for member in teacher["members"]]
+    file_bytes = None
+    ece = None
+    if all(runs):
+        file_bytes = sum(_model_bytes(run) for run in runs)
+        if len(runs) == 1:
+            ece = _ece(reports.read(runs[0]))
+    return {
+        "name": teacher["name"],
+        "file_bytes": file_bytes,
+        "test_accuracy": teacher["test_accuracy"],
+        "ece": ece,
+    }
+
+
+def _known_of_student(folder: Path, report: dict) -> dict:
+    return {
+        "name": report["student"]["name"],
+        "file_bytes": _model_bytes(folder),
+        "test_accuracy": report["results"]["best"]["test_accuracy"],
+        "ece": _ece(report),
+    }
+
+
+def _model_bytes(run: Path) -> int:
+    return RunPaths(run).model.stat().st_size
+
+
+def _ece(report: dict) -> float:
+    return report["evidence"]["calibration"]["before"]["ece"]
+
+
+def _ratio(student, teacher) -> float | None:
+    return student / teacher if student is not None and teacher else None
+
+
+def member_folder(folder: Path, member: dict) -> Path | None:
+    """The run of one of a report's `members`.
+
+    None where it is not there any more, or does not hold the weights that taught.
     """
-    found = (
-        folder.resolve().parents[3] / teacher["source"]
-        if len(folder.resolve().parents) > 3
-        else None
-    )
-    if found is None or not (found / "report.json").is_file():
+    run = out_of(folder.resolve()) / member["source"]
+    if not RunPaths(run).finished:
         return None
-    return found if reports.read(found)["student"]["weights_hash"] == teacher["hash"] else None
+    return run if reports.read(run)["student"]["weights_hash"] == member["hash"] else None
 
 
 def gmac(network: Classifier, size: int) -> float:
-    """10^9 multiply-accumulates of one image's forward pass: half of what torch's own counter calls
-    FLOPs.
+    """10^9 multiply-accumulates of one image's forward pass.
+
+    Half of what torch's own counter calls FLOPs.
     """
     network.module.eval()
     image = torch.zeros(1, 3, size, size, device=network.mean.device)
@@ -131,22 +171,24 @@ def latency(
 
     The sides take turns, so that a busy machine slows both alike.
     """
-    images = torch.rand(batch, 3, size, size, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
-    seconds = {name: [] for name in networks}
-    for network in (one for group in networks.values() for one in group):
-        network.module.eval()
+    images = torch.rand(batch, 3, size, size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    seconds = {}
+    for side, group in networks.items():
+        seconds[side] = []
+        for network in group:
+            network.module.eval()
     with torch.inference_mode():
-        for repeat in range(REPEATS + 2):  # two to warm up
-            for name, group in networks.items():
+        for repeat in range(REPEATS + WARM_UP):
+            for side, group in networks.items():
                 _wait(device)
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 for network in group:
                     network(images)
                 _wait(device)
-                seconds[name] += [time.perf_counter() - begun] if repeat >= 2 else []
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+                if repeat >= WARM_UP:
+                    seconds[side].append(time.perf_counter() - start)
+    return {side: float(np.median(values)) for side, values in seconds.items()}
 
 
 def _wait(device: torch.device) -> None:
@@ -154,52 +196,40 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _ratio(student, teacher) -> float | None:
-    return student / teacher if student is not None and teacher else None
-
-
 def text(card: dict) -> str:
     """The card as Markdown, with a sentence where the student is the larger network."""
-    teacher, student = card["teacher"], card["student"]
-    lines = [
-        (
-            f"| {card['image_size']} px, {card['device']}, {card['threads']} threads, float32 |"
-            f" {teacher['name']} (teacher) | {student['name']} (student) | student / teacher |"
-        ),
-        "|---|---|---|---|",
-    ]
+    teacher = card["teacher"]
+    student = card["student"]
+    how = f"{card['image_size']} px, {card['device']}, {card['threads']} threads, float32"
+    header = [how, f"{teacher['name']} (teacher)", f"{student['name']} (student)"]
+    rows = []
     for key, caption, factor, form in ROWS:
-        cells = [
-            format(side[key] * factor, form) if side[key] is not None else "unknown"
-            for side in (teacher, student)
-        ]
-        ratio = card["ratios"][key]
-        lines.append(
-            f"| {caption} | {' | '.join(cells)} |"
-            f" {'unknown' if ratio is None else format(ratio, '.2f')} |"
-        )
-    larger = [
-        word
-        for key, word in (
-            ("parameters", "parameters"),
-            ("gmac", "arithmetic"),
-            ("latency_1", "time for one image"),
-        )
-        if card["ratios"][key] > 1
-    ]
-    lines += [
+        cells = [_number(side[key], factor, form) for side in (teacher, student)]
+        rows.append([caption, *cells, _number(card["ratios"][key], 1, ".2f")])
+    lines = [
+        *table([*header, "student / teacher"], rows),
         "",
-        (
-            f"The student is the LARGER network in {', '.join(larger)}."
-            if larger
-            else (
-                "The student is the smaller network in parameters, arithmetic and time for one"
-                " image."
-            )
-        ),
+        _comparison(card["ratios"]),
         (
             "GMAC: half of the FLOPs that torch's counter reports. Latency: median of "
             f"{card['repeats']} repeats in turns, preprocessing not included."
         ),
     ]
     return "\n".join(lines)
+
+
+def _number(value: float | None, factor: float, form: str) -> str:
+    return UNKNOWN if value is None else format(value * factor, form)
+
+
+def _comparison(ratios: dict) -> str:
+    """Which of the two is the larger network."""
+    captions = {
+        "parameters": "parameters",
+        "gmac": "arithmetic",
+        "latency_1": "time for one image",
+    }
+    larger = [caption for key, caption in captions.items() if ratios[key] > 1]
+    if larger:
+        return f"The student is the LARGER network in {', '.join(larger)}."
+    return "The student is the smaller network in parameters, arithmetic and time for one image."

@@ -1,58 +1,39 @@
-"""What a table's cell holds: means over seeds, differences with intervals, and both in words."""
+"""What a table's cell holds: mean accuracies over seeds and differences, and both as text."""
 
-import numpy as np
-
-from kd.studies.study import PARTS, Run
-
-NOT_RUN = "-"
+from kd.reports.statistics import mean_sd
+from kd.reports.text import NOT_KNOWN, difference_text, mean_text
+from kd.studies.runs import SPLITS, Run
 
 
 def of_runs(runs: dict[int, Run]) -> dict:
     """`means` of runs by seed."""
-    return means({part: [run.accuracy(part) for run in runs.values()] for part in PARTS}, len(runs))
+    accuracies = {}
+    for split in SPLITS:
+        accuracies[split] = [run.accuracy(split) for run in runs.values()]
+    return means(accuracies, len(runs))
 
 
-def means(values: dict[str, list[float | None]], n: int) -> dict:
-    """Mean and standard deviation over seeds (None with one) of each part's known accuracies, and
-    how many runs there are.
+def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
+    """`mean_sd` of each split's known accuracies (None without any), and how many runs there are.
+
+    accuracies: split -> one of each run, None where unknown; n: the number of runs.
     """
-    known = {part: [value for value in own if value is not None] for part, own in values.items()}
-    return {
-        "n": n,
-        **{
-            part: (
-                {
-                    "mean": float(np.mean(own)),
-                    "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None,
-                }
-                if own
-                else None
-            )
-            for part, own in known.items()
-        },
-    }
+    cell = {"n": n}
+    for split, values in accuracies.items():
+        known = [value for value in values if value is not None]
+        cell[split] = mean_sd(known) if known else None
+    return cell
 
 
-def figures_text(cell: dict) -> str:
-    """`means` in words: train / validation / test."""
+def accuracies_text(cell: dict) -> str:
+    """`means` as text: train / validation / test."""
     if not cell["n"]:
-        return NOT_RUN
-    parts = [
-        (
-            f"{own['mean']:.4f}" + (f" ± {own['sd']:.4f}" if own["sd"] is not None else "")
-            if (own := cell[part])
-            else NOT_RUN
-        )
-        for part in PARTS
-    ]
-    return f"{' / '.join(parts)} (n = {cell['n']})"
+        return NOT_KNOWN
+    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} (n = {cell['n']})"
 
 
-def gap_text(gap: dict | None) -> tuple[str, str]:
-    """(a difference with its interval, what it says) in words."""
+def gap_texts(gap: dict | None) -> list[str]:
+    """[a difference with its interval, what it says]."""
     if gap is None:
-        return NOT_RUN, NOT_RUN
-    return (
-        f"{gap['mean']:+.4f} [{gap['low']:+.4f}, {gap['high']:+.4f}] (n = {gap['seeds']})",
-        gap["says"],
-    )
+        return [NOT_KNOWN, NOT_KNOWN]
+    return [f"{difference_text(gap)} (n = {gap['seeds']})", gap["says"]]

@@ -1,19 +1,22 @@
-"""Learning with few labels: four arms that share a student, a teacher and a number of steps, over
-the share of labels.
+"""Learning with few labels: arms that share a student, a teacher and a number of steps.
+
+Over the share of labels.
 """
 
-from collections import defaultdict
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from kd.data.index import digest
 from kd.reports import figures
-from kd.reports.evidence import against_alone
-from kd.studies.study import ALONE, Run, differing, gap, gather
-from kd.studies.tables import tell
+from kd.reports.statistics import mean_sd, paired_difference
+from kd.reports.text import NOT_KNOWN, difference_text, mean_text
+from kd.studies.modes import ALONE
+from kd.studies.outputs import left_out_lines, write_outputs
+from kd.studies.runs import Run, differing, gather
+from kd.studies.study import right_of
 from kd.system.console import log
 from kd.system.errors import Problem, printable
+from kd.system.markdown import table
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
@@ -24,6 +27,7 @@ ARMS = {
     "unlabeled-only": "unlabelled alone",
     "unlabeled": "unlabelled, then labelled",
 }
+WITHOUT_LABELS = ("unlabeled-only", "unlabeled")
 GAPS = (("normal", ALONE), ("unlabeled-only", ALONE), ("unlabeled", ALONE), ("unlabeled", "normal"))
 SCORES = {
     "accuracy": "test accuracy",
@@ -32,17 +36,38 @@ SCORES = {
 }
 
 
+class Pair(NamedTuple):
+    """A student and its teacher, judged on the same images (`data`, in words)."""
+
+    data: str
+    student: str
+    teacher: str
+    tag: str
+
+
+class Labels(NamedTuple):
+    """Runs of the same seed and labels are compared image by image."""
+
+    seed: int
+    split_hash: str
+
+
+# (share of labels, arm) -> the arm's runs.
+Arms = dict[tuple[float, str], dict[Labels, Run]]
+
+
 def write_arms(root: Path) -> dict:
     """Print the arms of all runs below `root`; write arms.md, arms.json and a plot for each pair.
 
-    Returns the JSON.
-
-    Raises Problem where no run that can be read went through unlabelled images.
+    Returns the JSON. Raises Problem where no run that can be read went through unlabelled images.
     """
-    studies, left_out = gather(root, "--arms")
-    groups, twice = pairs_of([run for study in studies for run in study.runs.values()])
+    protocols, left_out = gather(root, "--arms")
+    runs = []
+    for protocol in protocols:
+        runs += protocol
+    pairs, twice = pairs_of(runs)
     left_out += twice
-    if not groups:
+    if not pairs:
         for text in left_out:
             log(f"left out: {text}")
         raise Problem(
@@ -51,263 +76,226 @@ def write_arms(root: Path) -> dict:
         )
     result = {
         "schema_version": SCHEMA_VERSION,
-        "groups": [_account(key, runs) for key, runs in sorted(groups.items())],
+        "groups": [_group(pair, pairs[pair]) for pair in sorted(pairs)],
         "left_out": left_out,
     }
-    for number, found in enumerate(result["groups"]):
-        name = f"arms-{number}.png" if len(groups) > 1 else "arms.png"
-        figures.save(
-            root / name, figures.pixels(figures.arms(found, ARMS | {TEACHER: "the teacher"}))
-        )
-    tell(root, "arms", markdown(result), result, f"{len(groups)} plots")
+    captions = ARMS | {TEACHER: "the teacher"}
+    for number, group in enumerate(result["groups"]):
+        name = f"arms-{number}.png" if len(pairs) > 1 else "arms.png"
+        figures.save(root / name, figures.pixels(figures.arms(group, captions)))
+    write_outputs(root, "arms", markdown(result), result, f"{len(pairs)} plots")
     return result
 
 
-def pairs_of(runs: list[Run]) -> tuple[dict[tuple, dict], list[str]]:
-    """({(data, student, teacher, tag): {(fraction, arm): {(seed, parts): run}}}, what was left
-    out).
+def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
+    """(the arms of every pair that went through unlabelled images, what was left out).
 
-    Pairs that went through unlabelled images. Runs are comparable where they are judged on the same
-    images; those of one (seed, parts) had the same labels. Networks alone may be untagged.
+    Runs are comparable where they are judged on the same images.
     """
-    judged = {id(run): _judged_on(run) for run in runs}
-    pairs = {
-        (judged[id(run)], run.student, run.teacher, run.tag)
-        for run in runs
-        if run.role.startswith("unlabeled")
-    }
-    groups, left_out = {}, []
-    for data, student, teacher, tag in pairs:
-        found = defaultdict(dict)
-        for run in sorted(
-            runs, key=lambda run: run.tag
-        ):  # untagged first: the tag's own take their place
-            if judged[id(run)] != data or run.tag not in (
-                ("", tag) if run.role == ALONE else (tag,)
-            ):
-                continue
-            for arm in _arms_of(run, student, teacher):
-                cell = found[run.report["settings"]["labeled_fraction"], arm]
-                other = cell.setdefault((run.seed, run.report["data"]["split_hash"]), run)
-                if other is not run and other.tag != run.tag:
-                    cell[run.seed, run.report["data"]["split_hash"]] = run
-                elif other is not run:
-                    left_out.append(
-                        f"'{run.folder}': is the same arm as '{other.folder}'; give one of them"
-                        " another --tag"
-                    )
-        groups[data, student, teacher, tag] = dict(found)
-    return groups, list(dict.fromkeys(left_out))
+    runs_on = {}
+    for run in runs:
+        runs_on.setdefault(_judged_on(run), []).append(run)
+    arms_of = {}
+    left_out = []
+    for data in sorted(runs_on):
+        pairs = set()
+        for run in runs_on[data]:
+            if run.role in WITHOUT_LABELS:
+                pairs.add(Pair(data, run.student, run.teacher, run.tag))
+        for pair in sorted(pairs):
+            arms_of[pair], twice = _arms(runs_on[data], pair)
+            left_out += twice
+    return arms_of, list(dict.fromkeys(left_out))
 
 
 def _judged_on(run: Run) -> str:
-    """What must agree for two runs to be compared, whatever labels they had: in words, with a name
-    for the test images.
+    """What must agree for two runs to be compared, whatever labels they had.
+
+    In words, with a name for the test images.
     """
-    name, split, seed, size, resize, channels, crop, *_ = run.protocol
-    given = {key: run.report["settings"][key] for key in ("train_per_class", "balance")}
-    own = "".join(f", {key} {value}" for key, value in given.items() if value not in (None, "none"))
-    images = digest(
-        "\t".join(map(str, row)) for row in zip(run.test.paths, run.test.patients, run.test.labels)
-    )
-    cropped = "" if crop == "none" else f", {crop}"
+    own = run.protocol
+    rows = zip(run.test.paths, run.test.patients, run.test.labels)
+    images = digest("\t".join(map(str, row)) for row in rows)
+    cropped = "" if own.crop == "none" else f", {own.crop}"
+    drawn = ""
+    for key in ("train_per_class", "balance"):
+        value = run.report["settings"][key]
+        if value not in (None, "none"):
+            drawn += f", {key} {value}"
     return (
-        f"{name}, split {split} (seed {seed}), {size} px ({resize}, {channels}"
-        f" channels{cropped}){own}, {len(run.test.paths)} test images ({images})"
+        f"{own.data}, split {own.split} (seed {own.split_seed}), {own.image_size} px ({own.resize},"
+        f" {own.channels} channels{cropped}){drawn}, {len(run.test.paths)} test images ({images})"
     )
 
 
-def _arms_of(run: Run, student: str, teacher: str) -> list[str]:
-    """The arms in which a run stands for a pair: a network alone may be the student's, the
-    teacher's, or both.
+def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
+    """(the arms of a pair, what was left out).
+
+    Networks alone may be untagged; those of the pair's own tag take their place.
     """
+    arms = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: run.tag):  # untagged first
+        labels = Labels(run.seed, run.report["data"]["split_hash"])
+        for arm in _arms_in(run, pair):
+            own = arms.setdefault((run.report["settings"]["labeled_fraction"], arm), {})
+            other = own.get(labels)
+            if other is None or other.tag != run.tag:
+                own[labels] = run
+            else:
+                left_out.append(
+                    f"'{run.folder}': is the same arm as '{other.folder}'; give one of them"
+                    " another --tag"
+                )
+    return arms, left_out
+
+
+def _arms_in(run: Run, pair: Pair) -> list[str]:
+    """The arms that a run is in: a network alone may be the student, the teacher, or both."""
     if run.role == ALONE:
-        return [arm for arm, name in ((ALONE, student), (TEACHER, teacher)) if run.student == name]
-    return (
-        [run.role] if run.role in ARMS and (run.student, run.teacher) == (student, teacher) else []
-    )
+        if run.tag not in ("", pair.tag):
+            return []
+        names = {ALONE: pair.student, TEACHER: pair.teacher}
+        return [arm for arm, name in names.items() if run.student == name]
+    own = (run.student, run.teacher, run.tag) == (pair.student, pair.teacher, pair.tag)
+    return [run.role] if own and run.role in ARMS else []
 
 
-def _account(key: tuple, runs: dict) -> dict:
-    data, student, teacher, tag = key
+def _group(pair: Pair, arms: Arms) -> dict:
+    """A pair as plain values: a row for each share of labels."""
+    students = []
+    for (_, arm), runs in arms.items():
+        if arm != TEACHER:
+            students += runs.values()
     rows = []
-    for fraction in sorted({fraction for fraction, _ in runs}):
-        own = {arm: runs[fraction, arm] for arm in (TEACHER, *ARMS) if (fraction, arm) in runs}
-        images = sorted(
-            {
-                run.report["data"]["distinct_images"]["train"]
-                for found in own.values()
-                for run in found.values()
-            }
-        )
-        rows.append(
-            {
-                "fraction": fraction,
-                "images": images,
-                "cells": {arm: _cell(found) for arm, found in own.items()},
-                "gaps": [_gap(own, *pair) for pair in GAPS],
-            }
-        )
-    every = [run for (_, arm), found in runs.items() for run in found.values() if arm != TEACHER]
+    for fraction in sorted({fraction for fraction, _ in arms}):
+        runs_of = {}
+        for arm in (TEACHER, *ARMS):
+            if (fraction, arm) in arms:
+                runs_of[arm] = arms[fraction, arm]
+        rows.append({"fraction": fraction, **_row(runs_of, students[0].test.patients)})
+    return {**pair._asdict(), "rows": rows, "notes": _notes(students)}
+
+
+def _row(runs_of: dict[str, dict[Labels, Run]], patients) -> dict:
+    """What is known at one share of labels: arm -> runs by seed and labels; patients [N]."""
+    images = set()
+    gaps = []
+    for runs in runs_of.values():
+        images |= {run.report["data"]["distinct_images"]["train"] for run in runs.values()}
+    for first, second in GAPS:
+        sides = [right_of(runs_of.get(arm, {})) for arm in (first, second)]
+        gap = paired_difference(*sides, patients)
+        gaps.append({"of": first, "minus": second, "gap": gap})
     return {
-        "data": data,
-        "student": student,
-        "teacher": teacher,
-        "tag": tag,
-        "rows": rows,
-        "notes": _notes(every),
+        "images": sorted(images),
+        "cells": {arm: _cell(list(runs.values())) for arm, runs in runs_of.items()},
+        "gaps": gaps,
     }
 
 
-def _cell(runs: dict) -> dict:
-    """Mean and standard deviation over seeds of each score (None where it is undefined), and the
-    steps that were taken.
-    """
-    values = {"accuracy": [run.accuracy("test") for run in runs.values()]}
-    for score in list(SCORES)[1:]:
-        grades = [run.report["evidence"]["grades"] for run in runs.values()]
-        values[score] = [
-            grade[score] for grade in grades if grade is not None and grade[score] is not None
-        ]
-    return {
-        "steps": sorted({run.report["history"]["steps"] for run in runs.values()}),
-        **{
-            score: (
-                {
-                    "n": len(own),
-                    "mean": float(np.mean(own)),
-                    "sd": float(np.std(own, ddof=1)) if len(own) > 1 else None,
-                }
-                if own
-                else None
-            )
-            for score, own in values.items()
-        },
-    }
+def _cell(runs: list[Run]) -> dict:
+    """`mean_sd` of each score (None where it is undefined), and the steps that were taken."""
+    cell = {"steps": sorted({run.report["history"]["steps"] for run in runs})}
+    for score in SCORES:
+        values = [value for value in (_score(run, score) for run in runs) if value is not None]
+        cell[score] = {"n": len(values), **mean_sd(values)} if values else None
+    return cell
 
 
-def _gap(own: dict, first: str, second: str) -> dict:
-    """The difference in test accuracy between two arms with its interval; None for it where no seed
-    has both.
-    """
-    seeds, found = sorted(own.get(first, {}).keys() & own.get(second, {}).keys()), None
-    if seeds:
-        right = [np.stack([own[arm][seed].test.right for seed in seeds]) for arm in (first, second)]
-        found = gap(*right, own[first][seeds[0]].test.patients)
-    return {"of": first, "minus": second, "gap": found and found | {"says": against_alone(found)}}
+def _score(run: Run, score: str) -> float | None:
+    if score == "accuracy":
+        return run.accuracy("test")
+    grades = run.report["evidence"]["grades"]
+    return None if grades is None else grades[score]
 
 
 def _notes(runs: list[Run]) -> list[str]:
-    """What makes arms unequal: other numbers of steps, teachers that knew other labels, other
-    settings.
-    """
-    steps = sorted({run.report["history"]["steps"] for run in runs})
-    draws = defaultdict(set)
+    """What makes arms unequal: steps, labels that the teachers knew, other settings."""
+    notes = [_steps_note(runs), _teachers_note(runs)]
+    splits = {}
     for run in runs:
-        given = run.report["settings"]
-        draws[run.seed, given["labeled_fraction"], given["labeled_seed"]].add(
-            run.report["data"]["split_hash"]
+        settings = run.report["settings"]
+        drawn = (run.seed, settings["labeled_fraction"], settings["labeled_seed"])
+        splits.setdefault(drawn, set()).add(run.report["data"]["split_hash"])
+    if any(len(hashes) > 1 for hashes in splits.values()):
+        notes.append(
+            "NOT EQUAL: runs of the same seeds had other labels or pictures; no difference is"
+            " taken between those."
         )
-    taught = [run.report for run in runs if run.report["teacher"] is not None]
-    foreign = sum(
-        any(
-            member["split"] != report["data"]["split_hash"]
-            for member in report["teacher"]["members"]
-        )
-        for report in taught
+    return notes + [f"Settings differ between the students: {text}." for text in differing(runs)]
+
+
+def _steps_note(runs: list[Run]) -> str:
+    steps = sorted({run.report["history"]["steps"] for run in runs})
+    if len(steps) == 1:
+        return f"Every student took {steps[0]} optimizer steps."
+    return (
+        f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who trains"
+        " longer proves nothing."
     )
-    return [
-        (
-            f"Every student took {steps[0]} optimizer steps."
-            if len(steps) == 1
-            else (
-                f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who"
-                " trains longer proves nothing."
-            )
-        ),
-        (
-            f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels"
-            " than theirs."
-            if foreign
-            else "Every teacher was trained on the labels of its student, and on no others."
-        ),
-        *(
-            [
-                "NOT EQUAL: runs of the same seeds had other labels or pictures; no difference is"
-                " taken between those."
-            ]
-            if any(len(hashes) > 1 for hashes in draws.values())
-            else []
-        ),
-        *(f"Settings differ between the students: {text}." for text in differing(runs)),
-    ]
+
+
+def _teachers_note(runs: list[Run]) -> str:
+    taught = [run.report for run in runs if run.report["teacher"] is not None]
+    foreign = 0
+    for report in taught:
+        splits = [member["split"] for member in report["teacher"]["members"]]
+        foreign += any(split != report["data"]["split_hash"] for split in splits)
+    if not foreign:
+        return "Every teacher was trained on the labels of its student, and on no others."
+    return (
+        f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels"
+        " than theirs."
+    )
 
 
 def markdown(result: dict) -> str:
-    """All groups as Markdown that reads well in a terminal, too."""
+    """arms.json as Markdown that reads well in a terminal, too."""
     lines = []
-    for found in result["groups"]:
-        tag = f", {found['tag']}" if found["tag"] else ""
-        lines += [
-            (
-                f"# {printable(found['student'])} <- {printable(found['teacher'])}{tag}:"
-                f" {printable(found['data'])}"
-            ),
-            "",
-        ]
-        for score, caption in SCORES.items():
-            if any(cell[score] for row in found["rows"] for cell in row["cells"].values()):
-                lines += [*_table(found, score, caption), ""]
-        lines += [*_gaps(found), "", *found["notes"], ""]
-    if result["left_out"]:
-        lines += ["# Left out", "", *(f"- {printable(text)}" for text in result["left_out"]), ""]
-    return "\n".join(lines)
+    for group in result["groups"]:
+        tag = f", {group['tag']}" if group["tag"] else ""
+        names = f"{printable(group['student'])} <- {printable(group['teacher'])}"
+        lines += [f"# {names}{tag}: {printable(group['data'])}", ""]
+        for score in SCORES:
+            lines += _score_lines(group, score)
+        lines += [*_gap_lines(group), "", *group["notes"], ""]
+    return "\n".join([*lines, *left_out_lines(result["left_out"])])
 
 
-def _table(found: dict, score: str, caption: str) -> list[str]:
-    lines = [
-        f"| {caption} by labels | the teacher | {' | '.join(ARMS.values())} |",
-        "|---" * (len(ARMS) + 2) + "|",
-    ]
-    for row in found["rows"]:
-        cells = [_figure(row["cells"].get(arm), score) for arm in (TEACHER, *ARMS)]
-        lines.append(f"| {_labels(row)} | {' | '.join(cells)} |")
-    return lines
+def _score_lines(group: dict, score: str) -> list[str]:
+    """A score of all arms by the share of labels; nothing where no arm has it."""
+    rows = []
+    known = False
+    for row in group["rows"]:
+        cells = [row["cells"].get(arm) for arm in (TEACHER, *ARMS)]
+        scores = [cell[score] if cell else None for cell in cells]
+        known = known or any(scores)
+        rows.append([_labels(row), *map(_score_text, scores)])
+    header = [f"{SCORES[score]} by labels", "the teacher", *ARMS.values()]
+    return [*table(header, rows), ""] if known else []
+
+
+def _score_text(score: dict | None) -> str:
+    return mean_text(score, n=score["n"]) if score else NOT_KNOWN
 
 
 def _labels(row: dict) -> str:
-    images = "-".join(map(str, dict.fromkeys((row["images"][0], row["images"][-1]))))
-    return f"{images} ({100 * row['fraction']:g} % asked for)"
+    """How many labelled images: `56 (30 % asked for)`, or from the fewest to the most."""
+    ends = dict.fromkeys((row["images"][0], row["images"][-1]))
+    return f"{'-'.join(map(str, ends))} ({100 * row['fraction']:g} % asked for)"
 
 
-def _figure(cell: dict | None, score: str) -> str:
-    if cell is None or cell[score] is None:
-        return "-"
-    sd = cell[score]["sd"]
-    return (
-        f"{cell[score]['mean']:.4f}"
-        + ("" if sd is None else f" ± {sd:.4f}")
-        + f" (n = {cell[score]['n']})"
-    )
-
-
-def _gaps(group: dict) -> list[str]:
+def _gap_lines(group: dict) -> list[str]:
     """The arms' differences in test accuracy."""
-    heads = [f"{ARMS[of]} minus {ARMS[minus]}" for of, minus in GAPS]
-    lines = [
-        "Differences in test accuracy with 95 % intervals (patients and seeds):",
-        "",
-        f"| labels | {' | '.join(heads)} |",
-        "|---" * (len(GAPS) + 1) + "|",
-    ]
+    header = ["labels", *(f"{ARMS[first]} minus {ARMS[second]}" for first, second in GAPS)]
+    rows = []
     for row in group["rows"]:
-        cells = [
-            (
-                f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}], {found['says']}"
-                if (found := one["gap"])
-                else "-"
-            )
-            for one in row["gaps"]
-        ]
-        lines.append(f"| {_labels(row)} | {' | '.join(cells)} |")
-    return lines
+        gaps = [one["gap"] for one in row["gaps"]]
+        rows.append([_labels(row), *map(_gap_text, gaps)])
+    caption = "Differences in test accuracy with 95 % intervals (patients and seeds):"
+    return [caption, "", *table(header, rows)]
+
+
+def _gap_text(gap: dict | None) -> str:
+    return f"{difference_text(gap)}, {gap['says']}" if gap else NOT_KNOWN

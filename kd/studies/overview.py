@@ -1,110 +1,83 @@
-"""All that was tried on one student, side by side: alone, every mode, and the controls of a
-defective teacher.
+"""All that was tried on one student, side by side.
+
+The network alone, every mode, and the controls of a defective teacher.
 """
 
-import numpy as np
-
-from kd.methods import MODES
-from kd.reports.evidence import against_alone
-from kd.studies.cells import figures_text, gap_text, of_runs
-from kd.studies.study import ALONE, Run, Study
+from kd.reports.text import NOT_KNOWN
+from kd.studies.cells import accuracies_text, gap_texts, of_runs
+from kd.studies.modes import ALONE, is_mode, mode_order, stop_accuracy
+from kd.studies.study import Study
 from kd.system.errors import printable
+from kd.system.markdown import table
 
 
 def overviews(study: Study) -> list[dict]:
-    """One for each (student, tag) that was taught in more than one way: a row for each of them, and
-    the student alone.
+    """One for each (student, tag) that was taught in more than one way.
+
+    With a row for each way, and one for the student alone.
     """
-    taught = [run for run in study.runs.values() if run.role in MODES]
-    found = []
-    for student, tag in sorted({(run.student, run.tag) for run in taught}):
-        ways = sorted(
-            {(run.role, run.teacher) for run in taught if (run.student, run.tag) == (student, tag)},
-            key=lambda way: (list(MODES).index(way[0]), way[1]),
-        )
+    ways_of = {}
+    for run in study.runs.values():
+        if is_mode(run.role):
+            ways_of.setdefault((run.student, run.tag), set()).add((run.role, run.teacher))
+    result = []
+    for student, tag in sorted(ways_of):
+        ways = sorted(ways_of[student, tag], key=lambda way: (mode_order(way[0]), way[1]))
         if len(ways) > 1:
-            found.append(_overview(study, student, tag, ways))
-    return found
+            result.append(_overview(study, student, tag, ways))
+    return result
 
 
 def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]]) -> dict:
-    runs = {way: study.at(way[0], tag, way[1], student) for way in ways}
-    alone = study.at(ALONE, tag, "", student)
-    defective = [way for way in ways if MODES[way[0]].teacher.stop_at is not None]
-    rows = [
-        {
-            "mode": ALONE,
-            "teacher": "",
-            **of_runs(alone),
-            "minus_alone": None,
-            "defective_minus": None,
-        }
-    ]
+    """`ways`: (mode, teacher). A single defective teacher is compared with every other way."""
+    runs = {(mode, teacher): study.at(mode, tag, teacher, student) for mode, teacher in ways}
+    alone = study.alone(student, tag)
+    defective = [way for way in ways if stop_accuracy(way[0]) is not None]
+    rows = [_row(ALONE, "", of_runs(alone))]
     for way in ways:
-        against = (
-            _gap(study, runs[defective[0]], runs[way])
-            if len(defective) == 1 and way not in defective
-            else None
-        )
-        rows.append(
-            {
-                "mode": way[0],
-                "teacher": way[1],
-                **of_runs(runs[way]),
-                "minus_alone": _gap(study, runs[way], alone),
-                "defective_minus": against,
-            }
-        )
+        control = None
+        if len(defective) == 1 and way not in defective:
+            control = study.gap(runs[defective[0]], runs[way])
+        rows.append(_row(*way, of_runs(runs[way]), study.gap(runs[way], alone), control))
     return {"student": student, "tag": tag, "rows": rows}
 
 
-def _gap(study: Study, first: dict[int, Run], second: dict[int, Run]) -> dict | None:
-    """The difference in test accuracy over the seeds that both have; None where there are none."""
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return None
-    found = study.difference(
-        *(np.stack([side[seed].test.right for seed in seeds]) for side in (first, second))
-    )
-    return found and found | {"says": against_alone(found)}
+def _row(
+    mode: str,
+    teacher: str,
+    cell: dict,
+    minus_alone: dict | None = None,
+    defective_minus: dict | None = None,
+) -> dict:
+    gaps = {"minus_alone": minus_alone, "defective_minus": defective_minus}
+    return {"mode": mode, "teacher": teacher, **cell, **gaps}
 
 
-def overview_text(found: dict) -> list[str]:
+def overview_text(overview: dict) -> list[str]:
     """An overview as lines of Markdown."""
-    tag = f", {found['tag']}" if found["tag"] else ""
-    controls = any(row["defective_minus"] for row in found["rows"])
-    heads = [
-        "mode",
-        "teacher",
-        "train / validation / test",
-        "minus alone",
-        "says",
-        *(["defective minus it", "says"] if controls else []),
-    ]
-    lines = [
-        f"## {printable(found['student'])}{printable(tag)}: all modes side by side",
-        "",
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-    ]
-    for row in found["rows"]:
-        cells = [
-            row["mode"],
-            printable(row["teacher"]) or "-",
-            figures_text(row),
-            *gap_text(row["minus_alone"]),
-            *(gap_text(row["defective_minus"]) if controls else ()),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    count = sum(
-        row[key] is not None for row in found["rows"] for key in ("minus_alone", "defective_minus")
-    )
+    tag = f", {overview['tag']}" if overview["tag"] else ""
+    controls = any(row["defective_minus"] for row in overview["rows"])
+    heads = ["mode", "teacher", "train / validation / test", "minus alone", "says"]
+    if controls:
+        heads += ["defective minus it", "says"]
+    rows = []
+    intervals = 0
+    for row in overview["rows"]:
+        cells = [row["mode"], row["teacher"] or NOT_KNOWN, accuracies_text(row)]
+        cells += gap_texts(row["minus_alone"])
+        if controls:
+            cells += gap_texts(row["defective_minus"])
+        rows.append(cells)
+        intervals += row["minus_alone"] is not None
+        intervals += row["defective_minus"] is not None
     return [
-        *lines,
+        f"## {printable(overview['student'])}{printable(tag)}: all modes side by side",
+        "",
+        *table(heads, rows),
         "",
         (
-            f"{count} intervals of 95 % of test accuracy, patients and seeds: one in twenty misses"
-            " the truth."
+            f"{intervals} intervals of 95 % of test accuracy, patients and seeds: one in twenty"
+            " misses the truth."
         ),
         "",
     ]

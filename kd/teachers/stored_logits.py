@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kd.data.index import digest, slug
+from kd.config.layout import slug
+from kd.data.index import digest
 from kd.data.views import Batch, Views
 from kd.models import Classifier
 from kd.system import ranks

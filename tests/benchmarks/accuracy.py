@@ -4,7 +4,7 @@
 
 Each seed trains a teacher in each precision, a small student that fills the stored logits, then the student that is measured from
 them alone, and once more from the live teacher. Prints the
-differences of test accuracy in points with their 95 % intervals (`kd.reports.evidence.difference`). Killed, it goes on.
+differences of test accuracy in points with their 95 % intervals (`kd.reports.statistics.difference`). Killed, it goes on.
 """
 
 import argparse
@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 import distill  # noqa: E402
 import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
-from kd.reports.evidence import difference  # noqa: E402
-from kd.reports.report import read_predictions  # noqa: E402
+from kd.reports.predictions import read_predictions  # noqa: E402
+from kd.reports.statistics import difference  # noqa: E402
 from kd.system.checkpoint import load  # noqa: E402
 
 PAIR, FILLER = ("resnet34", "resnet18"), "resnet10t"

@@ -1,4 +1,4 @@
-"""Does the interval of `evidence.difference` hold the truth as often as it says? Run by hand:
+"""Does the interval of `statistics.difference` hold the truth as often as it says? Run by hand:
 
     python tests/benchmarks/coverage.py [draws]
 
@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kd.reports.evidence import difference, patient_variance, t_quantile  # noqa: E402
+from kd.reports.statistics import difference, half_width, patient_variance  # noqa: E402
 
 SEEDS = 3
 METHODS = ("patients and seeds", "patients only", "images only")
@@ -38,7 +38,7 @@ def holds_zero(first, second, owner, method):
         return gap["low"] <= 0 <= gap["high"]
     gaps = (first.astype(float) - second).mean(0)
     groups = owner if method == METHODS[1] else np.arange(len(owner))
-    half = t_quantile(0.975, len(np.unique(groups)) - 1) * np.sqrt(patient_variance(gaps, groups, 400))
+    half = half_width([(patient_variance(gaps, groups, 400), len(np.unique(groups)) - 1)])
     return abs(gaps.mean()) <= half
 
 

@@ -1,0 +1,100 @@
+"""How well the confidence of predictions matches their accuracy. Pure functions of arrays."""
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import softmax
+
+from kd.reports import metrics
+
+BINS = 15
+# The temperatures that are considered.
+LOWEST = 0.01
+HIGHEST = 100.0
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """softmax(logits / T) in float64. logits [N, K] -> [N, K]."""
+    return softmax(logits.astype(np.float64) / temperature, axis=1)
+
+
+def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict]:
+    """Count, mean confidence and accuracy of the images in each bin of confidence.
+
+    The bins are equal steps of 0..1; mean confidence and accuracy of an empty one are None. A
+    confidence on a border counts below it. p [N, K], labels [N].
+    """
+    confidence = p.max(1)
+    correct = p.argmax(1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    rows = []
+    for number in range(bins):
+        inside = bin_of == number
+        row = {"count": int(inside.sum()), "confidence": None, "accuracy": None}
+        if inside.any():
+            row["confidence"] = float(confidence[inside].mean())
+            row["accuracy"] = float(correct[inside].mean())
+        rows.append(row)
+    return rows
+
+
+def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error: sum over bins of n_b / N * |accuracy_b - confidence_b|.
+
+    Guo et al. 2017, 1706.04599, eq. 3.
+    """
+    total = 0
+    for row in confidence_bins(p, labels, bins):
+        if row["count"]:
+            total += row["count"] * abs(row["accuracy"] - row["confidence"])
+    return total / len(labels)
+
+
+def brier(p: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over images of the squared distance between p and the one-hot label.
+
+    Summed over classes, so between 0 and 2 (Brier 1950).
+    """
+    return float(((p - np.eye(p.shape[1])[labels]) ** 2).sum(1).mean())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T that makes softmax(logits / T) most likely for the labels, within 1/100 to 100.
+
+    Guo et al. 2017, section 4.2. The negative log-likelihood is convex in 1/T, so the T is where
+    its slope is 0, or a bound where the slope has one sign between them. logits [N, K], labels [N].
+    """
+    logits = logits.astype(np.float64)
+    # Relative to the label's own logit: where all images are right, no rounding hides the sign.
+    above_own = logits - logits[np.arange(len(labels)), labels][:, None]
+
+    def slope(log_t: float) -> float:
+        """Derivative of the mean negative log-likelihood by 1/T, at T = 10^log_t."""
+        return float((probabilities(logits, 10**log_t) * above_own).sum(1).mean())
+
+    lowest, highest = np.log10([LOWEST, HIGHEST])
+    if slope(lowest) <= 0:
+        return LOWEST
+    if slope(highest) >= 0:
+        return HIGHEST
+    return float(10 ** brentq(slope, lowest, highest, xtol=1e-12))
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+    """ECE, NLL (nats) and Brier score, before and after scaling by a temperature.
+
+    The temperature was fitted elsewhere (validation split). logits [N, K], labels [N].
+    """
+    return {
+        "temperature": temperature,
+        "before": _scores(logits, labels, 1.0),
+        "after": _scores(logits, labels, temperature),
+    }
+
+
+def _scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+    p = probabilities(logits, temperature)
+    return {
+        "ece": ece(p, labels),
+        "nll": metrics.nll(logits / temperature, labels),
+        "brier": brier(p, labels),
+    }

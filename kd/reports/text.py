@@ -1,0 +1,62 @@
+"""Numbers of reports and studies as text."""
+
+NOT_KNOWN = "-"
+
+
+def mean_text(score: dict | None, digits: int = 4, n: int | None = None) -> str:
+    """`mean_sd` in words: `0.1234 ± 0.0012 (n = 3)`; `-` where there is none.
+
+    Without the `±` where there is no standard deviation, without the brackets where no n is given.
+    """
+    if score is None:
+        return NOT_KNOWN
+    text = f"{score['mean']:.{digits}f}"
+    if score["sd"] is not None:
+        text += f" ± {score['sd']:.{digits}f}"
+    return text if n is None else f"{text} (n = {n})"
+
+
+def difference_texts(gap: dict, digits: int = 4, factor: float = 1) -> tuple[str, str]:
+    """A difference and its interval: (`+0.0123`, `[-0.0012, +0.0200]`).
+
+    `factor` is the unit's: 100 for points.
+    """
+    mean, low, high = [f"{factor * gap[key]:+.{digits}f}" for key in ("mean", "low", "high")]
+    return mean, f"[{low}, {high}]"
+
+
+def difference_text(gap: dict) -> str:
+    """A difference with its interval: `+0.0123 [-0.0012, +0.0200]`."""
+    return " ".join(difference_texts(gap))
+
+
+def grades_text(grades: dict) -> str:
+    """The metrics of ordered grades on a line."""
+    texts = {}
+    for key in ("quadratic_kappa", "referable_auc"):
+        texts[key] = "undefined" if grades[key] is None else f"{grades[key]:.4f}"
+    reason = f" ({grades['reason']})" if grades["reason"] else ""
+    return (
+        f"quadratic weighted kappa {texts['quadratic_kappa']}, AUC of referable (grade >= 2)"
+        f" {texts['referable_auc']}{reason}"
+    )
+
+
+def report_text(report: dict, classes: tuple[str, ...]) -> str:
+    """`metrics.classification_report`'s dictionary as the table that scikit-learn prints."""
+    names = [*classes, "macro avg", "weighted avg"]
+    width = max(map(len, names))
+    columns = ("precision", "recall", "f1-score")
+    heads = "".join(f"{column:>11}" for column in (*columns, "support"))
+    lines = [" " * width + heads]
+    for name in names:
+        cells = [_cell(report[name][column]) for column in columns]
+        lines.append(f"{name:<{width}}{''.join(cells)}{int(report[name]['support']):>11}")
+    total = int(report["macro avg"]["support"])
+    lines.append(f"{'accuracy':<{width}}{'':>22}{report['accuracy']:>11.4f}{total:>11}")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    text = NOT_KNOWN if value is None else f"{value:.4f}"
+    return f"{text:>11}"

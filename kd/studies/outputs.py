@@ -1,0 +1,22 @@
+"""How a study is written and printed."""
+
+from pathlib import Path
+
+from kd.system.console import log
+from kd.system.errors import printable
+from kd.system.files import write_json, write_text
+
+
+def write_outputs(root: Path, name: str, text: str, result: dict, figures: str) -> None:
+    """Write NAME.md and NAME.json, and print the text; `figures` says what else was written."""
+    write_text(root / f"{name}.md", text)
+    write_json(root / f"{name}.json", result)
+    log(text)
+    log(f"written: {root}/{name}.md, {name}.json and {figures}")
+
+
+def left_out_lines(left_out: list[str]) -> list[str]:
+    """The lines of Markdown that name what was left out; none where nothing was."""
+    if not left_out:
+        return []
+    return ["# Left out", "", *(f"- {printable(text)}" for text in left_out), ""]
