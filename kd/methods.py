@@ -1,4 +1,6 @@
-"""The general model as data: which teacher passes what knowledge on to which student, on which images.
+"""The general model as data: the tables of modes and of kinds of knowledge.
+
+A mode says which teacher passes what knowledge on to which student, on which images.
 
 The blocks follow Abbasi et al. 2019 (1912.13179): data preparation, teachers and student,
 knowledge, its location, its transfer. The loop knows none of them. Nothing here imports torch, so
@@ -40,7 +42,7 @@ class Kind:
                    loss(student, teacher, [labels=], [temperature=], **options)
     options        its own hyper-parameters, passed to the loss by name
     softens        whether the loss takes a temperature
-    labels         whether the loss takes the labels, so that the kind has no place where none is read
+    labels         whether the loss takes the labels, so that it has no place where none are read
     maps           whether features must be maps [B, C, H, W]
     projects       whether the student's map goes through a trained 1x1 convolution first
     least_classes  below it there is nothing to pass on
@@ -104,8 +106,8 @@ def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, 
 
     caps = [f"{standardized_cap(classes, t):.3f} at T = {t:g}" for t in temperatures]
     return [
-        f"standardized: with {classes} classes no logit exceeds {(classes - 1) ** 0.5:.2f}, so that "
-        f"the teacher gives a class {', '.join(caps)} at the most "
+        f"standardized: with {classes} classes no logit exceeds {(classes - 1) ** 0.5:.2f}, so"
+        f" that the teacher gives a class {', '.join(caps)} at the most "
         f"({standardized_cap(classes, 1.0):.3f} at T = 1)"
     ]
 

@@ -84,7 +84,7 @@ class Classifier:
             forward = in_training
         return forward(ready)
 
-    def spread(self, sync_bn: bool = False) -> None:
+    def wrap_ddp(self, sync_bn: bool = False) -> None:
         """Train on all ranks.
 
         Gradients are averaged in the backward pass, and all ranks take the main rank's buffers.
@@ -180,7 +180,7 @@ class Classifier:
 
 
 def _keeper(name: str, outputs: dict, versions: dict):
-    """A forward hook that keeps a module's output, and how often it was changed in place by then."""
+    """A forward hook that keeps a module's output, and how often it was changed in place."""
 
     def hook(module, inputs, output):
         outputs[name] = output

@@ -90,7 +90,7 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
     state = State(network, training, FLOAT)
     if optimizer is not None:
         state.optimizer = optimizer(network.module.parameters(), lr=lr)
-    network.spread()
+    network.wrap_ddp()
     fit(state, [Phase("distil", views, taught, objective, 0, steps, lr)], valid, training, FLOAT, Hooks())
     return state
 

@@ -50,6 +50,14 @@ class PhasePlan:
     lr: float
 
 
+def kinds_of(phases: tuple[PhasePlan, ...]) -> dict[str, Kind]:
+    """The kinds of knowledge that phases pass on, by name."""
+    kinds = {}
+    for phase in phases:
+        kinds |= phase.knowledge.kinds
+    return kinds
+
+
 @dataclass(frozen=True)
 class TeacherPlan:
     """A network that teaches, and where it comes from: a file, a run, or a seed.
@@ -123,7 +131,7 @@ class Plan:
     @property
     def kinds(self) -> dict[str, Kind]:
         """The kinds of knowledge of all phases."""
-        return {name: kind for phase in self.phases for name, kind in phase.knowledge.kinds.items()}
+        return kinds_of(self.phases)
 
     @property
     def inside(self) -> list[str]:

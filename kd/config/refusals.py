@@ -1,7 +1,7 @@
 """Settings that contradict each other or lack something, refused before any data are read."""
 
 from kd.config.layout import is_folder_name, slug
-from kd.config.plan import PhasePlan
+from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_kinds, teacher_names
 from kd.config.settings import DistillSettings
 from kd.methods import KNOWLEDGE, Mode, ModePhase
@@ -12,8 +12,8 @@ def refuse_tag(tag: str) -> None:
     """Raise Problem for a tag that cannot stand in the name of a folder."""
     if tag and not is_folder_name(tag):
         raise Problem(
-            f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a folder;"
-            f" try '{slug(tag)}'"
+            f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a"
+            f" folder; try '{slug(tag)}'"
         )
 
 
@@ -34,7 +34,7 @@ def refuse_misfits(
             f"teacher '{twice[0]}' in --teacher: named twice, it is the same network twice; give"
             " other names, or files of differently trained ones with --teacher-checkpoint"
         )
-    inside = sorted({name for phase in phases for name in phase.knowledge.inside})
+    inside = _inside(phases)
     if settings.training.compile and inside:
         raise Problem(
             "compile in --compile: a compiled network does not show its feature maps, which"
@@ -50,14 +50,14 @@ def _refuse_kinds(settings, mode: Mode, phases: tuple[PhasePlan, ...], where: st
             f"knowledge '{'+'.join(chosen)}' in --knowledge: names a kind twice; give it once, with"
             " a weight in --knowledge-weights"
         )
-    inside = sorted({name for phase in phases for name in phase.knowledge.inside})
+    inside = _inside(phases)
     if inside and not mode.teacher.is_network:
         outputs = [name for name, kind in KNOWLEDGE.items() if not kind.inside]
         raise Problem(
             f"knowledge '{inside[0]}' {where} has no network to look into; give one of"
             f" {', '.join(outputs)}"
         )
-    others = sorted({name for phase in phases for name in phase.knowledge.weights if name != "kd"})
+    others = sorted(kinds_of(phases).keys() - {"kd"})
     if others and mode.teacher.distribution == "uniform":
         raise Problem(
             f"knowledge '{others[0]}' {where} is label smoothing, which is kd of a uniform teacher;"
@@ -96,3 +96,8 @@ def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str
                 f"{key} of {len(given)} in --{key.replace('_', '-')}: {what} {expected}; give one"
                 " for each, or none"
             )
+
+
+def _inside(phases: tuple[PhasePlan, ...]) -> list[str]:
+    """The kinds of knowledge, of all phases, that lie in feature maps."""
+    return sorted(name for name, kind in kinds_of(phases).items() if kind.inside)

@@ -28,7 +28,7 @@ UNTRAINED = 10**6  # above every generation, each of which draws a student's wei
 
 
 def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
-    """The plan of a run. Raises Problem for settings that contradict each other or lack something."""
+    """The plan of a run. Raises Problem for settings that contradict each other."""
     refuse_tag(settings.output.tag)
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)

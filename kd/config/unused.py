@@ -1,7 +1,7 @@
 """The settings that a run does not look at, whatever their values."""
 
 from kd.config import parsing
-from kd.config.plan import PhasePlan
+from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import is_chain, teacher_names
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
@@ -27,7 +27,7 @@ def unused_by_student(
     settings: DistillSettings, mode: Mode, phases: tuple[PhasePlan, ...]
 ) -> frozenset[str]:
     """Settings of another mode, another teacher or another kind of knowledge."""
-    kinds = {name: kind for phase in phases for name, kind in phase.knowledge.kinds.items()}
+    kinds = kinds_of(phases)
     origin = mode.teacher
     tunes = any(PHASE_LOSSES[row.loss].chosen for row in mode.phases)
     chosen = any(

@@ -86,7 +86,7 @@ def open_pool(
 def _decoded(
     dataset: Dataset, source: Index | None, check_stop
 ) -> tuple[Store | Joined, np.ndarray, list[Sample]]:
-    """(a store, rows of the data set's pool and of all of `source` in it, samples of all its rows)."""
+    """(A store, the rows in it of the pool and of all of `source`, samples of all its rows)."""
     store = dataset.store
     rows = dataset.parts.pool
     store.ensure(rows, check_stop)
@@ -169,7 +169,10 @@ def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
 
 
 def _is_unknown(kind: str, sample: Sample) -> bool:
-    """Whether nothing says whom an image shows. Messidor's names tell images apart, not patients."""
+    """Whether the patient of an image is unknown.
+
+    Messidor's names tell images apart, not patients.
+    """
     if sample.patient == sample.path:
         return True
     return kind in ("messidor", "messidor2") and sample.patient == stem_of(sample.path)

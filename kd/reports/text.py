@@ -21,8 +21,9 @@ def difference_texts(gap: dict, digits: int = 4, factor: float = 1) -> tuple[str
 
     `factor` is the unit's: 100 for points.
     """
-    mean, low, high = [f"{factor * gap[key]:+.{digits}f}" for key in ("mean", "low", "high")]
-    return mean, f"[{low}, {high}]"
+    low = f"{factor * gap['low']:+.{digits}f}"
+    high = f"{factor * gap['high']:+.{digits}f}"
+    return f"{factor * gap['mean']:+.{digits}f}", f"[{low}, {high}]"
 
 
 def difference_text(gap: dict) -> str:

@@ -56,4 +56,5 @@ class ActiveRun:
         for word, group in itertools.groupby(ranks.gather_words(own)):
             devices.append(f"{word} x {len(list(group))}")
         batch_size = self.plan.settings.training.batch_size
-        return f"; {ranks.world_size()} ranks ({', '.join(devices)}), {batch_size} images a step in all"
+        world = ranks.world_size()
+        return f"; {world} ranks ({', '.join(devices)}), {batch_size} images a step in all"

@@ -35,9 +35,9 @@ class RunHooks(Hooks):
         training = self.run.plan.settings.training
         self.run.events.step(state, training.batch_size)
         self.bar.update()
-        self.run.signals.look_at_clock()
+        self.run.signals.check_time_budget()
         due = time.monotonic() - self.saved >= 60 * training.save_every_minutes
-        if self.run.signals.leave_together(due):
+        if self.run.signals.check_stop_together(due):
             self.run.save()
             self.saved = time.monotonic()
 
@@ -52,7 +52,7 @@ class RunHooks(Hooks):
         )
 
     def check_stop(self) -> None:
-        self.run.signals.leave()
+        self.run.signals.check_stop()
 
 
 def fit(run: ActiveRun) -> None:

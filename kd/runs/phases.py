@@ -1,4 +1,4 @@
-"""From the phases of a plan to those of the loop: each with its images, loss, teachers and steps."""
+"""From the phases of a plan to those of the loop: images, loss, teachers and steps of each."""
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ class PhaseBuilder:
         ]
 
     def _projectors(self, own: tuple, others: tuple) -> nn.Module:
-        """One projector for every teacher and layer, from the student's channels to the teacher's."""
+        """A projector for every teacher and layer, from the student's channels to the teacher's."""
         pairs = []
         for features in others:
             pairs += [(mine.shape[1], theirs.shape[1]) for mine, theirs in zip(own, features)]

@@ -129,18 +129,19 @@ def run(plan: Plan, session: Session) -> dict:
         finally:
             session.teachers.flush()
             if plan.settings.training.compile:
-                # All networks of a family share a limit of eight graphs; the next run needs its own.
+                # All networks of a family share a limit of eight graphs, and the next run needs
+                # its own.
                 torch.compiler.reset()
 
 
 def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     """Train a run that is not finished, from its first step or the one after its last save."""
     data = RunData(plan, session)
-    session.signals.leave()
+    session.signals.check_stop()
     if any(needs_training(teacher) for teacher in plan.teachers):
         try_student(plan, data, folder)
     ensemble = find_ensemble(plan, data, session)
-    session.signals.leave()
+    session.signals.check_stop()
     student = build_student(plan, data, folder)
     folder.check_space(models.parameters(student.module))
     first = data.first_batch(plan)
@@ -153,7 +154,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     if ensemble is not None and entry is None:
         ratio = builder.gradient_ratio(logits, phases[0], first)
         remarks = [*plan.remarks, *cautions(plan, len(data.classes)), *builder.remarks]
-        check_stop = session.signals.leave
+        check_stop = session.signals.check_stop
         entry = introduce(ensemble, data.valid, data.test, ratio, remarks, check_stop)
     if ensemble is not None:
         ensemble.check_unchanged(entry)
@@ -162,7 +163,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     if saved is not None:
         restore(state, clock, saved)
     del saved  # two gigabytes for VGG11
-    student.spread(plan.settings.training.sync_bn)
+    student.wrap_ddp(plan.settings.training.sync_bn)
     if plan.settings.training.compile:
         student.compile()
     events = Events(folder.path, state)
@@ -258,7 +259,7 @@ def fit_and_finish(run: ActiveRun, first: Batch) -> dict:
         run.save()
         ranks.barrier()  # a rank that ends early has torchrun end the others
         where = f" at step {run.state.progress.total}, saved in '{run.folder.path}'"
-        raise run.signals.stopped(where) from None
+        raise run.signals.as_stopped(where) from None
     except Problem as problem:
         if problem.code == CANNOT_WRITE:
             # What does not fit now may be a result that is larger than the saved state.

@@ -35,7 +35,7 @@ class Session:
     def open(self) -> Dataset:
         """The data, split and decoded at the first call."""
         if self._dataset is None:
-            self._dataset = open_dataset(self.data, self.read(), self.signals.leave_alone)
+            self._dataset = open_dataset(self.data, self.read(), self.signals.check_stop_alone)
             log_data(self._dataset)
         return self._dataset
 
@@ -50,12 +50,15 @@ class Session:
         return self._source
 
     def open_pool(self, plan: Plan) -> Pool | None:
-        """The images that a run sees without labels, decoded at the first call; None without any."""
+        """The images that a run sees without labels, decoded at the first call.
+
+        None where the run shows none.
+        """
         if not plan.shows_pool:
             return None
         if self._pool is None:
             source, unlabeled = self.read_pool(plan), plan.settings.unlabeled
-            self._pool = open_pool(self.open(), unlabeled, source, self.signals.leave_alone)
+            self._pool = open_pool(self.open(), unlabeled, source, self.signals.check_stop_alone)
             log_pool(self._pool)
         return self._pool
 

@@ -19,7 +19,7 @@ class StopSignals:
 
     A second Ctrl-C ends the process at once, without tidying up: threads and libraries may swallow
     a KeyboardInterrupt, or hang on it. (Called from other Python code and not by a script, it
-    raises KeyboardInterrupt.) The budget starts here and only `look_at_clock` checks it, after a
+    raises KeyboardInterrupt.) The budget starts here, and only `check_time_budget` checks it, after
     step: a run that is started again and again always gets further.
     """
 
@@ -40,7 +40,7 @@ class StopSignals:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def look_at_clock(self) -> None:
+    def check_time_budget(self) -> None:
         """Request a stop where the time budget is used up."""
         if self._minutes is None or self.code is not None:
             return
@@ -48,23 +48,23 @@ class StopSignals:
             self.code = TERMINATED
             self._why = f"stopped: --max-minutes {self._minutes:g} are over"
 
-    def leave(self) -> None:
+    def check_stop(self) -> None:
         """Raise Stopped if a stop was requested and this is the only rank.
 
-        Several ranks stop together, after a step, in `leave_together`.
+        Several ranks stop together, after a step, in `check_stop_together`.
         """
         if ranks.world_size() == 1:
-            self.leave_alone()
+            self.check_stop_alone()
 
-    def leave_alone(self) -> None:
+    def check_stop_alone(self) -> None:
         """Raise Stopped (130 or 143) if a stop was requested.
 
         To be called where nothing is half done and no other rank waits.
         """
         if self.code is not None:
-            raise self.stopped("")
+            raise self.as_stopped("")
 
-    def leave_together(self, due: bool = False) -> bool:
+    def check_stop_together(self, due: bool = False) -> bool:
         """Raise Stopped on all ranks if any of them was asked to stop. All ranks call it at once.
 
         Otherwise return whether something is `due` on any rank.
@@ -72,10 +72,10 @@ class StopSignals:
         code, due_anywhere = ranks.maximum([self.code or 0, int(due)])
         if code:
             self.code = code
-            raise self.stopped("")
+            raise self.as_stopped("")
         return bool(due_anywhere)
 
-    def stopped(self, saved: str) -> Stopped:
+    def as_stopped(self, saved: str) -> Stopped:
         """The exception of a stop, with its one message; `saved` names what is safe on disk."""
         return Stopped(f"{self._why}{saved}; run the same command again to go on", self.code)
 

@@ -108,7 +108,7 @@ class Ensemble:
                 ) from None
 
     def on(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> BatchTeacher:
-        """What teaches on some views, with the features of each member's `layers` if there are any."""
+        """What teaches on some views. `layers` of each member: to show their features, too."""
         if not self.members:
             correct = self.plan.distribution.correct
             return LabelDistribution(self.classes, 1 / self.classes if correct is None else correct)
@@ -122,7 +122,7 @@ class Ensemble:
         return JointTeacher(networks, self.weights, self.device)
 
     def _network(self, member: Teacher, views: Views, precision: Precision) -> BatchLogits:
-        """A member's stored logits, which fill themselves, or with --no-stored-logits the network."""
+        """A member's stored logits, which fill themselves; with --no-stored-logits the network."""
         network, settings = member.trained.network, self.plan.settings
         if not settings.distillation.stored_logits:
             return LiveNetwork(network, precision)
@@ -143,7 +143,7 @@ class Ensemble:
         return np.stack(logits)
 
     def together(self, logits: np.ndarray) -> np.ndarray:
-        """The members' answers [M, n, K] as one: log of the mean probability but for a shift, [n, K]."""
+        """The members' answers [M, n, K] as one: log of the mean probability, shifted, [n, K]."""
         return losses.mixture(torch.from_numpy(logits), torch.tensor(self.weights), 1.0).numpy()
 
     def judge(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:

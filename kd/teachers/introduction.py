@@ -20,7 +20,7 @@ def introduce(
     remarks: list[str],
     check_stop: Callable[[], None],
 ) -> dict:
-    """The report's `teacher`: how good each teacher is, and how its term weighs against the label's.
+    """The report's `teacher`: how good each one is, and how much its term weighs.
 
     ratio: (of the gradients on the first batch, why there is none). Raises Problem (3) for a
     teacher whose logits are not finite.
@@ -65,7 +65,8 @@ def disagreement(predicted: np.ndarray) -> float:
 
 def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[[], None]) -> dict:
     """The members' accuracies, alone and together."""
-    valid_logits, test_logits = [ensemble.answers(views, check_stop) for views in (valid, test)]
+    valid_logits = ensemble.answers(valid, check_stop)
+    test_logits = ensemble.answers(test, check_stop)
     valid_labels, test_labels = valid.labels.numpy(), test.labels.numpy()
     members = []
     for member, share, of_valid, of_test in zip(

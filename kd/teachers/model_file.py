@@ -67,7 +67,6 @@ def pack(
     network, or its students, on what it has seen; what it has seen without labels counts as train.
     What teachers of other data have seen, and theirs, stands in `inherited`.
     """
-    settings = dataset.settings
     patients = {part: dataset.patients(part) for part in ("train", "valid")}
     files = {part: dataset.files(part) for part in ("train", "valid")}
     inherited = []
@@ -81,19 +80,13 @@ def pack(
         "name": network.name,
         "architecture": network.architecture,
         "classes": list(network.classes),
-        "input": {
-            "image_size": settings.image_size,
-            "resize": settings.resize,
-            "crop": dataset.store.crop,
-            "mean": network.mean.flatten().tolist(),
-            "std": network.std.flatten().tolist(),
-        },
+        "input": _input(network, dataset),
         "state_dict": state,
         "epoch": epoch,
         "data": {
             "name": dataset.index.name,
-            "split": settings.split,
-            "split_seed": settings.split_seed,
+            "split": dataset.settings.split,
+            "split_seed": dataset.settings.split_seed,
             "split_hash": dataset.split_hash,
             "content_hash": dataset.content_hash,
             "inherited": inherited,
@@ -103,8 +96,19 @@ def pack(
     }
 
 
+def _input(network: Classifier, dataset: Dataset) -> dict:
+    """How images are prepared for a network."""
+    return {
+        "image_size": dataset.settings.image_size,
+        "resize": dataset.settings.resize,
+        "crop": dataset.store.crop,
+        "mean": network.mean.flatten().tolist(),
+        "std": network.std.flatten().tolist(),
+    }
+
+
 def _other_data(teacher: Trained, dataset: Dataset) -> list[dict]:
-    """What a teacher has seen, and its own teachers, that is not the train part of these very data."""
+    """What a teacher, and its own teachers, have seen that is not of these very data."""
     if teacher.about is None:
         return []
     own = teacher.about["data"]
@@ -169,9 +173,8 @@ def _unpack(content: dict, path: Path) -> Trained:
         content["input"].setdefault("crop", "none")  # a file that is older than crops
     if isinstance(content.get("data"), dict):
         content["data"].setdefault("inherited", [])  # and one older than foreign teachers
-    fault = checkpoint.fault(
-        {key: value for key, value in content.items() if key != "format"}, SCHEMA, "it"
-    ) or _odd(content)
+    own = {key: value for key, value in content.items() if key != "format"}
+    fault = checkpoint.fault(own, SCHEMA, "it") or _odd(content)
     if fault:
         raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)
     network = models.build(content["name"], tuple(content["classes"]))
@@ -179,9 +182,8 @@ def _unpack(content: dict, path: Path) -> Trained:
         network = models.build(content["architecture"], tuple(content["classes"]))
         network.name = content["name"]
     models.load_state(network.module, content["state_dict"], path, network.architecture)
-    network.mean, network.std = (
-        torch.tensor(content["input"][key]).view(1, 3, 1, 1) for key in ("mean", "std")
-    )
+    network.mean = torch.tensor(content["input"]["mean"]).view(1, 3, 1, 1)
+    network.std = torch.tensor(content["input"]["std"]).view(1, 3, 1, 1)
     about = {key: value for key, value in content.items() if key != "state_dict"}
     return Trained(network, about, state_hash(content["state_dict"]))
 

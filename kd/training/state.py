@@ -95,7 +95,8 @@ class State:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         self.divergence = Divergence(self.optimizer, device, precision.scaled)
-        self.sums = None  # on the device, in the order of `terms`; moved to progress.sums when saved or logged
+        # On the device, in the order of `terms`; moved to progress.sums when saved or logged.
+        self.sums = None
         self.terms: tuple[str, ...] = ()
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -143,7 +144,7 @@ class State:
 
     @contextlib.contextmanager
     def best_in_network(self):
-        """The network holds the best epoch's weights inside the block, and its own again after it."""
+        """Inside the block the network holds the best epoch's weights, afterwards its own."""
         own = state_on_cpu(self.network.module)
         self.network.module.load_state_dict(self.best_weights, strict=True)
         try:
