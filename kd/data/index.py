@@ -87,7 +87,7 @@ class Index:
         return "\t".join((sample.path, label, sample.patient, sample.study))
 
     def without_labels(self, rows: np.ndarray) -> "Index":
-        """The same index without the labels of some rows: what does not hold them cannot use them."""
+        """The same index without the labels of some rows, so that nothing can use them."""
         samples = list(self.samples)
         for row in rows:
             samples[row] = samples[row]._replace(label=UNLABELED)
