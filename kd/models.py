@@ -180,7 +180,10 @@ class Classifier:
 
 
 def _keeper(name: str, outputs: dict, versions: dict):
-    """A forward hook that keeps a module's output, and how often it was changed in place."""
+    """A forward hook that keeps a module's output and the version counter of that tensor.
+
+    The counter grows with each change in place.
+    """
 
     def hook(module, inputs, output):
         outputs[name] = output
@@ -369,7 +372,8 @@ def _differences(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -
         if key not in state:
             missing.append(key)
         elif value.shape != state[key].shape:
-            found, expected = tuple(state[key].shape), tuple(value.shape)
+            found = tuple(state[key].shape)
+            expected = tuple(value.shape)
             wrong.append(f"{key}: file has {found}, network {expected}")
     extra = [key for key in state if key not in own]
     differences = []

@@ -156,10 +156,7 @@ def _copies(index: Index, looks: list[dict], sound: list[int]) -> dict:
 
 
 def _known_patient(sample: Sample) -> str | None:
-    """The patient of an image; None where it is unknown.
-
-    Readers call an unknown patient by the image's path.
-    """
+    """The patient of an image, or None: readers name unknown patients by the image's path."""
     return sample.patient if sample.patient != sample.path else None
 
 

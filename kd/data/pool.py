@@ -86,7 +86,10 @@ def open_pool(
 def _decoded(
     dataset: Dataset, source: Index | None, check_stop
 ) -> tuple[Store | Joined, np.ndarray, list[Sample]]:
-    """(A store, the rows in it of the pool and of all of `source`, samples of all its rows)."""
+    """Decode the data set's pool and all of `source`.
+
+    Returns (the store that holds both, their rows in it, the samples of all its rows).
+    """
     store = dataset.store
     rows = dataset.parts.pool
     store.ensure(rows, check_stop)
@@ -169,10 +172,7 @@ def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
 
 
 def _is_unknown(kind: str, sample: Sample) -> bool:
-    """Whether the patient of an image is unknown.
-
-    Messidor's names tell images apart, not patients.
-    """
+    """Whether nothing says whom an image shows; Messidor's file names do not."""
     if sample.patient == sample.path:
         return True
     return kind in ("messidor", "messidor2") and sample.patient == stem_of(sample.path)

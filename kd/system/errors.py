@@ -80,7 +80,8 @@ def _flush_streams() -> None:
         try:
             stream.flush()
         except OSError:
-            # Nobody reads any more, or the log's disk is full. Python would report it again.
+            # Nobody reads any more, or the log's disk is full. On exit Python would report it
+            # again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
