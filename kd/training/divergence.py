@@ -12,8 +12,9 @@ class Divergence:
 
     It does not wait for the device. It looks at the gradients of small parameters (biases, norm
     layers, the first convolution): what goes wrong in a backward pass reaches some of them, and
-    reading all gradients once more would take 2 % of a CPU step. What slips through is caught by `check_weights` before anything is
-    saved. The flag stays up: no later step changes a weight either. `check` raises.
+    reading all gradients once more would take 2 % of a CPU step. What slips through is caught by
+    `check_weights` before anything is saved. The flag stays up: no later step changes a weight
+    either. `check` raises.
     """
 
     SMALL = 2**16  # values
