@@ -168,6 +168,25 @@ def similarity(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (own - other).square().sum() / len(own)
 
 
+def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> torch.Tensor:
+    """KL(p_t(. | i) || p_s(. | i)) of neighbours, mean over the B images i of a batch.
+
+    p(j | i) is the probability that another image j of the batch is the neighbour of i: a kernel of
+    their features, divided by its sum over all others. Features [B, C, H, W] are averaged over
+    positions, those of another shape are flattened, and each row is scaled to length 1.
+    Probabilistic knowledge transfer (Passalis, Tefas 2018, 1803.10837, section 3).
+
+    width  0: the cosine kernel (1 + cos) / 2, which needs none; otherwise sigma of the Gaussian
+           kernel exp(-d^2 / (2 sigma^2)) of the distance d, which on rows of length 1 lies
+           between 0 and 2
+
+    They sum over the images, and their code counts an image among its own neighbours; the paper's
+    formula does not. In a batch of one or two images no neighbour can be chosen: 0.
+    """
+    log_student, log_teacher = _log_neighbours(student, width), _log_neighbours(teacher, width)
+    return _kl_of_rows(log_student, log_teacher).mean()
+
+
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """|| student - teacher ||^2 / 2, mean over batch, channels and positions.
 
@@ -256,6 +275,21 @@ def _inner_products(features: torch.Tensor) -> torch.Tensor:
     """Inner products of images' features [B, ...], rows of length 1: [B, B]."""
     rows = full(features).flatten(1)
     return unit(rows @ rows.T, SMALLEST)
+
+
+def _log_neighbours(features: torch.Tensor, width: float) -> torch.Tensor:
+    """log p(j | i) of images' features [B, ...], without i itself: [B, B - 1]."""
+    features = full(features)
+    if features.ndim == 4:
+        features = features.mean((2, 3))
+    rows = unit(features.flatten(1), SMALLEST)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    cosines = (rows @ rows.T)[~itself].view(len(rows), len(rows) - 1)
+    if width:
+        log_kernel = (cosines - 1) / width**2  # d^2 = 2 - 2 cos
+    else:
+        log_kernel = ((1 + cosines) / 2).clamp(min=SMALLEST).log()
+    return F.log_softmax(log_kernel, dim=1)
 
 
 def _same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -101,6 +101,10 @@ def _similarity_cautions(classes: int, batch: int, temperatures: tuple[float, ..
     return _few_images("similarity: compares", batch)
 
 
+def _pkt_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
+    return _few_images("pkt: compares", batch)
+
+
 def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
     from kd.losses import standardized_cap
 
@@ -183,6 +187,24 @@ KNOWLEDGE = {
         source="1907.09682",
         loss="similarity",
         cautions=_similarity_cautions,
+    ),
+    "pkt": Kind(
+        what="which images are neighbours",
+        location="stages",
+        transfer="KL of the probabilities of neighbours",
+        weight=1.0,
+        source="1803.10837",
+        loss="pkt",
+        options=(
+            KindOption(
+                "width",
+                0.0,
+                "pkt: sigma of a Gaussian kernel of features (0: the cosine kernel, without one)",
+                least=0,
+                most=1000,
+            ),
+        ),
+        cautions=_pkt_cautions,
     ),
     "hint": Kind(
         what="feature maps",

@@ -30,7 +30,7 @@ def test_mura_is_found_below_two_nested_folders_and_hidden_files_are_counted(mur
     index = mura.read(str(mura_tree.parent.parent), "part")
     assert len(index.samples) == 5 and index.skipped == 1 and index.root == mura_tree
     assert [index.classes[sample.label] for sample in index.samples] == ["elbow", "elbow", "hand", "wrist", "shoulder"]
-    assert [sample.part for sample in index.samples] == ["train"] * 4 + ["test"]
+    assert [sample.split for sample in index.samples] == ["train"] * 4 + ["test"]
 
 
 def test_mura_groups_by_patient_across_body_parts(mura_tree):
@@ -75,7 +75,7 @@ def test_class_folders_become_classes(picture_tree):
 
 def test_part_folders_become_parts(picture_tree):
     index = folder.read(str(picture_tree("set", {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})))
-    assert index.classes == ("a", "b") and sorted({s.part for s in index.samples}) == ["test", "train", "valid"]
+    assert index.classes == ("a", "b") and sorted({s.split for s in index.samples}) == ["test", "train", "valid"]
 
 
 def test_folders_beside_the_parts_are_passed_over_when_empty_and_refused_with_pictures(picture_tree):
@@ -110,7 +110,7 @@ def test_images_csv_gives_patients_studies_and_parts(picture_tree):
                                      '"x/image1.png",well,p2,s2,Test\r\n')
     index = folder.read(str(root))
     assert index.classes == ("sick", "well") and not index.notes
-    assert [(s.patient, s.study, s.part) for s in index.samples] == [("p1", "s1", "train"), ("p2", "s2", "test")]
+    assert [(s.patient, s.study, s.split) for s in index.samples] == [("p1", "s1", "train"), ("p2", "s2", "test")]
 
 
 def test_unlabelled_pictures_and_known_classes(picture_tree):

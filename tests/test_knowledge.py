@@ -54,6 +54,23 @@ def ref_similarity(student, teacher, T):
     return math.fsum(sum((a / np.linalg.norm(a) - b / np.linalg.norm(b))**2) for a, b in zip(s, t)) / len(s)
 
 
+def neighbours(maps, width):
+    """p(j | i) for every image i and all others j."""
+    rows = [image.reshape(len(image), -1).mean(1) for image in maps]
+    rows = [row / np.linalg.norm(row) for row in rows]
+    for i, one in enumerate(rows):
+        others = [other for j, other in enumerate(rows) if j != i]
+        if width:
+            kernel = [math.exp(-math.fsum((one - other)**2) / (2 * width**2)) for other in others]
+        else:
+            kernel = [max((1 + math.fsum(one * other)) / 2, 1e-6) for other in others]
+        yield np.array(kernel) / math.fsum(kernel)
+
+
+def ref_pkt(width):
+    return lambda student, teacher, T: np.mean([kl(p, q) for q, p in zip(neighbours(student, width), neighbours(teacher, width))])
+
+
 def mean(of_one):
     return lambda student, teacher, T: np.mean([of_one(s, t, T) for s, t in zip(student, teacher)])
 
@@ -67,6 +84,8 @@ OUTPUTS = {
 INSIDE = {
     "attention": (lambda s, t, T: losses.attention(s, t), mean(attention_of_an_image)),
     "similarity": (lambda s, t, T: losses.similarity(s, t), ref_similarity),
+    "pkt": (lambda s, t, T: losses.pkt(s, t), ref_pkt(0)),
+    "pkt of a Gaussian": (lambda s, t, T: losses.pkt(s, t, width=0.7), ref_pkt(0.7)),
     "hint": (lambda s, t, T: losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
 KINDS = OUTPUTS | INSIDE
 temperatures, sizes = pytest.mark.parametrize("T", [1, 4, 20]), pytest.mark.parametrize("K", [3, 7, 100])
@@ -111,7 +130,8 @@ def test_insides_equal_their_references(kind, shapes):
         projectors, features = losses.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
         student, by_hand = projectors(features, 1), np.einsum("ocij,bchw->bohw", *f64(projectors.weights[1], features))
         assert student.dtype == torch.float32 and np.allclose(*f64(student), by_hand, atol=1e-5)
-    assert loss(student, teacher, 0).item() == pytest.approx(reference(*f64(student, teacher), 0), rel=1e-5)
+    rounding = 1e-7 if kind.startswith("pkt") else 1e-12  # of a KL: a sum of terms of both signs
+    assert loss(student, teacher, 0).item() == pytest.approx(reference(*f64(student, teacher), 0), rel=1e-5, abs=rounding)
     assert same_slope(slope(loss, student, teacher, 0), lambda s: reference(s, *f64(teacher), 0), student)
 
 
@@ -123,7 +143,7 @@ def test_half_precision_is_left_at_once_and_a_batch_is_the_mean_of_its_images_bu
         assert loss(s, t, 20.0).dtype == torch.float32 and torch.isfinite(slope(loss, s, t, 20.0)).all()
         assert loss(s, t, 20.0).item() == pytest.approx(reference(*f64(s, t), 20.0), rel=1e-3)
     each = np.mean([loss(student[b:b + 1], teacher[b:b + 1], 20.0).item() for b in range(len(student))])
-    assert (loss(student, teacher, 20.0).item() == pytest.approx(each, rel=1e-5)) != (kind in ("dist", "similarity"))
+    assert (loss(student, teacher, 20.0).item() == pytest.approx(each, rel=1e-5)) != (kind in ("dist", "similarity", "pkt", "pkt of a Gaussian"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -219,6 +239,19 @@ def test_what_attention_similarity_and_hint_do_not_see():
     assert 0.01 < losses.attention(first, second) < 2 and losses.attention(here[:4], there[:4]).item() == pytest.approx(2)
     assert losses.attention(0 * first, first).item() == pytest.approx(1) and not slope(losses.attention, 0 * first, first).any()
     assert losses.hint(first, first) == 0 and losses.hint(first, first + 3).item() == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3, 2.0])
+def test_pkt_does_not_see_lengths_turns_and_positions_and_knows_no_neighbour_in_two_images(width):
+    (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
+    pooled = first.mean((2, 3))
+    for same in (30 * first, first.flip(2), torch.cat([first, first], 1), pooled, pooled @ turn, torch.linspace(0.1, 9, 5).view(5, 1) * pooled):
+        assert losses.pkt(same, first, width).item() == pytest.approx(0, abs=1e-6)
+    assert losses.pkt(first, second, width) > 1e-4 and losses.pkt(first[:, :, None], first, width) > 1e-4  # of other shapes: flattened
+    for few in (1, 2):
+        assert losses.pkt(first[:few], second[:few], width) == 0 and not slope(losses.pkt, first[:few], second[:few], width).any()
+    assert losses.pkt(first, second, 1000.0).item() == pytest.approx(0, abs=1e-6)  # all others are equally near
+    assert torch.isfinite(slope(losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(losses.pkt, -second, second, width)).all()
 
 
 def test_projectors_are_drawn_by_their_seed_alone():

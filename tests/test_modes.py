@@ -1,6 +1,7 @@
 """The table of modes tells the truth: every row and every kind of knowledge runs, new ones need no other code."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,27 @@ def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypa
     monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance", loss="l1"))
     assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "l1"])[0] == 0
     assert "train_l1" in reported("*/normal/*/seed0")["history"]["epochs"][0]
+
+
+def test_a_kinds_own_option_reaches_its_loss_and_only_its_own(script):
+    losses_of = {}
+    for tag, words in (("cosine", []), ("wide", ["--pkt-width", "2"]), ("narrow", ["--pkt-width", "0.2"])):
+        code, out = script("distill", [*SHORT, "--mode", "random", "--knowledge", "pkt", "--tag", tag, *words])
+        report = reported(f"*/random-{tag}/*/seed0")
+        losses_of[tag] = report["history"]["epochs"][0]["train_pkt"]
+        assert code == 0 and "not used" not in out and report["settings"]["pkt_width"] == (float(words[1]) if words else 0)
+    assert losses_of["wide"] < losses_of["cosine"] < losses_of["narrow"]
+    code, out = script("distill", [*SHORT, "--mode", "random", "--pkt-width", "2"])
+    assert code == 0 and "note: --pkt-width: not used" in out
+    code, out = script("distill", [*SHORT, "--mode", "random", "--knowledge", "pkt", "--pkt-width", "-1"])
+    assert code == 2 and "pkt_width '-1' in --pkt-width: must be at least 0" in out
+
+
+def test_every_kinds_loss_takes_what_its_row_says(script):
+    for name, kind in KNOWLEDGE.items():
+        taken = list(inspect.signature(kind.function()).parameters)[2:]
+        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + [one.name for one in kind.options]
+        assert sorted(taken) == sorted(said), name
 
 
 def test_smoothing_is_label_smoothing():

@@ -48,7 +48,7 @@ def test_a_tree_of_muras_size(tmp_path, capsys):
         return dataset, time.monotonic() - begun
 
     (patient, first), (again, second), (thesis, _) = start("patient"), start("patient"), start("thesis")
-    parts = [sample.part for sample in patient.index.samples]
+    parts = [sample.split for sample in patient.index.samples]
     assert (parts.count("train"), parts.count("test"), patient.index.skipped) == (36808, 3197, 40)
     found = patient.describe()
     assert found["parts"] == {"train": 15407, "valid": 1750, "test": 1715} and found["overlaps"] == {"patients": 0, "files": 0}
@@ -57,7 +57,7 @@ def test_a_tree_of_muras_size(tmp_path, capsys):
     leaking = thesis.describe()
     assert leaking["parts"] == {"train": 13866, "valid": 1575, "test": 1715}
     assert leaking["leaks"] and leaking["overlaps"]["patients"] > 1000 and leaking["overlaps"]["files"] > 100
-    assert np.bincount(thesis.index.labels[thesis.parts.test]).min() > 190
+    assert np.bincount(thesis.index.labels[thesis.splits.test]).min() > 190
     checked = audit(patient.index)
     assert checked["official"] == {} and checked["problems"] == []
     assert checked["hidden_files"] == 40 and checked["modes"] == {"L": 40005}

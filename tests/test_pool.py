@@ -27,8 +27,8 @@ def pool_of(dataset, **options):
 def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labelled):
     dataset = folder_data(labelled)
     pool = pool_of(dataset)
-    judged = {dataset.index.samples[row].patient for part in ("valid", "test") for row in getattr(dataset.parts, part)}
-    assert not judged & {dataset.index.samples[row].patient for row in pool.rows} and len(pool.rows) == len(dataset.parts.pool)
+    judged = {dataset.index.samples[row].patient for part in ("valid", "test") for row in getattr(dataset.splits, part)}
+    assert not judged & {dataset.index.samples[row].patient for row in pool.rows} and len(pool.rows) == len(dataset.splits.pool)
     views = pool.views(torch.device("cpu"), batch_size=4)
     assert views.labels is None and all(batch.labels is None for batch in views.epoch(0))
 
@@ -41,10 +41,10 @@ def test_rows_without_a_label_are_in_the_pool_alone(labelled):
     dataset = folder_data(labelled)
     paths = [sample.path for sample in dataset.index.samples]
     assert any("2 of 16 pictures have no label" in note for note in dataset.index.notes)
-    in_parts = {paths[row] for _, rows in dataset.parts.items() for row in rows}
+    in_parts = {paths[row] for _, rows in dataset.splits.items() for row in rows}
     assert not {"x/image0.png", "x/image15.png"} & in_parts
     pool = {paths[row] for row in pool_of(dataset).rows}
-    judged = {dataset.index.samples[row].patient for row in dataset.parts.valid}
+    judged = {dataset.index.samples[row].patient for row in dataset.splits.valid}
     assert ("x/image0.png" in pool) == ("p0" not in judged) and "x/image15.png" not in pool  # the second is a test patient's
 
 
@@ -55,11 +55,11 @@ def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic
     patients = {pictures[0]: "p7", pictures[1]: "p0"}  # the one of the test part, the other of train or validation
     write_table(clinic, [(path, patients.get(path, "")) for path in pictures], "path,patient")
     dataset = folder_data(labelled, valid_per_class=1)
-    train = {dataset.index.samples[row].patient for row in dataset.parts.train}
-    found = pool_of(dataset, unlabeled_dir=str(clinic)).account
+    train = {dataset.index.samples[row].patient for row in dataset.splits.train}
+    found = pool_of(dataset, unlabeled_dir=str(clinic)).summary
     assert found["dropped_by_patient"] == 1 + ("p0" not in train) and found["dropped_by_file"] == 2
     assert found["of_unlabeled_dir"] == 14 - found["dropped_by_patient"] - 2
-    assert found["of_the_data_set"] == len(dataset.parts.pool)
+    assert found["of_the_data_set"] == len(dataset.splits.pool)
     with pytest.raises(Problem, match="copy0.png, copy1.png.* show patients of the validation or test part") as caught:
         pool_of(dataset, unlabeled_dir=str(clinic), strict=True)
     assert caught.value.code == 2
@@ -69,8 +69,8 @@ def test_a_pool_of_judged_pictures_alone_is_refused(labelled, tmp_path):
     (tmp_path / "stolen").mkdir()
     shutil.copy(labelled / "x/image12.png", tmp_path / "stolen/a.png")
     dataset = folder_data(labelled)
-    empty = type(dataset)(dataset.settings, dataset.index, dataset.parts.__class__(
-        dataset.parts.train, dataset.parts.valid, dataset.parts.test, np.empty(0, np.int64)), dataset.store, "")
+    empty = type(dataset)(dataset.settings, dataset.index, dataset.splits.__class__(
+        dataset.splits.train, dataset.splits.valid, dataset.splits.test, np.empty(0, np.int64)), dataset.store, "")
     with pytest.raises(Problem, match="none are left"):
         pool_of(empty, unlabeled_dir=str(tmp_path / "stolen"))
 
@@ -78,8 +78,8 @@ def test_a_pool_of_judged_pictures_alone_is_refused(labelled, tmp_path):
 def test_copies_of_judged_pictures_inside_the_data_set_stay_out_of_the_pool(labelled):
     shutil.copy(labelled / "x/image15.png", labelled / "x/image2.png")
     dataset = folder_data(labelled)
-    assert "p1" in {dataset.index.samples[row].patient for row in dataset.parts.train}
-    assert pool_of(dataset).account["dropped_by_file"] == 1
+    assert "p1" in {dataset.index.samples[row].patient for row in dataset.splits.train}
+    assert pool_of(dataset).summary["dropped_by_file"] == 1
 
 
 def test_patients_of_a_table_are_believed_whatever_the_names_say(clinic):
@@ -94,8 +94,8 @@ def test_a_picture_that_lies_twice_is_seen_once(labelled, clinic):
     shutil.copy(labelled / "x/image2.png", clinic / "of the train part.png")
     dataset = folder_data(labelled)
     pool = pool_of(dataset, unlabeled_dir=str(clinic))
-    assert pool.account["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
-    assert pool.account["of_unknown_patients"] == pool.account["of_unlabeled_dir"] == 12
+    assert pool.summary["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
+    assert pool.summary["of_unknown_patients"] == pool.summary["of_unlabeled_dir"] == 12
 
 
 def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):

@@ -22,7 +22,7 @@ from kd.data.dataset import Dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import open_pool, read_unlabeled
 from kd.data.retinopathy import RETINOPATHY, patient_of
-from kd.data.splits import Parts
+from kd.data.splits import Splits
 from kd.data.store import Store
 from kd.runs.folder import RunFolder
 from kd.system.errors import Problem
@@ -100,7 +100,7 @@ def test_eyepacs_has_both_eyes_of_a_patient(tree):
     index = read(tree("eyepacs"))
     assert index.name == "eyepacs" and index.classes == ("0", "1", "2", "3", "4") and grades(index) == list("012340")
     assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13", "15", "15"]
-    assert all(sample.study == sample.patient and sample.part is None for sample in index.samples)
+    assert all(sample.study == sample.patient and sample.split is None for sample in index.samples)
     assert index.channels == 3 and index.graded and index.crop == "fundus" and not index.notes and not index.skipped
 
 
@@ -109,12 +109,12 @@ def test_eyepacs_test_labels_count_where_their_pictures_are_there(tree, name):
     root = tree("eyepacs")
     write(root, name, "image,level,Usage\n1_left,3,Private\n1_right,0,Public\n")
     index = read(root)
-    assert {sample.part for sample in index.samples} == {None}
+    assert {sample.split for sample in index.samples} == {None}
     assert index.notes == (f"{name} was passed over: none of its 2 pictures is there",)
     for number, eye in enumerate(("left", "right")):
         draw(root / "test" / f"1_{eye}.jpeg", 5 + number)
     index = read(root)
-    assert [sample.part for sample in index.samples] == ["test"] * 2 + ["train"] * 6 and grades(index)[:2] == ["3", "0"]
+    assert [sample.split for sample in index.samples] == ["test"] * 2 + ["train"] * 6 and grades(index)[:2] == ["3", "0"]
     (root / "test/1_left.jpeg").unlink()
     with pytest.raises(Problem, match=f"{name} row 2 '1_left' .no such picture"):
         read(root)
@@ -390,11 +390,11 @@ def test_a_pool_of_messidor_2_gives_up_what_it_shares_with_judged_pictures_of_me
     others = np.setdiff1d(np.arange(len(index.samples)), shared)
     store = Store(index, "cache", 32, "squash", 0, index.crop)
     store.ensure(np.arange(len(index.samples)))
-    dataset = Dataset(Data(dataset="messidor"), index, Parts(others, others[:0], np.array(shared), others), store, "")
+    dataset = Dataset(Data(dataset="messidor"), index, Splits(others, others[:0], np.array(shared), others), store, "")
     unlabeled = Unlabeled(unlabeled_dir=str(tree("messidor2")), unlabeled_dataset="messidor2")
     pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
-    assert len(shared) == 1 and pool.account["dropped_by_patient"] == 1 and pool.account["dropped_by_file"] == 0
-    assert pool.account["of_unlabeled_dir"] == 2 and pool.store.second.crop == "fundus"  # the ungradable one has pixels, too
+    assert len(shared) == 1 and pool.summary["dropped_by_patient"] == 1 and pool.summary["dropped_by_file"] == 0
+    assert pool.summary["of_unlabeled_dir"] == 2 and pool.store.second.crop == "fundus"  # the ungradable one has pixels, too
 
 
 def test_the_patients_of_a_pool_of_the_same_set_count_as_seen(tree, tmp_path):
@@ -403,9 +403,9 @@ def test_the_patients_of_a_pool_of_the_same_set_count_as_seen(tree, tmp_path):
     store = Store(index, "cache", 32, "squash", 0, index.crop)
     store.ensure(rows)
     test = np.array([row for row in rows if index.samples[row].patient == "15"])
-    dataset = Dataset(Data(dataset="eyepacs"), index, Parts(np.setdiff1d(rows, test), test[:0], test, rows[:0]), store, "")
+    dataset = Dataset(Data(dataset="eyepacs"), index, Splits(np.setdiff1d(rows, test), test[:0], test, rows[:0]), store, "")
     for number, name in enumerate(("15_left", "100_left")):  # other files; the first of a judged patient
         draw(tmp_path / "more" / f"{name}.jpeg", 200 + number)
     unlabeled = Unlabeled(unlabeled_dir=str(tmp_path / "more"), unlabeled_dataset="eyepacs")
     pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
-    assert pool.patients == ("100",) and pool.account["dropped_by_patient"] == 1
+    assert pool.patients == ("100",) and pool.summary["dropped_by_patient"] == 1

@@ -48,7 +48,7 @@ def test_the_split_seed_moves_the_parts_and_nothing_else_does():
 def test_a_given_test_part_is_kept_and_its_patients_leave_the_others():
     index = make_index(part=lambda label, number: "test" if number < 13 else "train")
     parts = split(index, "patient", 0, NONE)
-    given = [row for row, sample in enumerate(index.samples) if sample.part == "test"]
+    given = [row for row, sample in enumerate(index.samples) if sample.split == "test"]
     assert parts.test.tolist() == given and not shared(index, parts) and parts.notes
 
 
@@ -134,9 +134,9 @@ def test_judged_parts_of_given_sizes_do_not_move_with_the_labels():
 def test_hidden_labels_are_gone_from_the_index():
     data = Data(dataset="synthetic", synthetic_images=196, image_size=32, labeled_fraction=0.3)
     dataset = open_dataset(data, read_index(data))
-    hidden = np.setdiff1d(dataset.parts.pool, dataset.parts.train)
+    hidden = np.setdiff1d(dataset.splits.pool, dataset.splits.train)
     assert len(hidden) and (dataset.index.labels[hidden] == -1).all()
-    assert all((dataset.index.labels[rows] >= 0).all() for _, rows in dataset.parts.items())
+    assert all((dataset.index.labels[rows] >= 0).all() for _, rows in dataset.splits.items())
 
 
 def test_the_thesis_split_has_no_patients_to_hide():

@@ -110,7 +110,7 @@ def _counts(index: Index) -> dict:
         name = "unlabelled"
         if sample.label >= 0:
             name = printable(index.classes[sample.label])
-        counts[name][sample.part or "all"] += 1
+        counts[name][sample.split or "all"] += 1
     return {name: dict(counts[name]) for name in sorted(counts)}
 
 
@@ -121,7 +121,7 @@ def _official(index: Index) -> dict | None:
     """
     if not index.name.startswith("mura"):
         return None
-    found = Counter((sample.study.split("/")[1].lower(), sample.part) for sample in index.samples)
+    found = Counter((sample.study.split("/")[1].lower(), sample.split) for sample in index.samples)
     differences = {}
     for body_part in BODY_PARTS:
         for (folder, split), expected in zip(FOLDERS.items(), OFFICIAL[body_part]):
@@ -142,7 +142,7 @@ def _copies(index: Index, looks: list[dict], sound: list[int]) -> dict:
         samples = [index.samples[sound[place]] for place in group]
         line = " = ".join(printable(sample.path) for sample in samples)
         total += len(samples)
-        if len({sample.part for sample in samples}) > 1:
+        if len({sample.split for sample in samples}) > 1:
             crossing.append(line)
         labels = {sample.label for sample in samples}
         patients = {_known_patient(sample) for sample in samples}
@@ -165,7 +165,7 @@ def _patients(index: Index) -> dict:
     splits = defaultdict(set)
     classes = defaultdict(set)
     for sample in index.samples:
-        splits[sample.patient].add(sample.part)
+        splits[sample.patient].add(sample.split)
         classes[sample.patient].add(sample.label)
     return {
         "patients": len(splits),

@@ -12,7 +12,7 @@ from kd.config.settings import Data
 from kd.data import folder, mura, retinopathy, synthetic
 from kd.data.index import Index, digest
 from kd.data.retinopathy import RETINOPATHY
-from kd.data.splits import Kept, Parts, overlaps, split
+from kd.data.splits import Kept, Splits, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.system.errors import Problem
@@ -27,29 +27,29 @@ class Dataset:
 
     settings: Data
     index: Index
-    parts: Parts
+    splits: Splits
     store: Store
     split_hash: str
 
     def views(
-        self, part: str, device: torch.device, rows: np.ndarray | None = None, **options
+        self, name: str, device: torch.device, rows: np.ndarray | None = None, **options
     ) -> Views:
         """A split, or only some of its rows, as batches.
 
         Without options they are for evaluation: in order, and unchanged.
         """
         if rows is None:
-            rows = getattr(self.parts, part)
+            rows = getattr(self.splits, name)
         options = {"batch_size": EVALUATION_BATCH} | options
         return Views(self.store, rows, self.index.labels, device=device, **options)
 
-    def patients(self, part: str) -> list[str]:
+    def patients(self, name: str) -> list[str]:
         """The sorted patients of a split."""
-        return sorted({self.index.samples[row].patient for row in getattr(self.parts, part)})
+        return sorted({self.index.samples[row].patient for row in getattr(self.splits, name)})
 
-    def files(self, part: str) -> torch.Tensor:
+    def files(self, name: str) -> torch.Tensor:
         """Content hashes of a split's distinct images: uint8 [n, 16], sorted."""
-        return torch.from_numpy(np.unique(self.store.hashes[getattr(self.parts, part)], axis=0))
+        return torch.from_numpy(np.unique(self.store.hashes[getattr(self.splits, name)], axis=0))
 
     @property
     def content_hash(self) -> str:
@@ -57,7 +57,7 @@ class Dataset:
 
         It changes when a file is replaced, and the split's hash does not.
         """
-        return digest(self.store.hashes[rows].tobytes().hex() for _, rows in self.parts.items())
+        return digest(self.store.hashes[rows].tobytes().hex() for _, rows in self.splits.items())
 
     def describe(self) -> dict:
         """The data section of a report.
@@ -65,9 +65,9 @@ class Dataset:
         It holds sizes, classes, patients, hashes, and what stands in more than one split.
         """
         index = self.index
-        parts = dict(self.parts.items())
-        shared = overlaps(index, self.parts, self.store.hashes)
-        notes = [*index.notes, *self.parts.notes]
+        splits = dict(self.splits.items())
+        shared = overlaps(index, self.splits, self.store.hashes)
+        notes = [*index.notes, *self.splits.notes]
         for kind, count in shared.items():
             if count:
                 notes.append(f"{count} {kind} stand in more than one part")
@@ -78,15 +78,15 @@ class Dataset:
             "split_hash": self.split_hash,
             "index_hash": digest(map(index.identity, range(len(index.samples)))),
             "content_hash": self.content_hash,
-            "leaks": self.parts.leaks or any(shared.values()),
+            "leaks": self.splits.leaks or any(shared.values()),
             "classes": list(index.classes),
             "image_size": self.store.size,
             "channels": self.store.channels,
             "crop": self.store.crop,
-            "parts": {name: len(rows) for name, rows in parts.items()},
-            "patients": {name: len(self.patients(name)) for name in parts},
-            "per_class": {name: self._per_class(rows) for name, rows in parts.items()},
-            "distinct_images": {name: len(np.unique(rows)) for name, rows in parts.items()},
+            "parts": {name: len(rows) for name, rows in splits.items()},
+            "patients": {name: len(self.patients(name)) for name in splits},
+            "per_class": {name: self._per_class(rows) for name, rows in splits.items()},
+            "distinct_images": {name: len(np.unique(rows)) for name, rows in splits.items()},
             "overlaps": shared,
             "skipped_files": index.skipped,
             "notes": notes,
@@ -127,15 +127,15 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
     `check_stop` is called now and then while images are decoded, and may end the work by an
     exception. Raises Problem for anything wrong with the data.
     """
-    parts = split(
+    splits = split(
         index,
         data.split,
         data.split_seed,
         (data.train_per_class, data.valid_per_class, data.test_per_class),
         Kept(data.labeled_fraction, data.labeled_seed, data.balance),
     )
-    index = index.without_labels(np.setdiff1d(parts.pool, parts.train))
+    index = index.without_labels(np.setdiff1d(splits.pool, splits.train))
     crop = index.crop if data.crop == "auto" else data.crop
     store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
-    store.ensure(np.concatenate([rows for _, rows in parts.items()]), check_stop)
-    return Dataset(data, index, parts, store, parts.hash(index))
+    store.ensure(np.concatenate([rows for _, rows in splits.items()]), check_stop)
+    return Dataset(data, index, splits, store, splits.hash(index))

@@ -22,13 +22,13 @@ class Row(NamedTuple):
     where  table, row and first field, for messages
     stem   of its image, see `stem_of`
     grade  as it is written; None where the image has none on purpose
-    part   the split that the table gives it to, or None
+    split  the split that the table gives it to, or None
     """
 
     where: str
     stem: str
     grade: str | None
-    part: str | None = None
+    split: str | None = None
 
 
 def stem_of(name: str) -> str:

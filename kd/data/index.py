@@ -20,14 +20,14 @@ class Sample(NamedTuple):
     path     relative to `Index.root`
     label    its place in `Index.classes`; -1 where it is unlabelled
     patient  the path where the patient is unknown
-    part     the split that the data give it to, or None
+    split    the split that the data give it to, or None
     """
 
     path: str
     label: int
     patient: str
     study: str
-    part: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ class Pool:
     """Rows of a store.
 
     patients  whom its images show; of images outside the data set only those who are known
-    account   for the report: what is in the pool, and what was dropped
+    summary   for the report: what is in the pool, and what was dropped
     """
 
     store: Store | Joined
     rows: np.ndarray
     patients: tuple[str, ...]
-    account: dict
+    summary: dict
 
     def views(self, device: torch.device, **options) -> Views:
         """The pool as batches without labels."""
@@ -51,7 +51,7 @@ class Pool:
 def open_pool(
     dataset: Dataset, unlabeled: Unlabeled, source: Index | None, check_stop=never_stop
 ) -> Pool:
-    """The pool of a data set: `dataset.parts.pool` and the images of `source`.
+    """The pool of a data set: `dataset.splits.pool` and the images of `source`.
 
     They are decoded as the data set's own images are. An image is dropped if it shows a patient of
     the validation or test split, or is the same file as one of their images; with --strict such an
@@ -67,7 +67,7 @@ def open_pool(
     _check_dropped(dataset, unlabeled, source, own_samples, rows, dropped)
     left = _distinct(store, rows[~dropped])
     foreign = left[left >= len(dataset.index.samples)]
-    account = {
+    summary = {
         "images": len(left),
         "of_the_data_set": len(left) - len(foreign),
         "of_unlabeled_dir": len(foreign),
@@ -78,8 +78,8 @@ def open_pool(
         "name": source.name if source else None,
         "skipped_files": source.skipped if source else 0,
     }
-    pool = Pool(store, left, _patients(dataset, samples, left), account)
-    account["hash"] = pool.hash
+    pool = Pool(store, left, _patients(dataset, samples, left), summary)
+    summary["hash"] = pool.hash
     return pool
 
 
@@ -91,7 +91,7 @@ def _decoded(
     Returns (the store that holds both, their rows in it, the samples of all its rows).
     """
     store = dataset.store
-    rows = dataset.parts.pool
+    rows = dataset.splits.pool
     store.ensure(rows, check_stop)
     if source is None:
         return store, rows, list(dataset.index.samples)
@@ -180,7 +180,7 @@ def _is_unknown(kind: str, sample: Sample) -> bool:
 
 def _judged_rows(dataset: Dataset) -> np.ndarray:
     """The rows of the validation and the test split."""
-    return np.concatenate([dataset.parts.valid, dataset.parts.test])
+    return np.concatenate([dataset.splits.valid, dataset.splits.test])
 
 
 def _shows_judged_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarray:

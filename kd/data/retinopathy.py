@@ -140,8 +140,8 @@ def _eyepacs(root: Path, others: list[str], images: dict[str, str]) -> tuple[lis
     test = rows_of(root, name, ("image", "level", "Usage"), 0, 1)
     if not any(row.stem in images for row in test):
         return train, [f"{name} was passed over: none of its {len(test)} pictures is there"]
-    rows = [row._replace(part="train") for row in train]
-    rows += [row._replace(part="test") for row in test]
+    rows = [row._replace(split="train") for row in train]
+    rows += [row._replace(split="test") for row in test]
     return rows, []
 
 
@@ -205,7 +205,7 @@ def _samples(kind: str, root: Path, rows: dict[str, Row], images: dict[str, str]
     samples = []
     for path, row in sorted((images[stem], row) for stem, row in rows.items()):
         patient = patient_of(kind, path)
-        samples.append(Sample(path, int(row.grade), patient, patient, row.part))
+        samples.append(Sample(path, int(row.grade), patient, patient, row.split))
     return samples
 
 
@@ -214,7 +214,7 @@ def _without_copies(kind: str, root: Path, samples: list[Sample]) -> tuple[list[
 
     An image of the test split is kept before others. Raises Problem where grades differ.
     """
-    ordered = sorted(samples, key=lambda sample: sample.part != "test")
+    ordered = sorted(samples, key=lambda sample: sample.split != "test")
     groups = identical_files(root, [sample.path for sample in ordered])
     _check_grades(root, ordered, groups)
     left_out = {ordered[place].path for place in repeats(groups)}

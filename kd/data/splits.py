@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """Rows of the index, one for each slot: `train` [n], `valid` [n], `test` [n].
 
     A repeated image has several slots.
@@ -76,7 +76,7 @@ def split(
     seed: int,
     sizes: tuple[int | None, int | None, int | None],
     kept: Kept = Kept(),
-) -> Parts:
+) -> Splits:
     """The splits of an index.
 
     Images without a label are in the pool alone. Which labels are kept changes the train split
@@ -100,11 +100,11 @@ def split(
     sizes = tuple(own if given is None else given for given, own in zip(sizes, own_sizes))
     random = random_stream(seed, _DRAWS)
     if how == "thesis":
-        parts = _by_image(index, random, sizes)
+        splits = _by_image(index, random, sizes)
     else:
-        parts = _by_patient(index, how, random, sizes, kept)
-    _check_classes(index, how, parts)
-    return parts
+        splits = _by_patient(index, how, random, sizes, kept)
+    _check_classes(index, how, splits)
+    return splits
 
 
 def _check_thesis(index: Index, sizes, kept: Kept) -> None:
@@ -123,9 +123,9 @@ def _check_thesis(index: Index, sizes, kept: Kept) -> None:
         )
 
 
-def _check_classes(index: Index, how: str, parts: Parts) -> None:
+def _check_classes(index: Index, how: str, splits: Splits) -> None:
     """Raise Problem for a train split that lacks a class, and for other splits without images."""
-    for name, rows in parts.items():
+    for name, rows in splits.items():
         present = set(index.labels[rows].tolist())
         absent = [word for label, word in enumerate(index.classes) if label not in present]
         if absent and (name == "train" or not len(rows)):
@@ -135,7 +135,7 @@ def _check_classes(index: Index, how: str, parts: Parts) -> None:
             )
 
 
-def _by_image(index: Index, random, sizes) -> Parts:
+def _by_image(index: Index, random, sizes) -> Splits:
     """The thesis's split: 10 % of all images for test, the rest in the proportion of the sizes."""
     train = sizes[0] or THESIS_TRAIN
     valid = sizes[1] or THESIS_VALID
@@ -147,7 +147,7 @@ def _by_image(index: Index, random, sizes) -> Parts:
     n_valid = round(0.9 * len(order) * valid / (train + valid))
     n_train = int(0.9 * len(order) * train / (train + valid))
     train_rows = np.sort(order[n_test + n_valid : n_test + n_valid + n_train])
-    return Parts(
+    return Splits(
         train_rows,
         np.sort(order[n_test : n_test + n_valid]),
         np.sort(order[:n_test]),
@@ -157,11 +157,11 @@ def _by_image(index: Index, random, sizes) -> Parts:
     )
 
 
-def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
+def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
     """The splits `patient` and `given`. The order of the draws from `random` is fixed."""
     labels = index.labels
     patients = np.unique([sample.patient for sample in index.samples], return_inverse=True)[1]
-    given = np.array([sample.part or "train" for sample in index.samples])
+    given = np.array([sample.split or "train" for sample in index.samples])
     rows = {name: np.flatnonzero((given == name) & (labels >= 0)) for name in NAMES}
     notes = []
     if how == "patient":
@@ -179,7 +179,7 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Parts:
         if slots < len(rows["train"]):
             shown = slots
     notes += _cut(index, rows, sizes, random)
-    return Parts(
+    return Splits(
         np.sort(rows["train"]),
         np.sort(rows["valid"]),
         np.sort(rows["test"]),
@@ -314,14 +314,14 @@ def _short(index: Index, name: str, labels, size: int) -> list[str]:
     return notes
 
 
-def overlaps(index: Index, parts: Parts, hashes: np.ndarray) -> dict[str, int]:
+def overlaps(index: Index, splits: Splits, hashes: np.ndarray) -> dict[str, int]:
     """How many patients, and how many identical files, are in more than one split.
 
     hashes: uint8 [N, 16].
     """
     patients = []
     files = []
-    for _, rows in parts.items():
+    for _, rows in splits.items():
         patients.append({index.samples[row].patient for row in rows})
         files.append({hashes[row].tobytes() for row in rows})
     return {"patients": _in_several(patients), "files": _in_several(files)}

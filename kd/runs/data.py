@@ -63,7 +63,7 @@ class RunData:
             "augment": training.augment,
         }
         dataset, device = self.dataset, self.device
-        shown, rows = dataset.parts.shown, dataset.parts.train
+        shown, rows = dataset.splits.shown, dataset.splits.train
         self.train = dataset.views("train", device, shown=shown, **order)
         self.unlabeled = Views(dataset.store, rows, None, device=device, shown=shown, **order)
         self.pool = self.pool_images and self.pool_images.views(device, **order)

@@ -16,7 +16,7 @@ def accuracy_watch(run: ActiveRun) -> AccuracyWatch | None:
     threshold, data = run.plan.stop_at, run.data
     if threshold is None:
         return None
-    rows = data.dataset.parts.valid
+    rows = data.dataset.splits.valid
     rows = rows[np.argsort(data.dataset.index.labels[rows], kind="stable")]
     spread = np.linspace(0, len(rows) - 1, min(LOOK_IMAGES, len(rows)))
     chosen = rows[np.unique(spread.astype(int))]

@@ -83,7 +83,7 @@ def _predict(run: ActiveRun) -> Predictions:
 
 def _data_entry(run: ActiveRun) -> dict:
     pool = run.data.pool_images
-    return run.data.dataset.describe() | {"pool": pool and pool.account}
+    return run.data.dataset.describe() | {"pool": pool and pool.summary}
 
 
 def _student_entry(run: ActiveRun) -> dict:
@@ -137,7 +137,7 @@ def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
 
 def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     """The report's figures of the test split beyond accuracy."""
-    index, rows = run.data.dataset.index, run.data.dataset.parts.test
+    index, rows = run.data.dataset.index, run.data.dataset.splits.test
     samples = [index.samples[row] for row in rows]
     logits, labels = predictions.test, run.data.test.labels.numpy()
     temperature = fit_temperature(predictions.valid, run.data.valid.labels.numpy())
@@ -187,15 +187,15 @@ def _model_content(run: ActiveRun, kind: str) -> dict:
 
 
 def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
-    parts = run.data.dataset.parts
-    rows = {"valid": parts.valid, "test": parts.test}
+    splits = run.data.dataset.splits
+    rows = {"valid": splits.valid, "test": splits.test}
     logits = {"valid": predictions.valid, "test": predictions.test}
     teacher = {} if predictions.teacher is None else {"test": predictions.teacher}
     return predictions_csv(run.data.dataset.index, rows, logits, teacher)
 
 
 def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
-    index, rows = run.data.dataset.index, run.data.dataset.parts.test
+    index, rows = run.data.dataset.index, run.data.dataset.splits.test
     title = f"{run.folder.path.parent.name}, test part (n = {len(rows)})"
     calibration = report["evidence"]["calibration"]
     confusion = figures.confusion(report["confusion_matrix"], index.classes, title)

@@ -137,14 +137,14 @@ def run(plan: Plan, session: Session) -> dict:
 def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     """Train a run that is not finished, from its first step or the one after its last save."""
     data = RunData(plan, session)
+    first = data.first_batch(plan)
     session.signals.check_stop()
     if any(needs_training(teacher) for teacher in plan.teachers):
-        try_student(plan, data, folder)
-    ensemble = find_ensemble(plan, data, session)
+        try_student(plan, data, folder, first)
+    ensemble = find_ensemble(plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
     folder.check_space(models.parameters(student.module))
-    first = data.first_batch(plan)
     logits = first_logits(plan, data, student, first)
     saved = folder.load(**data.fixed)
     builder = PhaseBuilder(plan, data, ensemble)
@@ -173,14 +173,14 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     return fit_and_finish(active, first)
 
 
-def find_ensemble(plan: Plan, data: RunData, session: Session) -> Ensemble | None:
+def find_ensemble(plan: Plan, data: RunData, session: Session, first: Batch) -> Ensemble | None:
     """The teachers of a student, trained first where they are missing; None for a run without."""
     if not plan.distils:
         return None
     members = [find_or_train(teacher, plan, session) for teacher in plan.teachers]
     session.teachers.keep([member.trained for member in members])
     ensemble = Ensemble(plan, members, len(data.classes), data.device, session.teachers)
-    ensemble.try_images(data.first_batch(plan).images)
+    ensemble.try_images(first.images)
     return ensemble
 
 
@@ -208,14 +208,14 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
     return student.to(data.device)
 
 
-def try_student(plan: Plan, data: RunData, folder: RunFolder) -> None:
+def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:
     """Refuse a student that cannot be trained here before hours are spent on its teacher.
 
     Raises Problem. The network that tries is freed: the teacher needs its memory.
     """
     student = build_student(plan, data, folder)
     folder.check_space(models.parameters(student.module))
-    first_logits(plan, data, student, data.first_batch(plan))
+    first_logits(plan, data, student, first)
 
 
 def first_logits(plan: Plan, data: RunData, student: Classifier, first: Batch) -> torch.Tensor:

@@ -65,23 +65,23 @@ class Session:
 
 def log_data(dataset: Dataset) -> None:
     """Print what is trained on, and what there is to know about it."""
-    account = dataset.describe()
-    sizes = ", ".join(f"{name} {size}" for name, size in account["parts"].items())
+    described = dataset.describe()
+    sizes = ", ".join(f"{name} {size}" for name, size in described["parts"].items())
     log(
-        f"data {account['name']}, split {account['split']}: {sizes};"
-        f" {len(account['classes'])} classes; patients in two parts"
-        f" {account['overlaps']['patients']}, identical files in two parts"
-        f" {account['overlaps']['files']}"
+        f"data {described['name']}, split {described['split']}: {sizes};"
+        f" {len(described['classes'])} classes; patients in two parts"
+        f" {described['overlaps']['patients']}, identical files in two parts"
+        f" {described['overlaps']['files']}"
     )
-    for note in account["notes"]:
+    for note in described["notes"]:
         log(f"note: {note}")
-    if account["skipped_files"]:
-        log(f"note: {account['skipped_files']} hidden files passed over")
+    if described["skipped_files"]:
+        log(f"note: {described['skipped_files']} hidden files passed over")
 
 
 def log_pool(pool: Pool) -> None:
     """Print what is seen without labels, and what was kept out of it."""
-    found = pool.account
+    found = pool.summary
     log(
         f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set,"
         f" {found['of_unlabeled_dir']} of --unlabeled-dir, of which"

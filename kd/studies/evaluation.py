@@ -75,7 +75,7 @@ def _own_test_split(
             )
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = check_finite(predict(model.network, views), folder.model)
-    result = _judge(dataset.index, dataset.parts.test, logits, report)
+    result = _judge(dataset.index, dataset.splits.test, logits, report)
     reported = report["results"]["best"]["test_accuracy"]
     same_table = result["classification_report"] == report["classification_report"]
     equal = result["accuracy"] == reported and same_table

@@ -49,7 +49,7 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
         log(f"left out: {text}")
     dataset = _open(runs[0], how)
     rows = judge(entries, dataset, how)
-    patients = np.array([dataset.index.samples[row].patient for row in dataset.parts.test])
+    patients = np.array([dataset.index.samples[row].patient for row in dataset.splits.test])
     result = {
         "schema_version": SCHEMA_VERSION,
         "runs": [str(run) for run in runs],
