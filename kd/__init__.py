@@ -1,6 +1,6 @@
 """Knowledge distillation on medical images.
 
-Each module imports only from those above it (see the README).
+A room imports only from those below it (see README.md).
 """
 
 import ctypes

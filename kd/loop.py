@@ -61,7 +61,7 @@ class Phase:
 
     @property
     def images(self) -> int:
-        """Distinct pictures that it shows."""
+        """Number of distinct images that it shows."""
         return len(np.unique(self.views.rows))
 
 

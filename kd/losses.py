@@ -178,13 +178,15 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> tor
 
     width  0: the cosine kernel (1 + cos) / 2, which needs none; otherwise sigma of the Gaussian
            kernel exp(-d^2 / (2 sigma^2)) of the distance d, which on rows of length 1 lies
-           between 0 and 2
+           between 0 and 2. The KL is then multiplied by sigma^4: sigma^2 softens as T does in
+           `kd`, and the gradient keeps its size when it changes
 
     They sum over the images, and their code counts an image among its own neighbours; the paper's
     formula does not. In a batch of one or two images no neighbour can be chosen: 0.
     """
     log_student, log_teacher = _log_neighbours(student, width), _log_neighbours(teacher, width)
-    return _kl_of_rows(log_student, log_teacher).mean()
+    divergence = _kl_of_rows(log_student, log_teacher).mean()
+    return width**4 * divergence if width else divergence
 
 
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

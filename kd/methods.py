@@ -44,6 +44,8 @@ class Kind:
     softens        whether the loss takes a temperature
     labels         whether the loss takes the labels, so that it has no place where none are read
     maps           whether features must be maps [B, C, H, W]
+    positions      whether the loss compares the positions of a map, so that a map of one point has
+                   nothing to compare
     projects       whether the student's map goes through a trained 1x1 convolution first
     least_classes  below it there is nothing to pass on
     cautions       (classes, images a step, temperatures) -> what a user should know
@@ -59,6 +61,7 @@ class Kind:
     softens: bool = False
     labels: bool = False
     maps: bool = False
+    positions: bool = False
     projects: bool = False
     least_classes: int = 2
     cautions: Callable[[int, int, tuple[float, ...]], list[str]] | None = None
@@ -178,6 +181,7 @@ KNOWLEDGE = {
         source="1612.03928",
         loss="attention",
         maps=True,
+        positions=True,
     ),
     "similarity": Kind(
         what="which images are alike",
@@ -192,7 +196,7 @@ KNOWLEDGE = {
         what="which images are neighbours",
         location="stages",
         transfer="KL of the probabilities of neighbours",
-        weight=1.0,
+        weight=500.0,
         source="1803.10837",
         loss="pkt",
         options=(
@@ -201,7 +205,7 @@ KNOWLEDGE = {
                 0.0,
                 "pkt: sigma of a Gaussian kernel of features (0: the cosine kernel, without one)",
                 least=0,
-                most=1000,
+                most=2,
             ),
         ),
         cautions=_pkt_cautions,

@@ -52,7 +52,7 @@ class Classifier:
                   `module.state_dict()`
     mean, std     [1, 3, 1, 1], of the images that `module` expects
     compiled      what training calls instead of `module`, see `compile`
-    parallel      what training calls on several ranks, see `spread`
+    parallel      what training calls on several ranks, see `wrap_ddp`
     """
 
     name: str

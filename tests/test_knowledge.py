@@ -68,7 +68,8 @@ def neighbours(maps, width):
 
 
 def ref_pkt(width):
-    return lambda student, teacher, T: np.mean([kl(p, q) for q, p in zip(neighbours(student, width), neighbours(teacher, width))])
+    scale = width**4 or 1
+    return lambda student, teacher, T: scale * np.mean([kl(p, q) for q, p in zip(neighbours(student, width), neighbours(teacher, width))])
 
 
 def mean(of_one):
@@ -241,6 +242,14 @@ def test_what_attention_similarity_and_hint_do_not_see():
     assert losses.hint(first, first) == 0 and losses.hint(first, first + 3).item() == pytest.approx(4.5)
 
 
+def test_a_wide_kernel_of_pkt_is_half_the_variance_of_the_difference_of_cosines():
+    """As T^2 KL is of logits for a large T: here the logits are the cosines with the B - 1 others, and T is sigma^2."""
+    student, teacher = draw((9, 4, 3, 3), (9, 7, 3, 3))
+    cosines = [rows @ rows.T for rows in (maps.mean((2, 3)) / maps.mean((2, 3)).norm(dim=1, keepdim=True) for maps in (student, teacher))]
+    others = (cosines[0] - cosines[1])[~torch.eye(9, dtype=torch.bool)].view(9, 8)
+    assert losses.pkt(student, teacher, 2.0).item() == pytest.approx(others.var(1, correction=0).mean().item() / 2, rel=0.1)
+
+
 @pytest.mark.parametrize("width", [0.0, 0.3, 2.0])
 def test_pkt_does_not_see_lengths_turns_and_positions_and_knows_no_neighbour_in_two_images(width):
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
@@ -250,7 +259,6 @@ def test_pkt_does_not_see_lengths_turns_and_positions_and_knows_no_neighbour_in_
     assert losses.pkt(first, second, width) > 1e-4 and losses.pkt(first[:, :, None], first, width) > 1e-4  # of other shapes: flattened
     for few in (1, 2):
         assert losses.pkt(first[:few], second[:few], width) == 0 and not slope(losses.pkt, first[:few], second[:few], width).any()
-    assert losses.pkt(first, second, 1000.0).item() == pytest.approx(0, abs=1e-6)  # all others are equally near
     assert torch.isfinite(slope(losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(losses.pkt, -second, second, width)).all()
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +315,54 @@ def test_a_list_of_networks_is_trained_in_turn(script):
 def test_compile_without_cuda_is_refused(script):
     code, out = script("train_teacher", ["--model", "kdtiny", *TINY, "--compile"])
     assert code == 2 and "compile in --compile: made for CUDA" in out
+
+
+def test_a_student_that_cannot_be_trained_is_refused_before_its_teacher_also_beside_a_teacher_of_other_data(script):
+    script("train_teacher", ["--model", "kdwide", *TINY, "--max-steps", "1"])
+    words = ["--teacher", "kdwide", "--student", "vit_tiny_patch16_224", *TINY, "--tag", "x", "--train-per-class", "5"]
+    code, out = script("distill", words)
+    assert code == 2 and "network 'vit_tiny_patch16_224': cannot be trained" in out and "training kdwide" not in out
+    assert not (DATA / "teacher-x").exists()
+
+
+def test_a_saved_state_that_cannot_be_used_is_refused_before_a_teacher_is_trained_again(script):
+    words = [*PAIR, "--mode", "normal", "--save-every-minutes", "0", "--max-minutes", "0"]
+    script("train_teacher", ["--model", "kdwide", *TINY])
+    assert script("distill", words)[0] == 143
+    (RUN / "resume.pt").write_bytes(b"nothing")
+    (RUN / "resume.previous.pt").unlink(missing_ok=True)
+    shutil.rmtree(TEACHER)
+    code, out = script("distill", words[:-2])
+    assert code == 4 and "resume file" in out.splitlines()[-1] and "training kdwide" not in out and not TEACHER.exists()
+
+
+def test_a_run_of_a_list_is_looked_at_again_when_its_turn_comes(script, monkeypatch):
+    asked = []
+
+    def out_of_reach_once(name):
+        asked.append(name)
+        if name == "kdtiny" and asked.count(name) == 1:
+            raise Problem("weights of kdtiny: out of reach")
+    monkeypatch.setattr("kd.models.require_weights", out_of_reach_once)
+    monkeypatch.setattr("kd.models.create_pretrained", lambda name, architecture, options: timm.create_model(name, **options))
+    pretrained = [*(word for word in TINY if word != "--no-pretrained"), "--max-steps", "1"]
+    code, out = script("train_teacher", ["--model", "kdwide", "kdtiny", *pretrained])
+    assert code == 0 and "warning: weights of kdtiny" in out and asked == ["kdwide", "kdtiny", "kdtiny"]
+
+
+def test_a_chains_file_is_asked_for_whatever_generations_are_there(script):
+    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1", "--seed", "4"])
+    file = DATA / "teacher/kdtiny/seed4/model.pt"
+    words = ["--mode", "self", "--student", "kdtiny", *TINY, "--max-steps", "1", "--teacher-checkpoint", file]
+    assert script("distill", words)[0] == 0
+    file.unlink()
+    code, out = script("distill", [*words, "--generations", "2"])
+    assert code == 4 and "no such file" in out
+
+
+def test_the_reports_clock_is_that_of_the_training(script, monkeypatch):
+    from kd.runs import finish
+    real = finish.predict
+    monkeypatch.setattr(finish, "predict", lambda *arguments: time.sleep(0.5) or real(*arguments))
+    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
+    assert reports.read(DATA / "teacher/kdtiny/seed0")["clock"]["seconds"] < 0.5

@@ -1,6 +1,6 @@
 """The layout of a run's folder: OUT/DATA/MODE[-TAG]/PAIR/seedN and the files in it.
 
-No other file spells these names or counts these levels.
+No other file counts these levels, or spells the names of what a finished run leaves.
 """
 
 import os
@@ -55,8 +55,13 @@ class RunPaths:
         return self.path / "card.json"
 
     @property
-    def confusion(self) -> Path:
-        return self.path / "confusion.png"
+    def pair(self) -> str:
+        """PAIR of the folder's path: `TEACHER-STUDENT`, or the network that is trained alone."""
+        return self.path.parent.name
+
+    def figure(self, name: str) -> Path:
+        """A figure of the run: `confusion` or `reliability`."""
+        return self.path / f"{name}.png"
 
     @property
     def finished(self) -> bool:

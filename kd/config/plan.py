@@ -40,7 +40,7 @@ class PhasePlan:
 
     shows_pool    all images that may be seen, without their labels; otherwise the train split
     reads_labels  whether labels are in its loss
-    knowledge     what teachers are in its loss for, if anything
+    knowledge     what the teachers pass on in it; empty where they are not in its loss
     """
 
     name: str
@@ -64,7 +64,7 @@ class TeacherPlan:
 
     file    of --teacher-checkpoint
     plan    the run that trains it, where there is no file
-    places  folders in which that run may lie; where it lies in none, it is trained in the first
+    places  the folders in which that run is looked for; it is trained in the first of them
     seed    draws the weights of a network that is never trained
     """
 
@@ -86,6 +86,7 @@ class Distribution:
 class Plan:
     """A run, as its settings mean it.
 
+    mode          its name, for messages; `teacher` for a network trained on labels alone
     student       the network that is trained
     weights_seed  draws its fresh weights
     phases        in their order
@@ -101,6 +102,7 @@ class Plan:
 
     settings: TeacherSettings | DistillSettings
     folder: Path
+    mode: str
     student: str
     weights_seed: int
     phases: tuple[PhasePlan, ...]

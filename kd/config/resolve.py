@@ -47,6 +47,7 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         folder=_folder(
             settings, settings.distillation.mode, f"{name}-{settings.distillation.student}"
         ),
+        mode=settings.distillation.mode,
         student=settings.distillation.student,
         weights_seed=_weights_seed(settings),
         phases=phases,
@@ -88,6 +89,7 @@ def _resolve_alone(settings: TeacherSettings) -> Plan:
     return Plan(
         settings=settings,
         folder=_folder(settings, "teacher", f"{model}-defective" if stops else model),
+        mode="teacher",
         student=model,
         weights_seed=settings.training.seed,
         phases=phases,
@@ -181,9 +183,11 @@ def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
     later = is_chain(settings) and settings.distillation.generations > 1
     if files and not later:  # in a chain, the file teaches the first generation
         return TeacherPlan(name, file=files[place])
-    wanted = _teacher_settings(settings, mode.teacher, name, later)
-    plan, tags = resolve(wanted), (settings.output.tag,) if later else (settings.output.tag, "")
-    places = [resolve(parsing.replace(wanted, tag=tag)).folder for tag in dict.fromkeys(tags)]
+    plan = resolve(_teacher_settings(settings, mode.teacher, name, later))
+    places = [plan.folder]
+    if settings.output.tag and not later:  # a teacher of labels alone may also lie under no tag
+        untagged = parsing.replace(plan.settings, tag="")
+        places.append(resolve(untagged).folder)
     return TeacherPlan(name, plan=plan, places=tuple(places))
 
 

@@ -109,12 +109,9 @@ def _kind_options() -> list[tuple]:
     return found
 
 
-KindOptions = make_dataclass("KindOptions", _kind_options(), frozen=True)
-
-
 @dataclass(frozen=True)
-class Transfer(KindOptions):
-    """what the teacher passes on (--list-modes)"""
+class ChosenKinds:
+    """The kinds of knowledge and their weights."""
 
     knowledge: str | None = option(
         None,
@@ -130,6 +127,16 @@ class Transfer(KindOptions):
         above=0,
         most=10**6,
     )
+
+
+# Each kind's own hyper-parameters, from the table of knowledge.
+KindOptions = make_dataclass("KindOptions", _kind_options(), bases=(ChosenKinds,), frozen=True)
+
+
+@dataclass(frozen=True)
+class Transfer(KindOptions):
+    """what the teacher passes on (--list-modes)"""
+
     layers: list[str] = option(
         [],
         "where to look inside: names of modules, or STUDENT:TEACHER where they differ (else the"

@@ -21,15 +21,15 @@ from kd.training.state import State
 class ActiveRun:
     """Everything that a run trains with.
 
-    ensemble  None where nobody teaches
-    teacher   the report's entry of the teachers, or None
+    ensemble       None where nobody teaches
+    teacher_entry  the report's `teacher`, or None
     """
 
     plan: Plan
     folder: RunFolder
     data: RunData
     ensemble: Ensemble | None
-    teacher: dict | None
+    teacher_entry: dict | None
     phases: list[Phase]
     state: State
     clock: Clock
@@ -42,7 +42,7 @@ class ActiveRun:
             return
         self.events.flush()
         clock = self.clock.state()
-        self.folder.save(self.state, **self.data.fixed, teacher=self.teacher, clock=clock)
+        self.folder.save(self.state, **self.data.fixed, teacher=self.teacher_entry, clock=clock)
 
     def describe_ranks(self) -> str:
         """How many processes work on it, in words; empty for one."""

@@ -13,7 +13,7 @@ from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import Problem
-from kd.teachers.find import is_missing
+from kd.teachers.find import has_begun
 
 
 def check_machine(plan: Plan) -> None:
@@ -45,31 +45,24 @@ def check_machine(plan: Plan) -> None:
 def check_inputs(plan: Plan, session: Session) -> None:
     """Refuse data without an index, and weights that are missing, out of reach or do not fit.
 
-    It comes before images are decoded, and once for each run of a session.
+    It comes before images are decoded. Inputs that were found sound are not checked again.
     """
-    if plan.folder not in session.checked:
-        try:
-            _check_inputs(plan, session)
-            session.checked[plan.folder] = None
-        except Problem as problem:
-            session.checked[plan.folder] = problem
-    if session.checked[plan.folder] is not None:
-        raise session.checked[plan.folder]
-
-
-def _check_inputs(plan: Plan, session: Session) -> None:
+    if plan.folder in session.checked:
+        return
     _check_classes(plan, len(session.read().classes))
     session.read_pool(plan)
+    _check_files(plan, session)
     network = plan.settings.network
-    untrained = _check_teachers(plan, session)
+    fresh = _fresh_teachers(plan)
     begun = ranks.main_rank_says(RunPaths(plan.folder).begun)
     if not begun and network.weights is not None:
         models.read_state(Path(network.weights))
     elif not begun:
-        untrained.append(plan.student)
+        fresh.append(plan.student)
     if network.pretrained:
-        for name in untrained:
+        for name in fresh:
             models.require_weights(name)
+    session.checked.add(plan.folder)
 
 
 def _check_classes(plan: Plan, classes: int) -> None:
@@ -83,17 +76,20 @@ def _check_classes(plan: Plan, classes: int) -> None:
             )
 
 
-def _check_teachers(plan: Plan, session: Session) -> list[str]:
-    """The networks among a plan's teachers, and theirs, whose training has yet to begin.
-
-    Raises Problem (4) for a file that does not fit.
-    """
-    untrained = []
+def _check_files(plan: Plan, session: Session) -> None:
+    """Raise Problem (4) for a file of a teacher, or of a teacher's teacher, that does not fit."""
     for teacher in plan.teachers:
         if teacher.file is not None:
             classes = session.read().classes
             session.teachers.load_weights(Path(teacher.file), teacher.name, classes)
-        elif is_missing(teacher):
-            untrained += [teacher.name, *_check_teachers(teacher.plan, session)]
-            session.checked[teacher.plan.folder] = None
-    return untrained
+        elif teacher.plan is not None:
+            _check_files(teacher.plan, session)
+
+
+def _fresh_teachers(plan: Plan) -> list[str]:
+    """The networks among a plan's teachers, and theirs, whose training has yet to begin."""
+    fresh = []
+    for teacher in plan.teachers:
+        if not has_begun(teacher):
+            fresh += [teacher.name, *_fresh_teachers(teacher.plan)]
+    return fresh

@@ -27,7 +27,7 @@ class Clock:
         return {"seconds": self.seconds(), "started": self.started}
 
     def restore(self, state: dict) -> None:
-        """Count on from a saved state."""
+        """Continue from a saved state."""
         self._before, self.started = state["seconds"], state["started"]
 
     def describe(self, device: torch.device, precision: Precision, images: int) -> dict:

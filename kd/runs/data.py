@@ -75,7 +75,7 @@ class RunData:
         steps = min(steps, training.max_steps or steps)
         if steps < len(plan.phases):
             raise Problem(
-                f"steps of mode {plan.settings.distillation.mode}: {steps} in all for"
+                f"steps of mode {plan.mode}: {steps} in all for"
                 f" {len(plan.phases)} phases; give more --epochs or --max-steps, or a smaller"
                 " --batch-size"
             )

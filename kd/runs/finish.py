@@ -44,6 +44,8 @@ def finish(run: ActiveRun) -> dict:
 
     A stop signal may end the predictions; the run's state is then as it was.
     """
+    # First of all: seconds and images a second are those of the training.
+    clock = run.clock.describe(run.data.device, run.data.precision, run.state.progress.images)
     predictions = _predict(run)
     report = reports.check(
         {
@@ -52,14 +54,12 @@ def finish(run: ActiveRun) -> dict:
             "command": "distill.py" if run.plan.distils else "train_teacher.py",
             "settings": portable(parsing.flat(run.plan.settings)),
             "data": _data_entry(run),
-            "teacher": run.teacher,
+            "teacher": run.teacher_entry,
             "student": _student_entry(run),
             "history": _history(run),
             "results": _results(run, predictions),
             **_judgement(run, predictions),
-            "clock": run.clock.describe(
-                run.data.device, run.data.precision, run.state.progress.images
-            ),
+            "clock": clock,
         }
     )
     if ranks.is_main_rank():
@@ -162,7 +162,7 @@ def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
         drawn[name] = figures.pixels(figure)
     for name, pixels in drawn.items():
         try:
-            figures.save(run.folder.path / f"{name}.png", pixels)
+            figures.save(run.folder.figure(name), pixels)
         except Problem as problem:  # a figure that can be drawn again is no reason to lose a run
             log(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
     run.events.finish(report, drawn)
@@ -196,7 +196,7 @@ def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
 
 def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
     index, rows = run.data.dataset.index, run.data.dataset.splits.test
-    title = f"{run.folder.path.parent.name}, test part (n = {len(rows)})"
+    title = f"{run.folder.pair}, test part (n = {len(rows)})"
     calibration = report["evidence"]["calibration"]
     confusion = figures.confusion(report["confusion_matrix"], index.classes, title)
     reliability = _reliability(calibration, predictions.test, index.labels[rows], title)

@@ -19,7 +19,7 @@ from kd.training.objectives import Distillation, Knowledge, Matching, Objective,
 
 
 class PhaseBuilder:
-    """Builds the phases of a run once its teachers are there.
+    """Builds the phases of a run once its teachers are there: first `look_inside`, then `build`.
 
     layers      to look at, of the student and of each teacher; empty where no loss looks inside
     projectors  to be trained beside the student, or None
@@ -120,8 +120,9 @@ class PhaseBuilder:
                 )
 
     def _check_points(self, own: tuple, others: tuple) -> None:
-        """Note, or raise Problem, where maps of one point give `attention` nothing to compare."""
-        if "attention" not in self.plan.kinds:
+        """Note, or raise Problem, where a map of one point gives a kind nothing to compare."""
+        comparing = [name for name in self.plan.inside if self.plan.kinds[name].positions]
+        if not comparing:
             return
         points = []
         for name, *maps in zip(self.layers[0], own, *others):
@@ -132,11 +133,12 @@ class PhaseBuilder:
         if len(points) == len(own):
             raise Problem(
                 f"layer '{points[0]}' in --layers: is one point at this size, as all others are:"
-                " 'attention' has nothing to compare; give a larger --image-size or other --layers"
+                f" '{comparing[0]}' has nothing to compare; give a larger --image-size or other"
+                " --layers"
             )
         self.remarks = [
-            f"attention: nothing to compare in {', '.join(points)}, which at this --image-size is"
-            " one point"
+            f"{comparing[0]}: nothing to compare in {', '.join(points)}, which at this --image-size"
+            " is one point"
         ]
 
     def _projectors(self, own: tuple, others: tuple) -> nn.Module:

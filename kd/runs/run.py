@@ -9,7 +9,7 @@ import gc
 import torch
 
 from kd import models
-from kd.config.plan import Plan, TeacherPlan
+from kd.config.plan import Plan
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.data.views import Batch
@@ -34,7 +34,7 @@ from kd.system.locks import exclusive_lock
 from kd.system.seeds import seed_step
 from kd.system.signals import StopSignals
 from kd.teachers.ensemble import Ensemble, Teacher
-from kd.teachers.find import find, needs_training
+from kd.teachers.find import find
 from kd.teachers.introduction import introduce
 from kd.training.state import State
 
@@ -48,7 +48,8 @@ def run_ranks(every: list[TeacherSettings] | list[DistillSettings]) -> None:
 def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     """Do all runs, one after the other, and print what came out. One that fails stops no other.
 
-    They may differ in anything but their data. Raises Problem, with the first code, after the last
+    Settings that contradict each other, in any of them, are refused before the first. The runs may
+    differ in anything but their data. Raises Problem, with the first code, after the last
     where any has failed.
     """
     plans = [resolve(settings) for settings in every]
@@ -139,9 +140,11 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     data = RunData(plan, session)
     first = data.first_batch(plan)
     session.signals.check_stop()
-    if any(needs_training(teacher) for teacher in plan.teachers):
+    found = find_teachers(plan, session)
+    if None in found:
         try_student(plan, data, folder, first)
-    ensemble = find_ensemble(plan, data, session, first)
+    members = train_missing(found, plan, session)
+    ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
     folder.check_space(models.parameters(student.module))
@@ -168,30 +171,53 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
         student.compile()
     events = Events(folder.path, state)
     active = ActiveRun(
-        plan, folder, data, ensemble, entry, phases, state, clock, events, session.signals
+        plan=plan,
+        folder=folder,
+        data=data,
+        ensemble=ensemble,
+        teacher_entry=entry,
+        phases=phases,
+        state=state,
+        clock=clock,
+        events=events,
+        signals=session.signals,
     )
     return fit_and_finish(active, first)
 
 
-def find_ensemble(plan: Plan, data: RunData, session: Session, first: Batch) -> Ensemble | None:
-    """The teachers of a student, trained first where they are missing; None for a run without."""
+def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
+    """The teachers of a plan; None in the place of one that has yet to be trained."""
+    if not plan.teachers:
+        return []
+    dataset, cache = session.open(), session.teachers
+    return [find(wanted, plan, dataset, cache) for wanted in plan.teachers]
+
+
+def train_missing(found: list[Teacher | None], plan: Plan, session: Session) -> list[Teacher]:
+    """The teachers of a plan, those that are missing trained now."""
+    members = []
+    for teacher, wanted in zip(found, plan.teachers, strict=True):
+        if teacher is None:
+            log(f"no teacher in {wanted.places[0]}: training it first")
+            run(wanted.plan, session)
+            teacher = find(wanted, plan, session.open(), session.teachers)
+        members.append(teacher)
+    return members
+
+
+def join(
+    members: list[Teacher], plan: Plan, data: RunData, session: Session, first: Batch
+) -> Ensemble | None:
+    """A student's teachers together; None for a run without a teacher.
+
+    Raises Problem for a teacher that cannot look at images of this size.
+    """
     if not plan.distils:
         return None
-    members = [find_or_train(teacher, plan, session) for teacher in plan.teachers]
     session.teachers.keep([member.trained for member in members])
     ensemble = Ensemble(plan, members, len(data.classes), data.device, session.teachers)
     ensemble.try_images(first.images)
     return ensemble
-
-
-def find_or_train(wanted: TeacherPlan, plan: Plan, session: Session) -> Teacher:
-    """A teacher of a student's plan."""
-    found = find(wanted, plan, session.open(), session.teachers)
-    if found is None:
-        log(f"no teacher in {wanted.places[0]}: training it first")
-        run(wanted.plan, session)
-        found = find(wanted, plan, session.open(), session.teachers)
-    return found
 
 
 def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
@@ -209,10 +235,12 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
 
 
 def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:
-    """Refuse a student that cannot be trained here before hours are spent on its teacher.
+    """Refuse what would stop a student, before hours are spent on its teacher.
 
+    That is a student that cannot be trained here, or a saved state that it cannot continue from.
     Raises Problem. The network that tries is freed: the teacher needs its memory.
     """
+    folder.load(**data.fixed)
     student = build_student(plan, data, folder)
     folder.check_space(models.parameters(student.module))
     first_logits(plan, data, student, first)
@@ -235,40 +263,40 @@ def restore(state: State, clock: Clock, saved: dict) -> None:
     log(f"going on from step {progress.total} (epoch {progress.epoch + 1})")
 
 
-def log_start(run: ActiveRun) -> None:
+def log_start(active: ActiveRun) -> None:
     """Print what is trained, on what, and in which phases."""
-    size = models.parameters(run.state.network.module)
+    size = models.parameters(active.state.network.module)
     log(
-        f"training {run.plan.student} ({size:,} parameters) on {run.data.device.type},"
-        f" {run.data.precision.words}{run.describe_ranks()}"
+        f"training {active.plan.student} ({size:,} parameters) on {active.data.device.type},"
+        f" {active.data.precision.words}{active.describe_ranks()}"
     )
-    for phase in run.phases:
+    for phase in active.phases:
         log(phase.describe())
 
 
-def fit_and_finish(run: ActiveRun, first: Batch) -> dict:
+def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
     """Train to the last step and write the report; whatever ends this early is saved first."""
     try:
-        log_start(run)
-        if not run.state.progress.total:
-            run.events.views(first.images)
-        fit(run)
-        judge_defective(run)
-        report = finish(run)
+        log_start(active)
+        if not active.state.progress.total:
+            active.events.views(first.images)
+        fit(active)
+        judge_defective(active)
+        report = finish(active)
     except Stopped:
-        run.save()
+        active.save()
         ranks.barrier()  # a rank that ends early has torchrun end the others
-        where = f" at step {run.state.progress.total}, saved in '{run.folder.path}'"
-        raise run.signals.as_stopped(where) from None
+        where = f" at step {active.state.progress.total}, saved in '{active.folder.path}'"
+        raise active.signals.as_stopped(where) from None
     except Problem as problem:
         if problem.code == CANNOT_WRITE:
             # What does not fit now may be a result that is larger than the saved state.
             with contextlib.suppress(Problem):
-                run.save()
+                active.save()
         raise
     finally:
-        run.events.close()
+        active.events.close()
     if ranks.is_main_rank():
-        run.folder.forget()
+        active.folder.forget()
     ranks.barrier()
     return report

@@ -1,5 +1,7 @@
 """What the runs of one process share, read and decoded once."""
 
+from pathlib import Path
+
 from kd.config.plan import Plan
 from kd.config.settings import Data
 from kd.data.dataset import Dataset, open_dataset, read_index
@@ -15,13 +17,13 @@ class Session:
 
     signals   stop signals and the time budget
     teachers  the teachers that were read last
-    checked   folder of a plan whose inputs were checked -> the Problem that was found, or None
+    checked   folders of the plans whose inputs were found sound
     """
 
     def __init__(self, data: Data, signals: StopSignals):
         self.data, self.signals = data, signals
         self.teachers = TeacherCache()
-        self.checked: dict = {}
+        self.checked: set[Path] = set()
         self._index: Index | None = None
         self._dataset: Dataset | None = None
         self._source: Index | None = None

@@ -1,6 +1,4 @@
-"""TensorBoard: what a run shows while it trains, and its hyper-parameters with the outcome, all in
-one run.
-"""
+"""TensorBoard: what a run shows while it trains, and its settings with the outcome."""
 
 import functools
 import threading

@@ -197,9 +197,9 @@ def _write(target: RunPaths, folder: RunPaths, result: dict, index: Index) -> di
     matrix = result["confusion_matrix"]
     if matrix is not None:
         images = sum(map(sum, matrix))
-        title = f"{folder.path.parent.name} on {index.name} (n = {images})"
+        title = f"{folder.pair} on {index.name} (n = {images})"
         figure = figures.confusion(matrix, index.classes, title)
-        figures.save(target.confusion, figures.pixels(figure))
+        figures.save(target.figure("confusion"), figures.pixels(figure))
         log(report_text(result["classification_report"], index.classes))
         log(_evidence_text(result["evidence"]))
     log(f"written: {target.evaluation}")

@@ -10,7 +10,7 @@ from kd.data.index import digest
 from kd.reports import figures
 from kd.reports.statistics import mean_sd, paired_difference
 from kd.reports.text import NOT_KNOWN, difference_text, mean_text
-from kd.studies.modes import ALONE
+from kd.studies.modes import ALONE, shows_pool
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
 from kd.studies.study import right_of
@@ -27,7 +27,6 @@ ARMS = {
     "unlabeled-only": "unlabelled alone",
     "unlabeled": "unlabelled, then labelled",
 }
-WITHOUT_LABELS = ("unlabeled-only", "unlabeled")
 GAPS = (("normal", ALONE), ("unlabeled-only", ALONE), ("unlabeled", ALONE), ("unlabeled", "normal"))
 SCORES = {
     "accuracy": "test accuracy",
@@ -100,7 +99,7 @@ def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     for data in sorted(runs_on):
         pairs = set()
         for run in runs_on[data]:
-            if run.role in WITHOUT_LABELS:
+            if shows_pool(run.role):
                 pairs.add(Pair(data, run.student, run.teacher, run.tag))
         for pair in sorted(pairs):
             arms_of[pair], twice = _arms(runs_on[data], pair)

@@ -42,6 +42,11 @@ def is_mode(role: str) -> bool:
     return role in MODES
 
 
+def shows_pool(role: str) -> bool:
+    """Whether a role is a mode that goes through images without labels."""
+    return is_mode(role) and any(phase.images == "pool" for phase in MODES[role].phases)
+
+
 def mode_order(mode: str) -> int:
     """The place of a mode in the table of modes, for sorting."""
     return list(MODES).index(mode)

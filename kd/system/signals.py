@@ -19,7 +19,7 @@ class StopSignals:
 
     A second Ctrl-C ends the process at once, without tidying up: threads and libraries may swallow
     a KeyboardInterrupt, or hang on it. (Called from other Python code and not by a script, it
-    raises KeyboardInterrupt.) The budget starts here, and only `check_time_budget` checks it, after
+    raises KeyboardInterrupt.) The budget starts now; only `check_time_budget` checks it, after a
     step: a run that is started again and again always gets further.
     """
 

@@ -28,19 +28,12 @@ def find(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache)
     return _from_run(wanted, plan, dataset, cache)
 
 
-def needs_training(wanted: TeacherPlan) -> bool:
-    """Whether a teacher's run is not finished in any of its places."""
+def has_begun(wanted: TeacherPlan) -> bool:
+    """Whether a teacher is there, or its training has begun: its network needs no fresh weights."""
     if wanted.plan is None:
-        return False
-    return not any(ranks.main_rank_says(RunPaths(path).finished) for path in wanted.places)
-
-
-def is_missing(wanted: TeacherPlan) -> bool:
-    """Whether a teacher's training has yet to begin."""
-    if wanted.plan is None:
-        return False
+        return True
     places = [RunPaths(path) for path in wanted.places]
-    return not any(ranks.main_rank_says(run.finished or run.begun) for run in places)
+    return any(ranks.main_rank_says(run.finished or run.begun) for run in places)
 
 
 def untrained(name: str, seed: int, classes: tuple[str, ...]) -> Teacher:

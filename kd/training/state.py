@@ -29,7 +29,7 @@ class Progress:
     looks        (total step, accuracy) of each look at the validation images inside an epoch
     best         of the phase so far, the history row with the highest validation accuracy (the
                  first of equals); in a phase that reads no labels the last row
-    stopped      whether `watch` has ended training
+    stopped      whether `Hooks.should_stop` has ended training
     ended        why training is over: "" while it is not, else "epochs", "max_steps" or "stopped"
     """
 
