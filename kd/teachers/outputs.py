@@ -87,12 +87,8 @@ class JointTeacher:
         return TeacherOutputs(torch.stack(logits), self.weights)
 
 
-class ObservedJointTeacher:
-    """Networks that teach together, by logits and features. `weights` are made to sum to 1."""
-
-    def __init__(self, networks: list[ObservedNetwork], weights: list[float], device: torch.device):
-        self.networks = networks
-        self.weights = torch.tensor(weights, device=device) / sum(weights)
+class ObservedJointTeacher(JointTeacher):
+    """Networks that teach together, by logits and features: each is an `ObservedNetwork`."""
 
     def __call__(self, batch: Batch) -> TeacherOutputs:
         outputs = [network(batch) for network in self.networks]
