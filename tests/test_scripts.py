@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -360,9 +359,11 @@ def test_a_chains_file_is_asked_for_whatever_generations_are_there(script):
     assert code == 4 and "no such file" in out
 
 
-def test_the_reports_clock_is_that_of_the_training(script, monkeypatch):
+def test_the_reports_clock_is_read_before_the_predictions(script, monkeypatch):
     from kd.runs import finish
-    real = finish.predict
-    monkeypatch.setattr(finish, "predict", lambda *arguments: time.sleep(0.5) or real(*arguments))
-    script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
-    assert reports.read(DATA / "teacher/kdtiny/seed0")["clock"]["seconds"] < 0.5
+    from kd.runs.clock import Clock
+    calls, predict, describe = [], finish.predict, Clock.describe
+    monkeypatch.setattr(finish, "predict", lambda *arguments: calls.append("predict") or predict(*arguments))
+    monkeypatch.setattr(Clock, "describe", lambda *arguments: calls.append("clock") or describe(*arguments))
+    assert script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])[0] == 0
+    assert calls[0] == "clock" and calls.count("clock") == 1 and "predict" in calls
