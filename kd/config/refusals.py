@@ -82,7 +82,7 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
 
 
 def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str]) -> None:
-    """Raise Problem for a list that has not one value for each teacher, or each kind."""
+    """Raise Problem for a list of another length than the teachers, or the kinds, it is for."""
     how, teachers = settings.distillation, len(teacher_names(settings))
     kinds = len(chosen_kinds(settings, mode))
     lengths = [
