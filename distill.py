@@ -1,8 +1,8 @@
-"""Train a student on labels and on a teacher.
+"""Train a student on labels and on the outputs of a teacher.
 
 A missing teacher is trained first, with the same settings.
 
-python distill.py --teacher seresnet50 --student vgg11 --mode normal --config configs/demo.toml
+    python distill.py --teacher seresnet50 --student vgg11 --mode normal --config configs/demo.toml
 """
 
 import sys
@@ -14,14 +14,14 @@ from kd.system.errors import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code. Raises Problem."""
+    """Parse the command line, train and return the exit code. Raises Problem."""
     every = parsing.parse(
         DistillSettings,
         argv,
-        shows={"--list-modes": ("print the tables of modes and knowledge", list_modes)},
+        shows={"--list-modes": ("print the tables of modes and knowledge and exit", list_modes)},
     )
     if every:
-        # Imported late: --help and a mistyped flag need not wait seconds for torch.
+        # Imported late, so that --help and a mistyped flag do not wait for torch.
         from kd.runs.run import run_ranks
 
         run_ranks(every)

@@ -1,4 +1,4 @@
-"""Evaluate finished runs, compare them in tables, look at their data.
+"""Evaluate finished runs, compare them in tables, or check a data set.
 
 python evaluate.py runs/synthetic-patient-48/normal/seresnet50-vgg11/seed0
 python evaluate.py --tables runs
@@ -13,11 +13,11 @@ from kd.system.errors import Problem, run_main
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, do what is asked for, print; returns the exit code. Raises Problem."""
+    """Parse the command line, carry out its action and return the exit code. Raises Problem."""
     [settings] = parsing.parse(EvaluateSettings, argv, from_file=False)
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise Problem("evaluate.py under torchrun: works in one process; run it without")
-    # Imported late: --help and a mistyped flag need not wait seconds for torch.
+        raise Problem("evaluate.py works in a single process. Run it without torchrun.")
+    # Imported late, so that --help and a mistyped flag do not wait for torch.
     from kd.studies.commands import carry_out
 
     carry_out(settings)

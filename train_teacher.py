@@ -1,7 +1,8 @@
-"""Train a network on labels: a teacher, a baseline, or with --stop-at-val-accuracy a defective
-teacher.
+"""Train a network on labels only: a teacher, a baseline, or a defective teacher.
 
-python train_teacher.py --model seresnet50 --config configs/demo.toml
+A defective teacher is one whose training stops early, at --stop-at-val-accuracy.
+
+    python train_teacher.py --model seresnet50 --config configs/demo.toml
 """
 
 import sys
@@ -12,10 +13,10 @@ from kd.system.errors import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code. Raises Problem."""
+    """Parse the command line, train and return the exit code. Raises Problem."""
     every = parsing.parse(TeacherSettings, argv)
     if every:
-        # Imported late: --help and a mistyped flag need not wait seconds for torch.
+        # Imported late, so that --help and a mistyped flag do not wait for torch.
         from kd.runs.run import run_ranks
 
         run_ranks(every)

@@ -1,6 +1,6 @@
 """The only training loop: fit, train_epoch, predict.
 
-It runs a list of phases and knows no modes, files or folders.
+It runs a list of phases and does not depend on modes, files or folders.
 """
 
 import math
@@ -23,18 +23,21 @@ from kd.teachers.outputs import BatchTeacher, collect_logits
 from kd.training.objectives import Objective
 from kd.training.state import State
 
-LOG_EVERY = 20
+LOG_EVERY = 20  # steps
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run: what is seen, who teaches, what is minimised.
+    """A phase of a run: its images, its teacher and its objective.
 
-    views       batches; without labels where the phase reads none. Then no epoch is chosen by
-                accuracy: the last one counts
-    start, end  the run's steps that it takes: from `start` on, before `end`
-    lr          learning rate at its start
-    layers      of the student, whose features the objective looks at
+    name        the phase's name in printed lines and in the history
+    views       the batches of the phase. If they have no labels, the phase keeps the weights of its
+                last epoch instead of choosing an epoch by accuracy
+    teacher     callable from a batch to `TeacherOutputs`, or to None in a phase without a teacher
+    objective   callable that returns the loss and its terms (see `training.objectives`)
+    start, end  the steps of the run that belong to the phase: `start` to `end` - 1
+    lr          learning rate at the start of the phase
+    layers      layers of the student whose features the objective uses
     """
 
     name: str
@@ -48,40 +51,40 @@ class Phase:
 
     @property
     def reads_labels(self) -> bool:
-        """Whether its images come with labels."""
+        """Whether the images of the phase come with labels."""
         return self.views.labels is not None
 
     def describe(self) -> str:
-        """Its size in words."""
+        """Return the steps and images of the phase in words."""
         labels = "" if self.reads_labels else " without labels"
         return (
             f"{self.name}: {self.end - self.start} steps on {self.images} images{labels},"
-            f" {self.views.steps} steps an epoch"
+            f" {self.views.steps} steps per epoch"
         )
 
     @property
     def images(self) -> int:
-        """Number of distinct images that it shows."""
+        """Number of distinct images that the phase uses."""
         return len(np.unique(self.views.rows))
 
 
 class Hooks:
-    """What happens beside the training; a run overrides what it needs."""
+    """Callbacks of the training loop. By default they do nothing; a run overrides what it needs."""
 
     def should_stop(self, state: State) -> bool:
-        """Called after every step; True ends training there."""
+        """Return whether training ends at this step. Called after every step."""
         return False
 
     def after_step(self, state: State) -> None:
-        """Called after every step, when the state is whole: to save, to log, to stop by raising."""
+        """Save, log, or stop by raising. Called after every step, when the state is complete."""
 
     def after_epoch(self, state: State, row: dict) -> None:
-        """Called with the epoch's row of the history."""
+        """Handle the history row of an epoch. Called at the end of every epoch."""
 
     def check_stop(self) -> None:
-        """Called between two batches of a validation: to stop by raising.
+        """Stop by raising. Called between two batches of a validation.
 
-        The state is then that of the last step.
+        The state is then the state after the last step.
         """
 
 
@@ -93,10 +96,20 @@ def fit(
     precision: Precision,
     hooks: Hooks,
 ) -> None:
-    """Train until the last phase is done or a hook ends it, from wherever `state.progress` stands.
+    """Train from `state.progress` until the last phase is finished or a hook stops the training.
 
-    Every phase begins with the weights that the one before it ended with, whichever of its epochs
-    was the best.
+    Every phase starts with the last weights of the phase before it, even if another epoch of that
+    phase was the best.
+
+    state      the network in training, changed in place
+    phases     all phases of the run, including finished ones
+    valid      the validation split
+    training   settings of the optimizer and its schedule
+    precision  precision of the training; validation is always in float32
+    hooks      callbacks
+
+    Raises Problem (3) if the loss, a gradient or the validation logits are not finite, and whatever
+    a hook raises.
     """
     while not state.progress.ended:
         phase = phases[state.progress.phase]
@@ -112,7 +125,11 @@ def fit(
 def train_epoch(
     state: State, phase: Phase, training: Training, precision: Precision, hooks: Hooks
 ) -> None:
-    """The rest of an epoch, from `state.progress.step` on."""
+    """Train the rest of an epoch, from `state.progress.step` to its end.
+
+    It ends early at the last step of the phase, or when `hooks.should_stop` returns True. Arguments
+    and exceptions are those of `fit`.
+    """
     progress, network = state.progress, state.network
     optimizer, scaler = state.optimizer, state.scaler
     network.module.train()
@@ -121,8 +138,9 @@ def train_epoch(
             break
         set_lr(optimizer, training.schedule, phase, progress.total)
         seed_step(phase.views.device, training.seed, progress.epoch, progress.step)
-        taught = phase.teacher(batch)  # before the student's forward: measured faster than after it
-        # Before the forward pass, which then has the gradients' memory, too.
+        # The teacher runs before the student because this order was measured to be faster.
+        taught = phase.teacher(batch)
+        # Gradients are freed before the forward pass, which can then use their memory.
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast():
             outputs = network.outputs(batch.images, phase.layers)
@@ -147,16 +165,16 @@ def train_epoch(
 
 
 def _keep_best(state: State, phase: Phase, row: dict) -> None:
-    """Keep the weights of an epoch that is the best of its phase so far."""
+    """Keep the row and the weights of an epoch if it is the best of its phase up to now."""
     progress = state.progress
-    # A run that was stopped is wanted as it stands, whatever an earlier epoch reached.
+    # The result of a stopped run is its last weights, even if an earlier epoch was better.
     always = progress.best is None or progress.stopped or not phase.reads_labels
     if always or row["valid_accuracy"] > progress.best["valid_accuracy"]:
         progress.best, state.best_weights = row, state_on_cpu(state.network.module)
 
 
 def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
-    """Move on to the next phase, or end training, where an epoch was a phase's last."""
+    """Start the next phase, or end the training, if the phase of the run is finished."""
     progress, phase = state.progress, phases[state.progress.phase]
     if progress.stopped:
         progress.ended = "stopped"
@@ -167,9 +185,13 @@ def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: int) -> float:
-    """The learning rate of a step: a pure function of its number.
+    """Set the learning rate of a step in the optimizer, and return it.
 
-    Cosine falls from the phase's lr to 0 over its steps.
+    It is a pure function of the step. The cosine schedule falls from `phase.lr` to 0 over the steps
+    of the phase.
+
+    schedule  `constant` or `cosine`
+    step      step of the run, counted over all phases
     """
     lr = phase.lr
     if schedule == "cosine":
@@ -180,16 +202,18 @@ def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: 
 
 
 def _row(state: State, phase: Phase, valid: Views, hooks: Hooks) -> dict:
-    """The history's row of the epoch that ends here.
+    """Return the history row of the epoch that ends here.
 
-    Train figures are running means over augmented views.
+    Its train figures are running means over augmented views. Raises Problem (3) if they or the
+    validation logits are not finite.
     """
     means = state.means()
     logits, labels = predict(state.network, valid, hooks.check_stop), valid.labels.numpy()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
-            f"epoch that ends at step {state.progress.total}: its loss or validation logits are not"
-            " finite; lower --lr or set --clip-norm 1, under another --tag",
+            "Training diverged: the loss or the validation logits of the epoch that ends at step"
+            f" {state.progress.total} are not finite. Lower --lr or set --clip-norm 1, and use"
+            " another --tag.",
             DIVERGED,
         )
     return {
@@ -203,12 +227,13 @@ def _row(state: State, phase: Phase, valid: Views, hooks: Hooks) -> dict:
 
 
 class _EvaluatedNetwork:
-    """A network as `collect_logits` calls it: batch -> logits float32 [B, K]."""
+    """A network as `collect_logits` calls it."""
 
     def __init__(self, network: Classifier):
         self.network = network
 
     def __call__(self, batch: Batch) -> torch.Tensor:
+        """Return the logits of a batch, float32 [B, K]."""
         return self.network(batch.images).float()
 
 
@@ -216,10 +241,11 @@ class _EvaluatedNetwork:
 def predict(
     network: Classifier, views: Views, check_stop: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """Logits of every slot once, in order: float32 [n, K].
+    """Return the logits of all n images of a split, in the order of their slots: float32 [n, K].
 
-    The network runs in evaluation mode and full precision; its mode is restored afterwards.
-    `check_stop` is called before every batch and may end the work by an exception.
+    The network runs in evaluation mode and full precision. Its mode is restored afterwards. On
+    several ranks, every rank returns all logits. `check_stop` is called before every batch and may
+    raise an exception to stop.
     """
     was_training = network.module.training
     ranks.broadcast_buffers(network.module)
@@ -231,9 +257,16 @@ def predict(
 
 
 class AccuracyWatch:
-    """Whether accuracy has passed a threshold on a subset, and then on the whole validation split.
+    """A check whether the validation accuracy has passed a threshold.
 
-    It looks every `every` steps, and at the end of each epoch of `epoch_steps` steps.
+    To save time, the accuracy on a subset is computed first, and the accuracy on the complete
+    validation split only if the subset's is above the threshold.
+
+    subset       images of the validation split
+    valid        the complete validation split
+    threshold    accuracy in 0..1 that both must exceed
+    every        number of steps between two checks
+    epoch_steps  number of steps of an epoch; there is also a check at the end of each epoch
     """
 
     def __init__(self, subset: Views, valid: Views, threshold: float, every: int, epoch_steps: int):
@@ -241,7 +274,7 @@ class AccuracyWatch:
         self.every, self.epoch_steps = every, epoch_steps
 
     def __call__(self, state: State) -> bool:
-        """True where training is to stop; adds to `progress.looks`."""
+        """Return whether training should stop; append each check to `progress.looks`."""
         progress = state.progress
         if progress.total % self.every and progress.step != self.epoch_steps:
             return False

@@ -1,7 +1,11 @@
-"""Every loss, in float32: the equation first, then the other kinds, of outputs and of feature maps.
+"""Every loss: the distillation equation first, then other losses of outputs and of feature maps.
 
-The equation is `kd`; `training.objectives.Distillation` sets it beside the label. Each loss is a
-mean over the batch alone, whatever the number of classes or the size of a map.
+The equation is `kd`; `training.objectives.Distillation` combines it with the loss of the labels.
+
+In all shapes, B is the number of images in a batch, K the number of classes, M the number of
+teachers, and C, H and W are the channels, height and width of a feature map. Every loss returns a
+scalar tensor. It is computed in float32 (float64 inputs stay float64) and averaged over the batch;
+it is averaged over other axes only where its docstring says so.
 """
 
 import math
@@ -12,16 +16,23 @@ from torch import nn
 
 from kd.system.errors import Problem
 
-SMALLEST = 1e-6  # length of a row below which it is not scaled to length 1: keeps gradients bounded
+# Rows shorter than this are divided by it instead of by their length, to keep gradients bounded.
+SMALLEST = 1e-6
 
 
 def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)).
+    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), the loss of distillation.
 
-    Summed over classes, mean over the batch. student, teacher: logits [B, K], taken to float32
-    before they are divided. T^2 keeps the gradient's size when T changes (Hinton, Vinyals, Dean
-    2015, 1503.02531, section 2). Dividing by B and not by B * K matters: with `KLDivLoss`'s default
-    mean, a weight means something else for every number of classes.
+    The divergence is summed over the classes and averaged over the batch. The factor T^2 keeps the
+    size of the gradient when T changes. The sum is divided by B and not by B * K: with the default
+    mean of `torch.nn.KLDivLoss`, a weight would have a different meaning for every K.
+
+    student, teacher  logits [B, K], converted to float32 before they are divided by T
+    temperature       T
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2.
     """
     check_logits(student, teacher)
     log_student = _log_softened(student, temperature)
@@ -33,10 +44,14 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torc
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over the batch of -w[label] * log softmax(logits)[label], at T = 1.
+    """Return the mean over the batch of -w[label] * log softmax(logits)[label], at T = 1.
 
-    logits [B, K], labels int64 [B], weights [K]. Divided by B, not by the batch's weights: an image
-    counts for the same in any company.
+    The sum is divided by B. With `torch.nn.functional.cross_entropy`, it would be divided by the
+    sum of the weights in the batch, and the loss of an image would depend on the other images.
+
+    logits   [B, K]
+    labels   int64 [B]
+    weights  w [K], one weight for each class; 1 for all classes by default
     """
     if weights is None:
         return F.cross_entropy(full(logits), labels)
@@ -45,18 +60,26 @@ def cross_entropy(
 
 
 def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """N / (K * n_k): every class counts for the same, and the mean over the images is 1.
+    """Return the class weights N / (K * n_k), float32 [K], where n_k is the size of class k.
 
-    labels int64 [N] -> float32 [K].
+    With them, all classes have the same total weight, and the mean weight of an image is 1. A class
+    without images is treated as a class of one image.
+
+    labels   int64 [N]
+    classes  K
     """
     counts = torch.bincount(labels, minlength=classes).float()
     return len(labels) / (classes * counts.clamp(min=1))
 
 
 def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """||student - teacher||^2 / 2, summed over classes, mean over the batch. logits [B, K].
+    """Return ||student - teacher||^2 / 2, summed over the classes, averaged over the batch.
 
-    Regression on logits: Ba, Caruana 2014, 1312.6184, eq. 1.
+    student, teacher  logits [B, K]
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: Ba, Caruana 2014, arXiv:1312.6184, eq. 1 (regression on logits).
     """
     check_logits(student, teacher)
     return (full(student) - full(teacher)).square().sum(1).mean() / 2
@@ -69,18 +92,27 @@ def dkd(
     temperature: float,
     beta: float | torch.Tensor = 1.0,
 ) -> torch.Tensor:
-    """T^2 * (TCKD + beta * NCKD), mean over the batch.
+    """Return T^2 * (TCKD + beta * NCKD), averaged over the batch.
 
-    logits [B, K] with K > 2, labels int64 [B], beta a number or [B]. Decoupled KD (Zhao et al.
-    2022, 2203.08679, eq. 7, its alpha = 1): TCKD is the KL of (p_t, 1 - p_t), the true class
-    against all others; NCKD that of the others among themselves. KD itself is beta = 1 - p_t, with
-    the teacher's softened p_t: the surer it is, the less its knowledge of the other classes counts.
+    Let p_t be the softened probability of the true class. TCKD is the KL divergence of
+    (p_t, 1 - p_t), the true class against all others. NCKD is the KL divergence of the other
+    classes among themselves. With beta = 1 - p_t of the teacher, the loss equals `kd`: there, a
+    teacher that is certain of the true class passes on little about the others.
+
+    student, teacher  logits [B, K] with K >= 3
+    labels            int64 [B]
+    temperature       T
+    beta              a number, or a tensor [B] with one value per image
+
+    Raises Problem for K = 2 and for logits that `check_logits` refuses.
+
+    Source: Zhao et al. 2022, arXiv:2203.08679, eq. 7 with alpha = 1 (decoupled distillation).
     """
     check_logits(student, teacher)
     if student.shape[1] < 3:
         raise Problem(
-            "knowledge 'dkd' in --knowledge: with 2 classes there is one other class, and nothing"
-            " to tell of it; give --knowledge kd"
+            "--knowledge dkd is not defined for 2 classes: a single other class has no distribution"
+            " to match. Use --knowledge kd."
         )
     target = F.one_hot(labels, student.shape[1]).bool()
     binary_student = _target_against_others(_log_softened(student, temperature), target)
@@ -93,12 +125,20 @@ def dkd(
 
 
 def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * ((1 - correlation of rows) + (1 - correlation of columns)) of softened probabilities.
+    """Return T^2 * ((1 - correlation of rows) + (1 - correlation of columns)) of probabilities.
 
-    logits [B, K]. Pearson's correlation, mean over the B rows (classes of an image) and over the K
-    columns (images of a class): DIST (Huang et al. 2022, 2205.10536, inter- and intra-class
-    relation, both weights 1). A correlation of two values is -1 or 1 and has no gradient: with K =
-    2 the rows teach nothing, in a batch of 2 the columns.
+    The softened probabilities [B, K] of student and teacher are compared by Pearson's correlation,
+    averaged over the B rows (the classes of an image) and over the K columns (the images of a
+    class). A correlation of two values is -1 or 1 and has no gradient: with K = 2 the rows teach
+    nothing, and with B = 2 the columns teach nothing.
+
+    student, teacher  logits [B, K]
+    temperature       T
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: DIST, Huang et al. 2022, arXiv:2205.10536, the inter-class and the intra-class relation,
+    both with weight 1.
     """
     check_logits(student, teacher)
     own = (full(student) / temperature).softmax(1)
@@ -108,19 +148,29 @@ def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> to
 
 
 def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """`kd` of logits [B, K] that have mean 0 and standard deviation 1 over an image's classes.
+    """Return `kd` of logits that are standardized over the classes of each image.
 
-    Logit standardization (Sun et al. 2024, 2403.01427, algorithm 1; the deviation divides by K, not
-    by K - 1). No standardized logit exceeds sqrt(K - 1): see `standardized_cap`. Logits that are
-    all equal stay 0.
+    Standardized logits have mean 0 and standard deviation 1, which divides by K and not by K - 1.
+    None of them exceeds sqrt(K - 1), which limits the probabilities (see `standardized_cap`). If
+    all logits of an image are equal, they become 0.
+
+    student, teacher  logits [B, K]
+    temperature       T
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1 (logit standardization).
     """
     return kd(_standardize(full(student)), _standardize(full(teacher)), temperature)
 
 
 def standardized_cap(classes: int, temperature: float) -> float:
-    """The most that softmax(standardized / T) can give a class.
+    """Return the largest probability that a class can have in softmax(standardized logits / T).
 
-    One logit is sqrt(K - 1) then, the others -1 / sqrt(K - 1).
+    It is reached when one logit is sqrt(K - 1) and all others are -1 / sqrt(K - 1).
+
+    classes      K
+    temperature  T
     """
     top = (classes - 1) ** 0.5 / temperature
     others = -((classes - 1) ** -0.5) / temperature
@@ -128,12 +178,18 @@ def standardized_cap(classes: int, temperature: float) -> float:
 
 
 def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Logits [B, K] of several teachers together, from logits [M, B, K], weights [M] of sum 1.
+    """Return logits [B, K] whose softmax at T is the weighted mean of the teachers' probabilities.
 
-    At T they give the weighted mean of the teachers' softened probabilities: T * log of that mean,
-    shifted so that a row's mean is the weighted mean of the teachers'. Of one teacher alone these
-    are its own logits. (Hinton, Vinyals, Dean 2015, 1503.02531, section 1: an ensemble's knowledge
-    as the mean of its members' predictions.)
+    They are T * log of the mean of the softened probabilities, shifted so that the mean of each row
+    is the weighted mean of the teachers' row means. The logits of a single teacher are returned
+    unchanged, in float32.
+
+    logits       of the teachers, [M, B, K]
+    weights      of the teachers, [M], with sum 1
+    temperature  T
+
+    Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 1 (the knowledge of an ensemble as
+    the mean of its members' predictions).
     """
     if len(logits) == 1:
         return logits[0].float()
@@ -144,11 +200,16 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
 
 
 def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """|| A_s / |A_s| - A_t / |A_t| ||^2, mean over the batch; maps [B, C, H, W] with any C.
+    """Return || A_s / |A_s| - A_t / |A_t| ||^2, averaged over the batch.
 
-    A is a map's mean square over channels. Attention transfer (Zagoruyko, Komodakis 2017,
-    1612.03928, eq. 2 with p = 2, squared as in their code). Between 0 and 2, whatever the size of a
-    map: their code takes the mean over positions and weighs it with 1000, the formula is a sum.
+    A is the mean square of a feature map over its channels. The squared distance is a sum over
+    positions and is between 0 and 2 for maps of any size. The authors' code takes the mean over
+    positions instead and multiplies it by 1000.
+
+    student, teacher  maps [B, C, H, W]; C may differ, and the larger map is averaged down
+
+    Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, eq. 2 with p = 2, squared as in the
+    authors' code (attention transfer).
     """
     student, teacher = _same_size(full(student), full(teacher))
     own = unit(student.square().mean(1).flatten(1), SMALLEST)
@@ -157,32 +218,38 @@ def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def similarity(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """|| G_s - G_t ||_F^2 / B, where G [B, B] compares images by their features [B, ...].
+    """Return ||G_s - G_t||_F^2 / B, where G [B, B] compares the images by their features.
 
-    G holds the inner products of images' features, its rows scaled to length 1.
-    Similarity-preserving distillation (Tung, Mori 2019, 1907.09682, eq. 1 to 4). They divide by
-    B^2, so that their weight 3000 belongs to batches of 128; divided by B it is 23 and holds for
-    any batch. An image alone is only like itself: 0.
+    G holds the inner products of the images' features; each row is scaled to length 1. The paper
+    divides by B^2, so its weight of 3000 belongs to batches of 128. With the division by B, the
+    same weight is 23 and holds for any batch size. In a batch of one image the loss is 0, because
+    the image is compared only with itself.
+
+    student, teacher  features [B, ...]; all axes but the first may differ
+
+    Source: Tung, Mori 2019, arXiv:1907.09682, eq. 1 to 4 (similarity-preserving distillation).
     """
     own, other = _inner_products(student), _inner_products(teacher)
     return (own - other).square().sum() / len(own)
 
 
 def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> torch.Tensor:
-    """KL(p_t(. | i) || p_s(. | i)) of neighbours, mean over the B images i of a batch.
+    """Return KL(p_t(. | i) || p_s(. | i)) over the neighbours of image i, averaged over the batch.
 
-    p(j | i) is the probability that another image j of the batch is the neighbour of i: a kernel of
-    their features, divided by its sum over all others. Features [B, C, H, W] are averaged over
-    positions, those of another shape are flattened, and each row is scaled to length 1.
-    Probabilistic knowledge transfer (Passalis, Tefas 2018, 1803.10837, section 3).
+    p(j | i) is the probability that another image j of the batch is the neighbour of image i: a
+    kernel of their features, divided by its sum over all images except i. The paper sums over the
+    images i. Its code counts an image among its own neighbours, while its formula does not. In a
+    batch of one or two images there is no choice of neighbours, and the loss is 0.
 
-    width  0: the cosine kernel (1 + cos) / 2, which needs none; otherwise sigma of the Gaussian
-           kernel exp(-d^2 / (2 sigma^2)) of the distance d, which on rows of length 1 lies
-           between 0 and 2. The KL is then multiplied by sigma^4: sigma^2 softens as T does in
-           `kd`, and the gradient keeps its size when it changes
+    student, teacher  features: maps [B, C, H, W] are averaged over positions, other shapes [B, ...]
+                      are flattened; each row is then scaled to length 1
+    width             0 selects the cosine kernel (1 + cos) / 2, which has no width. Other values
+                      are sigma of the Gaussian kernel exp(-d^2 / (2 sigma^2)), where the distance d
+                      is between 0 and 2 for rows of length 1. The divergence is then multiplied by
+                      sigma^4: sigma^2 softens as T does in `kd`, and the factor keeps the size of
+                      the gradient when sigma changes
 
-    They sum over the images, and their code counts an image among its own neighbours; the paper's
-    formula does not. In a batch of one or two images no neighbour can be chosen: 0.
+    Source: Passalis, Tefas 2018, arXiv:1803.10837, section 3 (probabilistic knowledge transfer).
     """
     log_student, log_teacher = _log_neighbours(student, width), _log_neighbours(teacher, width)
     divergence = _kl_of_rows(log_student, log_teacher).mean()
@@ -190,97 +257,117 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> tor
 
 
 def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """|| student - teacher ||^2 / 2, mean over batch, channels and positions.
+    """Return ||student - teacher||^2 / 2, averaged over the batch, channels and positions.
 
-    Maps [B, C, H, W], projected to the same C before. FitNets (Romero et al. 2015, 1412.6550, eq.
-    3). They sum over the map, so that a weight depends on its size.
+    The paper sums over the map instead, so there the meaning of a weight depends on the map's size.
+
+    student, teacher  maps [B, C, H, W] of the same C (the student's after `Projectors`); the larger
+                      map is averaged down
+
+    Source: FitNets, Romero et al. 2015, arXiv:1412.6550, eq. 3.
     """
     student, teacher = _same_size(full(student), full(teacher))
     return (student - teacher).square().mean() / 2
 
 
 class Projectors(nn.Module):
-    """A trainable 1x1 convolution for every pair of layers (FitNets' regressor).
+    """A trainable 1x1 convolution without bias for each pair of a student's and a teacher's layer.
 
-    pairs: (student's channels, teacher's channels). Drawn by `seed` alone, as torch draws a
-    convolution.
+    This is the regressor of FitNets (Romero et al. 2015, arXiv:1412.6550). The initial weights have
+    the distribution that torch uses for a convolution.
+
+    pairs  (channels of the student, channels of the teacher) for each pair
+    seed   determines the initial weights, independently of torch's global generator
     """
 
     def __init__(self, pairs: list[tuple[int, int]], seed: int):
         super().__init__()
-        random = torch.Generator().manual_seed(seed)  # torch's own stream stays as it is
+        random = torch.Generator().manual_seed(seed)
         self.weights = nn.ParameterList()
         for own, theirs in pairs:
             drawn = 2 * torch.rand(theirs, own, 1, 1, generator=random) - 1
             self.weights.append(nn.Parameter(drawn / own**0.5))
 
     def forward(self, features: torch.Tensor, pair: int) -> torch.Tensor:
-        """features [B, C, H, W] of a pair's student -> [B, C', H, W], in float32."""
+        """Project a student's features [B, C, H, W] to the teacher's channels, [B, C', H, W].
+
+        The result is float32. `pair` is the index of the pair of layers.
+        """
         return F.conv2d(full(features), self.weights[pair])
 
 
 def full(values: torch.Tensor) -> torch.Tensor:
-    """In float32; float64 stays."""
+    """Return the values in float32, or in float64 if they already are float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def unit(rows: torch.Tensor, smallest: float) -> torch.Tensor:
-    """Rows [n, m] scaled to length 1, but for those shorter than `smallest`."""
+    """Return rows [n, m] scaled to length 1; rows shorter than `smallest` are divided by it."""
     return F.normalize(rows, dim=1, eps=smallest)
 
 
 def check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
-    """Refuse logits that would broadcast silently or make no distribution. Raises Problem."""
+    """Raise Problem unless both logits have the same shape [B, K] with K >= 2.
+
+    Other shapes would be broadcast silently, or have no distribution over classes.
+    """
     if student.shape != teacher.shape or student.ndim != 2 or student.shape[1] < 2:
         raise Problem(
-            f"logits of shape {tuple(teacher.shape)} from the teacher and {tuple(student.shape)}"
-            " from the student: must both be [batch, classes] with at least 2 classes; choose"
-            " networks for the same classes"
+            f"Logits of shape {tuple(teacher.shape)} from the teacher and {tuple(student.shape)}"
+            " from the student cannot be compared: both must be [batch, classes] with at least 2"
+            " classes. Choose networks for the same classes."
         )
 
 
 def _log_softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """log softmax(logits / T) over classes [B, K], in float32."""
+    """Return log softmax(logits / T) over the classes of logits [B, K], in float32."""
     return F.log_softmax(full(logits) / temperature, dim=1)
 
 
 def _kl_of_rows(log_student: torch.Tensor, log_teacher: torch.Tensor) -> torch.Tensor:
-    """KL of each row of log-probabilities: [B, K] and [B, K] -> [B]."""
+    """Return the KL divergence [B] of each row of two log-probabilities [B, K]."""
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 
 def _others(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Rows [B, K] without the true class: [B, K - 1]. target bool [B, K]."""
+    """Return rows [B, K] without the true class, [B, K - 1]; `target`, bool [B, K], marks it."""
     return rows[~target].view(len(rows), -1)
 
 
 def _target_against_others(log: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """log (p_t, 1 - p_t) of log-probabilities [B, K]: [B, 2]. target bool [B, K]."""
+    """Return log (p_t, 1 - p_t), [B, 2], of log-probabilities [B, K].
+
+    `target`, bool [B, K], marks the true class t.
+    """
     return torch.stack([log[target], _others(log, target).logsumexp(1)], 1)
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of rows: [n, m] and [n, m] -> [n]. 0 for a row of equal values."""
+    """Return Pearson's correlation [n] of the rows of two matrices [n, m].
+
+    It is 0 for a row whose values are all equal.
+    """
     return (_centred(first) * _centred(second)).sum(1)
 
 
 def _centred(rows: torch.Tensor) -> torch.Tensor:
-    """Rows [n, m] with mean 0 and length 1."""
+    """Return rows [n, m] shifted to mean 0, then scaled to length 1."""
     return unit(rows - rows.mean(1, keepdim=True), SMALLEST)
 
 
 def _standardize(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits [B, K] with mean 0 and standard deviation 1 in each row."""
     return _centred(logits) * logits.shape[1] ** 0.5
 
 
 def _inner_products(features: torch.Tensor) -> torch.Tensor:
-    """Inner products of images' features [B, ...], rows of length 1: [B, B]."""
+    """Return the inner products [B, B] of images' features [B, ...], with rows of length 1."""
     rows = full(features).flatten(1)
     return unit(rows @ rows.T, SMALLEST)
 
 
 def _log_neighbours(features: torch.Tensor, width: float) -> torch.Tensor:
-    """log p(j | i) of images' features [B, ...], without i itself: [B, B - 1]."""
+    """Return log p(j | i), [B, B - 1], of images' features [B, ...]; j is never i itself."""
     features = full(features)
     if features.ndim == 4:
         features = features.mean((2, 3))
@@ -288,19 +375,20 @@ def _log_neighbours(features: torch.Tensor, width: float) -> torch.Tensor:
     itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     cosines = (rows @ rows.T)[~itself].view(len(rows), len(rows) - 1)
     if width:
-        log_kernel = (cosines - 1) / width**2  # d^2 = 2 - 2 cos
+        log_kernel = (cosines - 1) / width**2  # because d^2 = 2 - 2 cos
     else:
         log_kernel = ((1 + cosines) / 2).clamp(min=SMALLEST).log()
     return F.log_softmax(log_kernel, dim=1)
 
 
 def _same_size(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both maps at the smaller one's height and width: the larger one is averaged down."""
+    """Return two maps [B, C, H, W] averaged down to the smaller height and the smaller width."""
     size = [min(one, other) for one, other in zip(first.shape[2:], second.shape[2:])]
     return _averaged_to(first, size), _averaged_to(second, size)
 
 
 def _averaged_to(maps: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """Return maps [B, C, H, W] averaged down to the height and width in `size`."""
     if list(maps.shape[2:]) == size:
         return maps
     return F.adaptive_avg_pool2d(maps, size)

@@ -1,10 +1,10 @@
 """The general model as data: the tables of modes and of kinds of knowledge.
 
-A mode says which teacher passes what knowledge on to which student, on which images.
+A mode specifies which teacher transfers which knowledge to the student, and on which images.
 
-The blocks follow Abbasi et al. 2019 (1912.13179): data preparation, teachers and student,
-knowledge, its location, its transfer. The loop knows none of them. Nothing here imports torch, so
-that --help and a mistyped flag need not wait for it.
+The building blocks follow Abbasi et al. 2019 (arXiv 1912.13179): data preparation, teachers and
+student, knowledge, its location and its transfer. The training loop does not depend on any of them.
+This module does not import torch, so that --help and the report of a mistyped flag are fast.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 SE_NETS = ("seresnet50", "seresnet101")
 PLAIN_NETS = ("vgg11", "resnet18", "resnet34", "resnet50")
-MANY_ENOUGH = 16  # images a step, for a loss that compares them with each other
+MANY_ENOUGH = 16  # images per step that a loss needs to compare them with each other
 
 
 @dataclass(frozen=True)
 class KindOption:
-    """A hyper-parameter of one kind of knowledge. Its flag is --KIND-NAME, as in --dkd-beta."""
+    """A hyper-parameter of one kind of knowledge; its flag is --KIND-NAME, e.g. --dkd-beta."""
 
     name: str
     default: float | str
@@ -30,25 +30,31 @@ class KindOption:
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of the table of knowledge: what is passed on, where it lies, and by which loss.
+    """A row of the table of knowledge: what is transferred, from where, and by which loss.
 
-    location       `output`: logits; `stages`: feature maps at --layers, so the teacher runs live
+    what           the knowledge in words
+    location       `output`: the logits; `stages`: the feature maps at --layers, for which the
+                   teacher has to run in every step
     transfer       the loss in words
-    weight         of its term within alpha's share, unless --knowledge-weights. Papers' weights are
-                   for 100 or 1000 classes, where CE begins at log K = 4.6 or 6.9; at K = 7 it is
-                   1.9. These give every kind about the pull of `kd` at T = 4: a gradient by the
-                   student's weights of 0.8 to 4 times CE's (tests/benchmarks/pull.py)
-    loss           the name of its function in `kd.losses`, which is called as
+    weight         default weight of the term within alpha's share (see --knowledge-weights). The
+                   weights in the papers are meant for 100 or 1000 classes, where CE starts at
+                   log K = 4.6 or 6.9; with K = 7 it starts at 1.9. The weights here give every kind
+                   about the same influence as `kd` at T = 4: the norm of its gradient with respect
+                   to the student's weights is 0.8 to 4 times that of CE (tests/benchmarks/pull.py)
+    source         arXiv number of the paper
+    loss           name of the function in `kd.losses`, which is called as
                    loss(student, teacher, [labels=], [temperature=], **options)
-    options        its own hyper-parameters, passed to the loss by name
+    options        hyper-parameters of this kind, passed to the loss by name
     softens        whether the loss takes a temperature
-    labels         whether the loss takes the labels, so that it has no place where none are read
-    maps           whether features must be maps [B, C, H, W]
-    positions      whether the loss compares the positions of a map, so that a map of one point has
-                   nothing to compare
-    projects       whether the student's map goes through a trained 1x1 convolution first
-    least_classes  below it there is nothing to pass on
-    cautions       (classes, images a step, temperatures) -> what a user should know
+    labels         whether the loss takes the labels; such a kind cannot be used in a phase that
+                   does not read labels
+    maps           whether the features must be maps [B, C, H, W]
+    positions      whether the loss compares the positions of a map; a map with a single position
+                   then has nothing to compare
+    projects       whether the student's map first goes through a trained 1x1 convolution
+    least_classes  number of classes below which there is nothing to transfer
+    cautions       function of (classes, images per step, temperatures) that returns notes for the
+                   user, each a sentence
     """
 
     what: str
@@ -68,34 +74,37 @@ class Kind:
 
     @property
     def inside(self) -> bool:
-        """Whether it lies in feature maps, not in the output."""
+        """Whether the knowledge is in feature maps rather than in the output."""
         return self.location == "stages"
 
     def function(self) -> Callable:
-        """The loss. Imported here, because the table is read without torch."""
+        """Return the loss. It is imported here because the table must not import torch."""
         from kd import losses
 
         return getattr(losses, self.loss)
 
 
 def option_key(kind: str, option: KindOption) -> str:
-    """The name of a kind's hyper-parameter among the settings."""
+    """Return the name of a kind's hyper-parameter among the settings, e.g. `dkd_beta`."""
     return f"{kind}_{option.name}".replace("-", "_")
 
 
 def _few_images(verb: str, batch: int) -> list[str]:
-    """A caution for a loss that compares the images of a step, where there are few."""
+    """Return a caution for a loss that compares the images of a step if there are few of them."""
     if batch >= MANY_ENOUGH:
         return []
-    return [f"{verb} {batch} images a step; that is little (--batch-size {MANY_ENOUGH} or more)"]
+    return [
+        f"{verb} only the {batch} images of a step with each other. Use --batch-size"
+        f" {MANY_ENOUGH} or more."
+    ]
 
 
 def _dist_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
     found = []
     if classes == 2:
         found.append(
-            "dist: with 2 classes a correlation of classes is 1 or -1 and teaches nothing; that of "
-            "images is left"
+            "dist: with 2 classes, the correlation over classes is always 1 or -1 and teaches"
+            " nothing. Only the correlation over images is used."
         )
     return found + _few_images("dist: correlates", batch)
 
@@ -113,9 +122,9 @@ def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, 
 
     caps = [f"{standardized_cap(classes, t):.3f} at T = {t:g}" for t in temperatures]
     return [
-        f"standardized: with {classes} classes no logit exceeds {(classes - 1) ** 0.5:.2f}, so"
-        f" that the teacher gives a class {', '.join(caps)} at the most "
-        f"({standardized_cap(classes, 1.0):.3f} at T = 1)"
+        f"standardized: with {classes} classes, no logit exceeds {(classes - 1) ** 0.5:.2f}, so"
+        f" the teacher's probability of a class is at most {', '.join(caps)}"
+        f" ({standardized_cap(classes, 1.0):.3f} at T = 1)."
     ]
 
 
@@ -132,29 +141,27 @@ KNOWLEDGE = {
     "logit-mse": Kind(
         what="logits",
         location="output",
-        transfer="half squared distance",
+        transfer="half the squared distance",
         weight=0.15,
         source="1312.6184",
         loss="logit_mse",
     ),
     "dkd": Kind(
-        what="class probabilities, true class and others apart",
+        what="class probabilities, true class and other classes separately",
         location="output",
         transfer="T^2 (TCKD + beta NCKD)",
         weight=1.0,
         source="2203.08679",
         loss="dkd",
         options=(
-            KindOption(
-                "beta", 1.0, "dkd: weight of what is said of the other classes", least=0, most=1000
-            ),
+            KindOption("beta", 1.0, "dkd: weight of the other classes, NCKD", least=0, most=1000),
         ),
         softens=True,
         labels=True,
         least_classes=3,
     ),
     "dist": Kind(
-        what="relations of classes and of images",
+        what="relations between classes and between images",
         location="output",
         transfer="T^2 (1 - correlation)",
         weight=0.1,
@@ -174,9 +181,9 @@ KNOWLEDGE = {
         cautions=_standardized_cautions,
     ),
     "attention": Kind(
-        what="where a map is strong",
+        what="where in the image the features are strong",
         location="stages",
-        transfer="squared distance of maps of length 1",
+        transfer="squared distance between normalized attention maps",
         weight=20.0,
         source="1612.03928",
         loss="attention",
@@ -184,18 +191,18 @@ KNOWLEDGE = {
         positions=True,
     ),
     "similarity": Kind(
-        what="which images are alike",
+        what="which images of a batch are similar",
         location="stages",
-        transfer="squared distance of similarity matrices",
+        transfer="squared distance between similarity matrices",
         weight=23.0,
         source="1907.09682",
         loss="similarity",
         cautions=_similarity_cautions,
     ),
     "pkt": Kind(
-        what="which images are neighbours",
+        what="which images of a batch are neighbours",
         location="stages",
-        transfer="KL of the probabilities of neighbours",
+        transfer="KL of neighbour probabilities",
         weight=500.0,
         source="1803.10837",
         loss="pkt",
@@ -203,7 +210,7 @@ KNOWLEDGE = {
             KindOption(
                 "width",
                 0.0,
-                "pkt: sigma of a Gaussian kernel of features (0: the cosine kernel, without one)",
+                "pkt: sigma of the Gaussian kernel; 0: cosine kernel",
                 least=0,
                 most=2,
             ),
@@ -213,7 +220,7 @@ KNOWLEDGE = {
     "hint": Kind(
         what="feature maps",
         location="stages",
-        transfer="half squared distance after a 1x1 projector",
+        transfer="half the squared distance after a 1x1 projection",
         weight=50.0,
         source="1412.6550",
         loss="hint",
@@ -225,10 +232,13 @@ KNOWLEDGE = {
 
 @dataclass(frozen=True)
 class PhaseLoss:
-    """What a phase minimises: labels, knowledge, or both.
+    """The loss that a phase minimises: on labels, on knowledge, or on both.
 
-    words     the loss in the table of modes; {knowledge} stands for the kinds' own words
-    chosen    value of --finetune -> the loss that it stands for; None: the loss is this one
+    words             the loss in the table of modes; {knowledge} is replaced by the transfer of the
+                      kinds
+    reads_labels      whether labels are part of the loss
+    passes_knowledge  whether the teacher is part of the loss
+    chosen            value of --finetune -> key of the loss that it selects; None: this loss itself
     """
 
     words: str
@@ -244,7 +254,7 @@ PHASE_LOSSES = {
     ),
     "match": PhaseLoss("{knowledge}", reads_labels=False, passes_knowledge=True),
     "finetune": PhaseLoss(
-        "CE (or with KD: --finetune)",
+        "CE (with --finetune kd: CE and KD)",
         reads_labels=True,
         passes_knowledge=False,
         chosen={"ce": "labels", "kd": "distil"},
@@ -254,12 +264,13 @@ PHASE_LOSSES = {
 
 @dataclass(frozen=True)
 class ModePhase:
-    """A phase of the student's training, as a mode's row has it.
+    """A phase of the student's training, as written in the row of a mode.
 
-    images     `train`: the labelled train split; `pool`: every image that may be seen, without its
-               label
+    images     `train`: the labelled train split; `pool`: every image that may be used in training,
+               without its label
     loss       a key of PHASE_LOSSES
-    knowledge  of this phase, whatever the mode and --knowledge say
+    knowledge  the kinds of this phase, which take precedence over those of the mode and of
+               --knowledge; empty: not fixed for this phase
     """
 
     name: str
@@ -271,20 +282,20 @@ class ModePhase:
 DISTIL = ModePhase("distil", "train", "distil")
 MATCH = ModePhase("match", "pool", "match")
 FINETUNE = ModePhase("finetune", "train", "finetune", "kd")
-ALONE = (ModePhase("train", "train", "labels"),)  # of a network without a teacher
+ALONE = (ModePhase("train", "train", "labels"),)  # a network without a teacher
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a teacher comes to be.
+    """Where a teacher comes from.
 
-    network       whose: `teacher` (--teacher; of several names joined by + the ensemble), `student`
-                  (the student's own architecture; with --generations the generation before) or
-                  `none`
-    trained       False: as it was drawn, from no weights
-    stop_at       training stops once validation accuracy passes this; None trains to the end
-    distribution  where there is no network, the class probabilities it stands for: `virtual` or
-                  `uniform`
+    words         the teacher in the table of modes
+    network       `teacher` (the network named by --teacher, or the ensemble if several names are
+                  joined by +), `student` (the student's own architecture; with --generations, the
+                  previous generation) or `none`
+    trained       False: the network keeps its random initial weights
+    stop_at       training stops once validation accuracy passes this value; None: train to the end
+    distribution  class probabilities used in place of a network: `virtual` or `uniform`
     """
 
     words: str
@@ -299,7 +310,7 @@ class Origin:
 
     @property
     def is_students_own(self) -> bool:
-        """Whether the teacher is of the student's own architecture."""
+        """Whether the teacher has the student's own architecture."""
         return self.network == "student"
 
 
@@ -307,12 +318,15 @@ class Origin:
 class Mode:
     """A row of the table of modes.
 
-    phases      of the student's training, in turn; teacher and student always see the same view.
-                The first of several takes --match-share of the steps, the others share the rest
-                equally
-    knowledge   what is transferred, one kind or several joined by +, unless --knowledge says so
-    fixed_t     the temperature where the mode is defined at one; None: --temperature
-    teachers, students  the thesis's pairs: every teacher with every student
+    teacher     where the teacher comes from
+    source      arXiv number of the paper
+    phases      phases of the student's training, in order; teacher and student always see the same
+                view of an image. With several phases, the first takes --match-share of the steps
+                and the others share the rest equally
+    knowledge   default of --knowledge: one kind, or several joined by +
+    fixed_t     the temperature, if the mode is defined for a single one; None: use --temperature
+    teachers    teachers that the thesis uses in this mode, each with every one of `students`
+    students    students that the thesis uses in this mode
     """
 
     teacher: Origin
@@ -324,16 +338,20 @@ class Mode:
     students: tuple[str, ...] = ()
 
 
-TRAINED = Origin("trained")
-LARGE = Origin("trained, large")
-SMALL = Origin("trained, small")
-STOPPED = Origin("stopped once validation accuracy passes 0.5", stop_at=0.5)
-ITSELF = Origin("the student's own architecture, trained", network="student")
-UNTRAINED = Origin("never trained", trained=False)
+TRAINED = Origin("trained network")
+LARGE = Origin("large trained network")
+SMALL = Origin("small trained network")
+STOPPED = Origin("network trained only until validation accuracy passes 0.5", stop_at=0.5)
+ITSELF = Origin("trained network of the student's own architecture", network="student")
+UNTRAINED = Origin("network with random weights, never trained", trained=False)
 VIRTUAL = Origin(
-    "none: a on the true class, (1 - a)/(K - 1) elsewhere", network="none", distribution="virtual"
+    "no network: probability a for the true class, (1 - a)/(K - 1) for every other",
+    network="none",
+    distribution="virtual",
 )
-UNIFORM = Origin("none: all classes alike", network="none", distribution="uniform")
+UNIFORM = Origin(
+    "no network: the same probability for every class", network="none", distribution="uniform"
+)
 
 MODES = {
     "normal": Mode(LARGE, "1503.02531", teachers=SE_NETS, students=PLAIN_NETS),
@@ -349,9 +367,9 @@ MODES = {
 
 
 def unusual(mode: str, teacher: str, student: str) -> str:
-    """A remark where the thesis files this pair under another mode; otherwise empty.
+    """Return a remark if the thesis uses this pair in another mode; otherwise an empty string.
 
-    Any pair may run under any mode.
+    Any pair can be used in any mode.
     """
     own = MODES[mode]
     if own.teacher.network != "teacher" or (teacher in own.teachers and student in own.students):
@@ -362,6 +380,6 @@ def unusual(mode: str, teacher: str, student: str) -> str:
     if not others:
         return ""
     return (
-        f"{student} <- {teacher} is one of the thesis's pairs for {' and '.join(others)}, not for "
-        f"{mode}"
+        f"The thesis uses the pair {teacher} -> {student} in --mode {' and '.join(others)}, not in"
+        f" --mode {mode}."
     )

@@ -1,4 +1,4 @@
-"""Networks: those of timm by name, with the thesis's names as short forms."""
+"""Networks: timm's networks by name, with the names of the thesis as short forms."""
 
 import difflib
 import os
@@ -17,8 +17,7 @@ from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.hub import create_pretrained, require_pretrained
 
-# The weights that the packages named by the thesis offered; its SE nets came from
-# `pretrainedmodels`.
+# The weights of the packages that the thesis used: torchvision, and `pretrainedmodels` for SE nets.
 ARCHITECTURES = {
     "vgg11": "vgg11.tv_in1k",
     "resnet18": "resnet18.tv_in1k",
@@ -27,16 +26,16 @@ ARCHITECTURES = {
     "seresnet50": "legacy_seresnet50.in1k",
     "seresnet101": "legacy_seresnet101.in1k",
 }
-# VGG's paper (1409.1556) and torchvision use 0.5, where timm's default is 0. The SE nets' 0.2 is
-# timm's own default.
+# VGG's paper (arXiv:1409.1556) and torchvision use 0.5, but timm's default is 0. For the SE nets,
+# timm's default is 0.2 already.
 DROP_RATES = {"vgg11": 0.5}
 
 
 class Outputs(NamedTuple):
-    """What a network returns for a batch.
+    """The outputs of a network for a batch.
 
     logits    [B, K]
-    features  of some of its layers, [B, C, H, W] or [B, ...]
+    features  outputs of some layers, each [B, C, H, W] or [B, ...]
     """
 
     logits: torch.Tensor
@@ -45,14 +44,16 @@ class Outputs(NamedTuple):
 
 @dataclass
 class Classifier:
-    """A network with all that is needed to use it: images in 0..1 go in, logits come out.
+    """A network with everything that is needed to compute logits from images in 0..1.
 
-    name          as the user wrote it
-    architecture  timm's name; `timm.create_model(architecture, num_classes=len(classes))` fits
-                  `module.state_dict()`
-    mean, std     [1, 3, 1, 1], of the images that `module` expects
-    compiled      what training calls instead of `module`, see `compile`
-    parallel      what training calls on several ranks, see `wrap_ddp`
+    name          the name that the user wrote
+    architecture  timm's name: `timm.create_model(architecture, num_classes=len(classes))` has the
+                  keys and shapes of `module.state_dict()`
+    classes       their names, in the order of the logits
+    module        the timm network, which expects normalised images
+    mean, std     [1, 3, 1, 1], for the normalisation
+    compiled      replaces `module` in training, see `compile`
+    parallel      replaces `module` in training on several ranks, see `wrap_ddp`
     """
 
     name: str
@@ -65,12 +66,11 @@ class Classifier:
     parallel: nn.Module | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute logits [B, K] of images float32 [B, 3, S, S] in 0..1.
+        """Return the logits [B, K] of images, float32 [B, 3, S, S] in 0..1.
 
-        Grey images may have one channel in memory, expanded.
+        Grey images may be a single channel that is expanded to three without a copy.
         """
-        # (images - mean) / std in one pass over memory, which also brings the channels into
-        # channels_last order.
+        # (images - mean) / std in one pass over memory, which also converts to channels_last order.
         ready = torch.empty(
             images.shape,
             dtype=images.dtype,
@@ -85,10 +85,10 @@ class Classifier:
         return forward(ready)
 
     def wrap_ddp(self, sync_bn: bool = False) -> None:
-        """Train on all ranks.
+        """Wrap the network for training on several ranks; do nothing on a single rank.
 
-        Gradients are averaged in the backward pass, and all ranks take the main rank's buffers.
-        sync_bn: BatchNorm takes mean and variance over the images of all ranks.
+        The backward pass averages gradients over the ranks, and all ranks use the main rank's
+        buffers. With `sync_bn`, BatchNorm takes mean and variance over the images of all ranks.
         """
         if ranks.world_size() == 1:
             return
@@ -99,14 +99,14 @@ class Classifier:
         self.parallel = nn.parallel.DistributedDataParallel(self.module, device_ids=device_ids)
 
     def outputs(self, images: torch.Tensor, layers: tuple[str, ...] = ()) -> Outputs:
-        """Logits, and the outputs of the modules that `layers` names, channels first.
+        """Return the logits and the outputs of the modules named in `layers`, channels first.
 
-        Raises Problem for a name that the network does not have, for a module that returns no
-        tensor, and for one whose output is overwritten by what follows it.
+        Raises Problem if the network does not have such a module, if a module does not return a
+        tensor, or if a later module overwrites its output.
         """
         outputs = {}
         versions = {}
-        modules = [self._module(name) for name in layers]  # all of them, before any is hooked
+        modules = [self._module(name) for name in layers]  # may raise, so before any hook is added
         hooks = []
         for name, module in zip(layers, modules):
             hooks.append(module.register_forward_hook(_keeper(name, outputs, versions)))
@@ -119,21 +119,21 @@ class Classifier:
         return Outputs(logits, tuple(self._channels_first(outputs[name]) for name in layers))
 
     def _check_features(self, layers: tuple[str, ...], outputs: dict, versions: dict) -> None:
-        """Raise Problem for outputs that are no tensors, or were overwritten after their layer."""
+        """Raise Problem if an output is not a tensor, or was overwritten by a later module."""
         for name in layers:
             if not isinstance(outputs.get(name), torch.Tensor):
                 raise Problem(
-                    f"layer '{name}' of {self.name}: gives no feature map; name other modules with"
-                    " --layers"
+                    f"Layer '{name}' of {self.name} does not return a feature map. Choose another"
+                    " module with --layers."
                 )
             if outputs[name]._version != versions[name]:
                 raise Problem(
-                    f"layer '{name}' of {self.name}: what follows it overwrites its output; name"
-                    " that module with --layers"
+                    f"Layer '{name}' of {self.name} cannot be used: the module after it overwrites"
+                    " its output. Choose that module with --layers."
                 )
 
     def _channels_first(self, features: torch.Tensor) -> torch.Tensor:
-        # timm marks networks with channels last (Swin and its relatives) by this attribute.
+        # timm uses this attribute to mark networks with channels last, such as Swin.
         channels_last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
         if channels_last and features.ndim == 4:
             return features.permute(0, 3, 1, 2)
@@ -145,34 +145,34 @@ class Classifier:
         except AttributeError:
             known = [own for own, _ in self.module.named_modules() if own]
             near = difflib.get_close_matches(name, known, n=3)
-            cure = "give --layers (see network.named_modules())"
+            cure = "Set --layers to names of network.named_modules()."
             if near:
-                cure = f"did you mean {' or '.join(near)}?"
+                cure = f"Did you mean {' or '.join(near)}?"
             raise Problem(
-                f"layer '{name}' of {self.name}: no module has that name; {cure}"
+                f"Layer '{name}' of {self.name} does not exist: no module has that name. {cure}"
             ) from None
 
     def stages(self) -> tuple[str, ...]:
-        """The last four of the stage outputs that timm names, or all if there are fewer.
+        """Return the names of the last four stages in timm, or of all stages if there are fewer.
 
-        Raises Problem where it names none.
+        Raises Problem if timm does not name the stages of the network.
         """
         named = [stage["module"] for stage in getattr(self.module, "feature_info", ())]
         if not named:
-            raise Problem(f"network '{self.name}': timm names no stages of it; give --layers")
+            raise Problem(f"Network '{self.name}' has no named stages in timm. Set --layers.")
         return tuple(named[-4:])
 
     def compile(self) -> None:
-        """Compile what training calls, once for each size of a batch.
+        """Compile the network for training, once for each batch size.
 
         It uses CUDA graphs, because small batches wait for the launches of kernels. Evaluation is
-        not compiled: that would cost a compilation for the last batch of every split.
+        not compiled: the last batch of every split would need a compilation of its own.
         """
         module = self.parallel or self.module
         self.compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
 
     def to(self, device: torch.device) -> "Classifier":
-        """Move to a device, with weights in channels_last order; returns itself."""
+        """Move to a device, with weights in channels_last order, and return the classifier."""
         self.module = self.module.to(device, memory_format=torch.channels_last)
         self.mean = self.mean.to(device)
         self.std = self.std.to(device)
@@ -180,9 +180,9 @@ class Classifier:
 
 
 def _keeper(name: str, outputs: dict, versions: dict):
-    """A forward hook that keeps a module's output and the version counter of that tensor.
+    """Return a forward hook that stores a module's output and the version counter of that tensor.
 
-    The counter grows with each change in place.
+    The counter increases with each in-place change, which shows whether the output was overwritten.
     """
 
     def hook(module, inputs, output):
@@ -193,30 +193,30 @@ def _keeper(name: str, outputs: dict, versions: dict):
 
 
 def architecture_of(name: str) -> str:
-    """timm's name for a name of the thesis or of timm.
+    """Return timm's name for a name of the thesis or of timm.
 
-    Raises Problem, with the nearest names, where there is none.
+    Raises Problem, with the nearest names, if the network or its weights are unknown.
     """
     architecture = ARCHITECTURES.get(name, name)
     body, _, weights = architecture.partition(".")
     if not timm.is_model(body):
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         near += difflib.get_close_matches(name, timm.list_models(), n=2)
-        cure = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        cure = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
         raise Problem(
-            f"network '{name}': neither of the thesis ({', '.join(ARCHITECTURES)}) nor of timm; "
-            + cure
+            f"Network '{name}' is unknown: it is neither a network of the thesis"
+            f" ({', '.join(ARCHITECTURES)}) nor of timm. {cure}"
         )
     if weights and weights not in _weights_of(body):
         raise Problem(
-            f"network '{name}': timm has {body} but no weights '{weights}' for it; it has "
-            f"{', '.join(_weights_of(body)) or 'none'}"
+            f"Network '{name}' is unknown: timm has {body}, but no weights '{weights}' for it. Its"
+            f" weights are: {', '.join(_weights_of(body)) or 'none'}."
         )
     return architecture
 
 
 def _weights_of(body: str) -> list[str]:
-    """The names of timm's pretrained weights for a network."""
+    """Return the names of timm's pretrained weights for a network."""
     return [name.partition(".")[2] for name in timm.list_pretrained(f"{body}.*")]
 
 
@@ -229,14 +229,14 @@ def build(
     drop_rate: float | None = None,
     seed: int = 0,
 ) -> Classifier:
-    """A network for `classes`.
+    """Build a network for `classes`.
 
-    The seed decides the random weights: all of them, or with pretrained weights those of the head.
+    pretrained  start from timm's pretrained weights, with a random classifier
+    weights     file to start from, instead of `pretrained`; see `load_body`
+    drop_rate   dropout before the classifier; None for the network's default
+    seed        of the random weights: all, or those of the classifier if other weights are loaded
 
-    weights  a file to start from; its classifier is replaced where it has other classes. It takes
-             precedence over `pretrained`.
-
-    Raises Problem for an unknown name, for weights out of reach and for a file that does not fit.
+    Raises Problem if the name is unknown or the weights are out of reach, (4) if a file is refused.
     """
     architecture = architecture_of(name)
     options = {"num_classes": len(classes)}
@@ -258,17 +258,16 @@ def build(
 
 
 def require_weights(name: str) -> None:
-    """Raise Problem, within seconds, where a network's pretrained weights are out of reach."""
+    """Raise Problem, within seconds, if the pretrained weights of a network are out of reach."""
     require_pretrained(name, architecture_of(name))
 
 
 def try_batch(
     network: Classifier, images: torch.Tensor, precision: Precision, layers: tuple[str, ...] = ()
 ) -> Outputs:
-    """Outputs of a network in training mode for images [B, 3, S, S], with float32 logits.
+    """Return a network's outputs in training mode for images [B, 3, S, S], with float32 logits.
 
-    Its buffers stay as they were. Raises Problem where it cannot be trained on batches like this
-    one.
+    Its buffers are restored afterwards. Raises Problem if it cannot be trained on such batches.
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.module.buffers()]
     network.module.train()
@@ -279,34 +278,33 @@ def try_batch(
         text = str(error).strip() or type(error).__name__
         why = text.splitlines()[0][:160]
         raise Problem(
-            f"network '{network.name}': cannot be trained on {len(images)} images of"
-            f" {images.shape[-1]} pixels ({why}); give another --image-size or a larger"
-            " --batch-size"
+            f"Network '{network.name}' cannot be trained with batch size {len(images)} and image"
+            f" size {images.shape[-1]} ({why}). Use another --image-size or a larger --batch-size."
         ) from None
     for buffer, value in buffers:
         buffer.copy_(value)
     if tuple(logits.shape) != (len(images), len(network.classes)):
         raise Problem(
-            f"network '{network.name}': gives {tuple(logits.shape)} for {len(images)} images of "
-            f"{len(network.classes)} classes; choose a classifier"
+            f"Network '{network.name}' is not a classifier: its output for {len(images)} images and"
+            f" {len(network.classes)} classes has shape {tuple(logits.shape)}. Use another network."
         )
     return Outputs(logits.float(), features)
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(value.numel() for value in module.parameters())
 
 
 def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of all weights and buffers, which further training does not change."""
+    """Return a copy of all weights and buffers on the CPU, which training does not change."""
     return {key: value.detach().to("cpu", copy=True) for key, value in module.state_dict().items()}
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a model.pt of ours, a timm state_dict (.pt, .pth) or a .safetensors file.
+    """Read the tensors of this project's model.pt, a timm state_dict (.pt, .pth) or .safetensors.
 
-    Raises Problem (4) for a file that is missing, damaged or of another kind.
+    Raises Problem (4) if the file is missing, damaged or of another kind.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
@@ -314,7 +312,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     state = content.get("state_dict", content)
     if not _is_state(state):
         raise Problem(
-            f"weights '{path}': not a state_dict (names to tensors); save model.state_dict()",
+            f"Weights '{path}': the file is not a state_dict (tensors by name). Save"
+            " model.state_dict().",
             BAD_CHECKPOINT,
         )
     return state
@@ -322,18 +321,19 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     if not os.path.isfile(path):
-        raise Problem(f"weights '{path}': no such file; give another", BAD_CHECKPOINT)
+        raise Problem(f"Weights '{path}': no such file. Use another file.", BAD_CHECKPOINT)
     try:
         return safetensors.torch.load_file(path)
     except Exception as error:
         raise Problem(
-            f"weights '{path}': damaged, or no safetensors file ({error}); give another",
+            f"Weights '{path}': the file is damaged or is not a safetensors file ({error}). Use"
+            " another file.",
             BAD_CHECKPOINT,
         ) from None
 
 
 def _is_state(value) -> bool:
-    """Whether a value is a dictionary of tensors that is not empty."""
+    """Return whether a value is a non-empty dictionary of tensors."""
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
@@ -342,30 +342,30 @@ def _is_state(value) -> bool:
 def load_state(
     module: nn.Module, state: dict[str, torch.Tensor], path: Path, architecture: str
 ) -> None:
-    """Load all of a state, or raise Problem (4) that names what differs.
+    """Load a complete state. Raises Problem (4), which lists the differences, if it does not fit.
 
-    A `module.` prefix (DistributedDataParallel's) has a message of its own.
+    Names with DistributedDataParallel's prefix `module.` have a message of their own.
     """
     own = module.state_dict()
     extra = [key for key in state if key not in own]
     if extra and all(key.startswith("module.") for key in state):
         raise Problem(
-            f"weights '{path}': its names begin with 'module.' (saved from"
-            " DistributedDataParallel); save model.module.state_dict()",
+            f"Weights '{path}' were saved from DistributedDataParallel: their names begin with"
+            " 'module.'. Save model.module.state_dict().",
             BAD_CHECKPOINT,
         )
     differences = _differences(own, state)
     if differences:
         raise Problem(
-            f"weights '{path}': do not fit {architecture} ({'; '.join(differences)[:400]}); name"
-            " the network they belong to",
+            f"Weights '{path}' do not fit {architecture} ({'; '.join(differences)[:400]}). Choose"
+            " the network that they belong to.",
             BAD_CHECKPOINT,
         )
     module.load_state_dict(state, strict=True)
 
 
 def _differences(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
-    """How a state differs from a network's own in shapes and names; empty where it fits."""
+    """Return how a state differs from a network's own; the list is empty if it fits."""
     wrong = []
     missing = []
     for key, value in own.items():
@@ -374,17 +374,20 @@ def _differences(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -
         elif value.shape != state[key].shape:
             found = tuple(state[key].shape)
             expected = tuple(value.shape)
-            wrong.append(f"{key}: file has {found}, network {expected}")
+            wrong.append(f"{key}: file has {found}, network has {expected}")
     extra = [key for key in state if key not in own]
     differences = []
-    for what, keys in (("other shapes:", wrong), ("missing:", missing), ("unknown:", extra)):
+    for what, keys in (("different shapes:", wrong), ("missing:", missing), ("unknown:", extra)):
         if keys:
             differences.append(f"{what} {first_ten(keys[:10])}")
     return differences
 
 
 def load_body(module: nn.Module, path: Path, architecture: str) -> None:
-    """Start from a file; a classifier for another number of classes keeps its random weights."""
+    """Load a file of weights, except for a classifier of another number of classes.
+
+    Raises Problem (4) if the file is missing or damaged, or if anything else does not fit.
+    """
     state = read_state(path)
     own = module.state_dict()
     heads = module.pretrained_cfg.get("classifier", "")

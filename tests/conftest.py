@@ -1,4 +1,4 @@
-"""What the tests share: a tiny network, a tiny data set, and the scripts run in process."""
+"""Shared by all tests: tiny networks, tiny data sets, and the scripts as functions."""
 
 import contextlib
 import copy
@@ -22,12 +22,12 @@ from torch import nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+import kd  # noqa: E402, F401  (must come first: it configures the allocator)
 from kd.reports import figures  # noqa: E402
 from kd.reports import report as reports  # noqa: E402
 from kd.system.errors import Problem  # noqa: E402
 
-# Small enough that a whole script takes a second or two; BatchNorm, dropout and an uneven last batch are all in it.
+# Small enough that a complete script takes a second or two, with BatchNorm, dropout and an incomplete last batch.
 TINY = ["--dataset", "synthetic", "--synthetic-images", "196", "--image-size", "32", "--batch-size", "24", "--epochs", "2",
         "--lr", "1e-3", "--no-pretrained", "--device", "cpu"]
 
@@ -38,7 +38,7 @@ TEACHER = DATA / "teacher/kdwide/seed0"
 
 
 class TinyNet(nn.Module):
-    """A timm-like network of 2,000 parameters with BatchNorm and dropout."""
+    """A network like those of timm, with 2,000 parameters, BatchNorm and dropout."""
 
     def __init__(self, num_classes=1000, drop_rate=0.1, **_):
         super().__init__()
@@ -55,7 +55,7 @@ class TinyNet(nn.Module):
 
 
 class WideNet(TinyNet):
-    """Another architecture with the same classifier's name."""
+    """Another architecture whose classifier has the same name."""
 
     def __init__(self, num_classes=1000, **options):
         super().__init__(num_classes, **options)
@@ -70,13 +70,13 @@ def _register(name, network):
     timm.models.register_model(entry)
 
 
-__all__: list[str] = []  # timm's registry looks for it
+__all__: list[str] = []  # required by timm's registry
 _register("kdtiny", TinyNet)
 _register("kdwide", WideNet)
 
 
 def same(first, second):
-    """Whether two nested states are equal to the bit."""
+    """Return whether two nested states are equal bit for bit."""
     if isinstance(first, torch.Tensor):
         return torch.equal(first, second)
     if isinstance(first, dict):
@@ -87,25 +87,25 @@ def same(first, second):
 
 
 def weights(folder):
-    """The weights that a finished run left."""
+    """Return the weights of a finished run."""
     return torch.load(folder / "model.pt", weights_only=True)["state_dict"]
 
 
 def write_table(root, rows, header="path,label,patient"):
-    """An images.csv."""
+    """Write an images.csv."""
     (root / "images.csv").write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
 
 
 @pytest.fixture(autouse=True)
 def in_own_folder(tmp_path, monkeypatch):
-    """Every test works in a folder of its own, so that runs/ and cache/ are its alone."""
+    """Run every test in its own folder, so that it shares runs/ and cache/ with no other test."""
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)  # networks this small are no faster on two
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_collections():
-    """What the imports left need not be looked through after each of hundreds of runs."""
+    """Exclude the objects created by the imports from the garbage collections after each of hundreds of runs."""
     import kd.runs.run  # noqa: F401
     gc.collect()
     gc.freeze()
@@ -115,14 +115,17 @@ def quick_collections():
 
 @pytest.fixture(autouse=True)
 def quick_pictures(request, monkeypatch):
-    """Drawing takes more time than a tiny run's everything else: pictures are black, unless a test is marked `draws`."""
+    """Replace all figures by black images, unless a test is marked `draws`.
+
+    Drawing takes longer than the rest of a tiny run.
+    """
     if request.node.get_closest_marker("draws") is None:
         monkeypatch.setattr(figures, "pixels", lambda figure: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture
 def script():
-    """Run a script's main in process: script("distill", [...]) -> (exit code, stdout + error line)."""
+    """Run the main function of a script: script("distill", [...]) -> (exit code, stdout + error line)."""
     def call(name, argv):
         module = __import__(name)
         out = io.StringIO()
@@ -137,7 +140,10 @@ def script():
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """prepared([(script, argv), ...]): their runs and cache, made once a session, are copied into the test's own folder."""
+    """prepared([(script, argv), ...]) copies the runs and cache of these commands into the test's folder.
+
+    They are made once per session.
+    """
     made = {}
 
     def put(commands):
@@ -155,7 +161,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def injected(request):
-    """Count faults that a test of a case made: injected(n). A test that does not say made one."""
+    """Count the faults that a test of a case injects: injected(n). The default is one."""
     def count(n):
         total = dict(request.node.user_properties).get("injections", 0) + n
         request.node.user_properties[:] = [("injections", total)]
@@ -163,7 +169,7 @@ def injected(request):
 
 
 def pytest_runtest_makereport(item, call):
-    """Hand a test's case number to the summary."""
+    """Pass the case numbers of a test to the summary."""
     mark = item.get_closest_marker("case")
     if mark and call.when == "call":
         for number in mark.args:
@@ -171,7 +177,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What was tried of the README's list of faults, how often, and what was lost."""
+    """Print which kinds of faults were injected, how often, and how many tests failed."""
     counts, failures = {}, 0
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
@@ -188,7 +194,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture
 def picture_tree(tmp_path):
-    """Class folders of random grey PNGs: picture_tree(name, {"train/a": 3, ...}) -> folder."""
+    """Write class folders of random grey PNGs: picture_tree(name, {"train/a": 3, ...}) -> folder."""
     def make(name, counts, size=(20, 24), mode="L"):
         random = np.random.default_rng(0)
         for folder, count in counts.items():
@@ -203,7 +209,7 @@ def picture_tree(tmp_path):
 
 @pytest.fixture
 def labelled(picture_tree):
-    """Sixteen pictures of two classes and eight patients; the last two patients' are the test part."""
+    """Sixteen images of two classes and eight patients; the last two patients are the test split."""
     root = picture_tree("hospital", {"x": 16})
     rows = [(f"x/image{k}.png", "ab"[k // 2 % 2], f"p{k // 2}", "test" if k >= 12 else "train") for k in range(16)]
     write_table(root, rows, "path,label,patient,split")
@@ -212,14 +218,14 @@ def labelled(picture_tree):
 
 @pytest.fixture
 def clinic(tmp_path, picture_tree):
-    """Pictures of other patients, without a table."""
+    """Images of other patients, without a table."""
     root = picture_tree("clinic", {"any/where": 12}, size=(31, 17))
     return root
 
 
 @pytest.fixture(scope="session")
 def templates(tmp_path_factory):
-    """Folders of a student's and a teacher's run, to make others from without training."""
+    """The folders of a student's and a teacher's run, from which other runs are made without training."""
     import distill
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("templates"))
@@ -231,7 +237,7 @@ def templates(tmp_path_factory):
 
 @pytest.fixture
 def make(templates):
-    """make(role, teacher, student, seed, change) writes a run below runs/, as if it had been trained; returns its folder."""
+    """make(role, teacher, student, seed, change) writes a run to runs/ as if it had been trained, and returns its folder."""
     def run(role, teacher, student, seed, change=lambda report: None, where=None):
         alone = role in ("alone", "defective-alone")
         report = copy.deepcopy(reports.read(templates["teacher" if alone else "student"]))
@@ -252,7 +258,7 @@ def make(templates):
 
 
 def predict(report, template, folder):
-    """Predictions of its own for a run, by its place, and a report that agrees with them."""
+    """Write predictions that depend only on the path of a run's folder, and make its report agree with them."""
     chance, right = random.Random(folder.as_posix()), {"predicted": [], "teacher": []}
     with (template / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))

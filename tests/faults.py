@@ -1,4 +1,4 @@
-"""How a test makes the worst happen: a forked child that is killed, runs out of disk, or dies inside a chosen call."""
+"""Fault injection: a forked child process that is killed, runs out of disk space, or dies inside a chosen call."""
 
 import contextlib
 import os
@@ -18,9 +18,10 @@ NEVER = 10**9
 
 
 class Child:
-    """A forked copy of this process that calls `call` and exits with its code; importing torch is paid once, by the parent.
+    """A forked copy of this process that calls `call` and exits with its exit code.
 
-    Its output goes to files, `out` and `err` hold it after `wait`. An alarm ends one that hangs.
+    Forking avoids importing torch again. The output goes to files and is in `out` and `err` after `wait`. An alarm ends a
+    child that hangs.
     """
 
     def __init__(self, call, seconds: int = 60):
@@ -31,7 +32,7 @@ class Child:
             try:
                 signal.alarm(seconds)
                 sys.stdout, sys.stderr = (file.open("w", buffering=1) for file in self.files)
-                torch.set_num_threads(1)  # two hang after a fork
+                torch.set_num_threads(1)  # two threads hang after a fork
                 code = run_main(call)
             except BaseException:
                 traceback.print_exc()
@@ -44,11 +45,11 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the child has not ended yet."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
     def wait(self) -> int:
-        """The exit code, or minus the signal that ended it."""
+        """Wait for the child and return its exit code, or the negative number of the signal that ended it."""
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self.out, self.err = (file.read_text() if file.exists() else "" for file in self.files)
         for file in self.files:
@@ -57,20 +58,20 @@ class Child:
 
 
 def in_child(call, seconds: int = 60) -> Child:
-    """Run `call` in a child to its end; the child has `code`, `out` and `err`."""
+    """Run `call` in a child to its end and return the child, with `code`, `out` and `err`."""
     child = Child(call, seconds)
     child.code = child.wait()
     return child
 
 
 def limit_files(size: int, deadly: bool = False) -> None:
-    """In a child: no file may grow beyond `size` bytes. A write that would is an error as on a full disk, or kills."""
+    """In a child, limit all files to `size` bytes. A larger write fails as on a full disk, or kills the child (`deadly`)."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if deadly else signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 class DieAt:
-    """In a child: SIGKILL itself just before or just after the k-th call of what makes files last; counts them."""
+    """In a child, send SIGKILL to itself just before or after the k-th call of a function that changes or syncs files."""
 
     NAMES = ("open", "close", "fsync", "replace", "rename", "unlink", "fchmod", "ftruncate")
 

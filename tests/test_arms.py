@@ -1,4 +1,4 @@
-"""The table of arms: what stands beside what, and what is told where arms are not equal."""
+"""The table of arms: which arms are compared, and what is reported when arms are not equal."""
 
 import json
 import shutil
@@ -15,7 +15,10 @@ FEW = Path("runs/synthetic-patient-32-labels0.3")
 
 @pytest.fixture
 def arms(prepared):
-    """Four arms at a fraction, two of them with two seeds, and one with all labels."""
+    """Prepare runs of four arms with a fraction of the labels, and of two arms with all labels.
+
+    With the fraction, two of the arms have two seeds.
+    """
     commands = []
     for fraction, seed, modes in (("0.3", "0", ("normal", "unlabeled-only", "unlabeled")), ("0.3", "1", ("unlabeled",)),
                                   ("1", "0", ("normal",))):
@@ -41,19 +44,19 @@ def test_four_arms_over_label_fractions(arms, script):
     score = few["cells"]["unlabeled"]["accuracy"]
     assert score["mean"] == pytest.approx(np.mean(expected)) and score["sd"] == pytest.approx(np.std(expected, ddof=1))
     assert whole["images"] == [140] and few["images"][0] < 60 and whole["gaps"][3]["gap"] is None
-    assert "trained on the labels of its student" in out
+    assert "trained on exactly the labels of its student" in out
 
 
-def test_unequal_arms_are_called_so(arms, script):
+def test_unequal_arms_are_reported(arms, script):
     words = [*TINY, "--epochs", "2", "--labeled-fraction", "1", "--tag", "long"]
     script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled", "--teacher-checkpoint",
                        str(FEW / "teacher/kdwide/seed0/model.pt"), "--allow-foreign-teacher"])
     out = script("evaluate", ["--arms", "runs"])[1]
-    assert "NOT EQUAL: the students took 6, 12 optimizer steps" in out
-    assert "NOT EQUAL: 1 of 1 students had a teacher that knew other labels than theirs." in out
+    assert "Warning: the students took different numbers of optimizer steps (6, 12)" in out
+    assert "Warning: 1 of 1 students had a teacher that was trained on other labels than theirs." in out
 
 
-def test_arms_of_other_labels_are_never_set_against_each_other(script):
+def test_arms_with_other_labels_are_never_compared(script):
     words = ["--teacher", "kdwide", "--student", "kdtiny", *TINY, "--max-steps", "2"]
     for mode, more in (("unlabeled", ["--out", "runs/a"]), ("unlabeled", ["--train-per-class", "6", "--out", "runs/b"]),
                        ("normal", ["--out", "runs/a"])):
@@ -66,7 +69,7 @@ def test_arms_of_other_labels_are_never_set_against_each_other(script):
     assert all(cell["accuracy"]["n"] == 1 for found in result["groups"] for cell in found["rows"][0]["cells"].values())
 
 
-def test_runs_of_one_seed_with_other_labels_are_told(script, labelled):
+def test_runs_of_one_seed_with_other_labels_are_reported(script, labelled):
     words = [*PAIR, "--dataset", "folder", "--data-dir", labelled, "--max-steps", "2"]
     assert script("distill", [*words, "--mode", "unlabeled", "--out", "runs/a"])[0] == 0
     text = (labelled / "images.csv").read_text()
@@ -75,12 +78,12 @@ def test_runs_of_one_seed_with_other_labels_are_told(script, labelled):
     (labelled / "images.csv").write_text(text)
     assert script("distill", [*words, "--mode", "normal", "--out", "runs/b"])[0] == 0
     out = script("evaluate", ["--arms", "runs"])[1]
-    assert "NOT EQUAL: runs of the same seeds had other labels" in out
+    assert "Warning: some runs of the same seed had different labels" in out
     [found] = json.loads(Path("runs/arms.json").read_text())["groups"]
     assert all(one["gap"] is None for one in found["rows"][0]["gaps"])
 
 
-def test_what_a_mode_does_not_use_is_no_difference(script, arms):
+def test_settings_that_a_mode_does_not_use_are_no_difference(script, arms):
     words = [*TINY, "--epochs", "1", "--labeled-fraction", "0.3", "--alpha", "0.5", "--match-share", "0.5", "--tag", "half"]
     script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled"])
     script("distill", ["--teacher", "kdwide", "--student", "kdtiny", *words, "--mode", "unlabeled-only"])
@@ -88,13 +91,13 @@ def test_what_a_mode_does_not_use_is_no_difference(script, arms):
     assert "Settings differ" not in out
 
 
-def test_arms_without_any_such_run_say_what_to_do(script):
+def test_arms_without_unlabeled_runs_say_what_to_do(script):
     script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])
     code, out = script("evaluate", ["--arms", "runs"])
     assert code == 2 and "--mode unlabeled" in out.splitlines()[-1]
 
 
-def test_a_graded_set_shows_kappa_and_auc_in_report_and_arms(script, picture_tree):
+def test_a_graded_set_has_kappa_and_auc_in_report_and_arms(script, picture_tree):
     root = picture_tree("grades", {"0": 12, "1": 12, "2": 12})
     words = ["--dataset", "folder", "--data-dir", root, "--graded", "--max-steps", "2"]
     assert script("distill", [*PAIR, "--mode", "unlabeled", *words])[0] == 0
@@ -102,6 +105,7 @@ def test_a_graded_set_shows_kappa_and_auc_in_report_and_arms(script, picture_tre
     grades = reports.read(run)["evidence"]["grades"]
     assert -1 <= grades["quadratic_kappa"] <= 1 and 0 <= grades["referable_auc"] <= 1 and grades["reason"] is None
     code, out = script("evaluate", ["--arms", "runs"])
-    assert code == 0 and "| quadratic weighted kappa by labels |" in out and "| AUC of referable (grade >= 2) by" in out
+    assert code == 0 and "| quadratic weighted kappa by labelled images |" in out
+    assert "| AUC of referable disease (grade >= 2) by" in out
     out = script("evaluate", [run])[1]
     assert "quadratic weighted kappa" in out

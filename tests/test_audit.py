@@ -1,4 +1,7 @@
-"""What --check-data finds: sound sets pass, each kind of fault is counted and ends with exit code 2."""
+"""Findings of --check-data.
+
+Sound sets pass. Each kind of fault is counted and ends with exit code 2.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +22,7 @@ def test_a_sound_set_has_no_problems(script, picture_tree):
     Image.fromarray(np.full((5, 9), 3000, np.uint16)).save(root / "train/a/deep.png")
     code, out = script("evaluate", ["--check-data", "--dataset", "folder", "--data-dir", root])
     result = json.loads(Path("runs/check-set.json").read_text())
-    assert code == 0 and "nothing wrong was found" in out and result["problems"] == []
+    assert code == 0 and "no faults found" in out and result["problems"] == []
     assert result["counts"] == {"a": {"train": 4, "test": 1}, "b": {"train": 2}} and result["bits"] == {"8": 6, "16": 1}
 
 
@@ -38,8 +41,8 @@ def test_each_fault_is_counted_and_ends_with_exit_code_2(script, picture_tree):
     write_csv(root, ["a/image0.png,a,p0,train", "a/image1.png,a,p1,train", "b/image1.png,b,p9,test", "b/image2.png,b,p2,test"])
     code, out = script("evaluate", ["--check-data", "--dataset", "folder", "--data-dir", root])
     line = out.splitlines()[-1]
-    assert code == 2 and "1 files cannot be read: a/image0.png" in line
-    assert "1 groups of identical files stand in two parts: a/image1.png = b/image1.png" in line
+    assert code == 2 and "1 file cannot be read: a/image0.png" in line
+    assert "1 group of identical files is in more than one split: a/image1.png = b/image1.png" in line
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -48,7 +51,7 @@ def test_mura_is_counted_against_the_official_figures(monkeypatch, tmp_path, scr
     for number, body in enumerate(audit.BODY_PARTS):
         official[body] = (2, 1)
         for k, part in ((0, "train"), (1, "train"), (2, "valid")):
-            # One patient of the wrist stands on both sides in the set that is not whole.
+            # In the faulty set, one patient of the wrist is in both splits.
             patient = f"patient{number}{part if whole or body != 'wrist' else ''}"
             place = root / part / f"XR_{body.upper()}" / patient / f"study{k}_positive"
             place.mkdir(parents=True)
@@ -57,5 +60,5 @@ def test_mura_is_counted_against_the_official_figures(monkeypatch, tmp_path, scr
         official["hand"] = (5, 1)
     monkeypatch.setattr(audit, "OFFICIAL", official)
     code, out = script("evaluate", ["--check-data", "--dataset", "mura", "--data-dir", root])
-    assert code == (0 if whole else 2) and ("counts: the official ones" in out) == whole
-    assert whole or ("hand train: 2 for 5" in out.splitlines()[-1] and "1 patients stand in two parts: patient6" in out)
+    assert code == (0 if whole else 2) and ("counts: equal to the official counts" in out) == whole
+    assert whole or ("hand train: 2 instead of 5" in out.splitlines()[-1] and "1 patient is in more than one split: patient6" in out)

@@ -1,4 +1,4 @@
-"""Files that survive, and one message with exit code 4 for every kind of damage."""
+"""Crash-safe files, and one message with exit code 4 for every kind of damage."""
 
 import json
 import os

@@ -1,4 +1,7 @@
-"""Readers: a folder on disk -> Index, and one clear line for everything that is wrong with it."""
+"""Readers turn a folder on disk into an Index.
+
+Everything that is wrong with the folder is reported in one clear line.
+"""
 
 import hashlib
 
@@ -13,7 +16,7 @@ from kd.system.errors import Problem
 
 @pytest.fixture
 def mura_tree(tmp_path):
-    """A nested MURA of a few tiny pictures, with a hidden file of macOS."""
+    """A nested MURA tree with a few tiny images and a hidden macOS file."""
     root = tmp_path / "download" / "MURA-v1.1" / "MURA-v1.1"
     for path in ("train/XR_ELBOW/patient00001/study1_positive/image1.png",
                  "train/XR_ELBOW/patient00001/study1_positive/image2.png",
@@ -53,11 +56,11 @@ def test_mura_csv_and_tree_give_the_same_index(mura_tree):
 
 
 @pytest.mark.case(17)
-def test_mura_csv_with_a_missing_picture_names_the_row(mura_tree):
+def test_mura_csv_with_a_missing_image_names_the_row(mura_tree):
     for part in ("train", "valid"):
         (mura_tree / f"{part}_image_paths.csv").write_text(
             f"MURA-v1.1/{part}/XR_HAND/patient9/study1_negative/image1.png\n")
-    with pytest.raises(Problem, match="row 1 train/XR_HAND/patient9.*missing"):
+    with pytest.raises(Problem, match="missing: row 1 train/XR_HAND/patient9"):
         mura.read(str(mura_tree), "part")
 
 
@@ -73,17 +76,17 @@ def test_class_folders_become_classes(picture_tree):
     assert [sample.label for sample in index.samples] == [0, 0, 0, 1, 1] and index.notes
 
 
-def test_part_folders_become_parts(picture_tree):
+def test_split_folders_become_splits(picture_tree):
     index = folder.read(str(picture_tree("set", {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 1})))
     assert index.classes == ("a", "b") and sorted({s.split for s in index.samples}) == ["test", "train", "valid"]
 
 
-def test_folders_beside_the_parts_are_passed_over_when_empty_and_refused_with_pictures(picture_tree):
+def test_folders_beside_the_splits_are_skipped_when_empty_and_refused_with_images(picture_tree):
     root = picture_tree("set", {"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1, "__MACOSX/a": 1, "docs": 0})
     index = folder.read(str(root))
     assert index.classes == ("a", "b") and len(index.samples) == 4
     Image.new("L", (8, 8)).save(root / "docs" / "logo.png")
-    with pytest.raises(Problem, match="'test', 'train'. are parts, .'docs'. are not"):
+    with pytest.raises(Problem, match="'test', 'train'. of .* are splits, but .'docs'. are not"):
         folder.read(str(root))
 
 
@@ -95,16 +98,16 @@ def test_links_are_followed_and_each_real_folder_is_entered_once(picture_tree):
     assert index.classes == ("a", "b", "c") and len(index.samples) == 7
 
 
-def test_pictures_without_a_patient_are_counted_in_a_note(picture_tree):
+def test_images_without_a_patient_are_counted_in_a_note(picture_tree):
     root = picture_tree("set", {"x": 2})
     (root / "images.csv").write_text("path,label,patient\nx/image0.png,a,p1\n\nx/image1.png,b,\n")
-    assert "1 of 2 pictures have no patient" in folder.read(str(root)).notes[0]
+    assert "1 of 2 images have no patient" in folder.read(str(root)).notes[0]
     (root / "images.csv").write_text("path,label\nx/image0.png,a\n\nx/none.png,b\n")
     with pytest.raises(Problem, match="row 4 'x/none.png'"):
         folder.read(str(root))
 
 
-def test_images_csv_gives_patients_studies_and_parts(picture_tree):
+def test_images_csv_gives_patients_studies_and_splits(picture_tree):
     root = picture_tree("set", {"x": 2})
     (root / "images.csv").write_text("\ufeffpath,label,patient,study,split\r\nx/image0.png,sick,p1,s1,train\r\n\r\n"
                                      '"x/image1.png",well,p2,s2,Test\r\n')
@@ -113,17 +116,20 @@ def test_images_csv_gives_patients_studies_and_parts(picture_tree):
     assert [(s.patient, s.study, s.split) for s in index.samples] == [("p1", "s1", "train"), ("p2", "s2", "test")]
 
 
-def test_unlabelled_pictures_and_known_classes(picture_tree):
+def test_unlabelled_images_and_known_classes(picture_tree):
     root = picture_tree("set", {".": 2})
     with pytest.raises(Problem, match="have no label"):
         folder.read(str(root))
     assert [s.label for s in folder.read(str(root), ("a", "b")).samples] == [-1, -1]
-    with pytest.raises(Problem, match="the network knows"):
+    with pytest.raises(Problem, match="unknown to the network"):
         folder.read(str(picture_tree("other", {"c": 1, "d": 1})), ("a", "b"))
 
 
 def test_synthetic_drawings_are_the_same_everywhere():
-    """Pinned: a change of the drawings would make every published figure on them meaningless."""
+    """Check the drawings against a pinned hash.
+
+    A change of the drawings would make every figure published on them meaningless.
+    """
     drawings = b"".join(synthetic.draw(row, 0).tobytes() for row in range(0, 28, 4))
     assert hashlib.sha256(drawings).hexdigest()[:16] == "23ed3327adc087d5"
     assert (synthetic.draw(5, 0) == synthetic.draw(5, 0)).all() and (synthetic.draw(5, 0) != synthetic.draw(5, 1)).any()

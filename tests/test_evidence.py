@@ -1,4 +1,7 @@
-"""Figures beyond accuracy against hand-worked examples; intervals against what they promise."""
+"""Metrics beyond accuracy, and confidence intervals.
+
+The metrics are checked against examples worked by hand, the intervals against their nominal level.
+"""
 
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ def logits_of(p):
 
 
 def test_ece_by_hand():
-    # Bins of width 0.5: confidences 0.6, 0.8, 0.9 (right, wrong, right) fill the upper one: |2/3 - 2.3/3| * 3/3 = 0.1.
+    # With bins of width 0.5, the confidences 0.6, 0.8 and 0.9 (right, wrong, right) are all in the
+    # upper bin: |2/3 - 2.3/3| * 3/3 = 0.1.
     p = np.array([[0.6, 0.4], [0.2, 0.8], [0.9, 0.1]])
     assert calibration.ece(p, np.array([0, 0, 0]), bins=2) == pytest.approx(0.1)
-    # Bins of width 0.1, a confidence on a border counts below it: |1 - 0.6|/3 + |0 - 0.8|/3 + |1 - 0.9|/3.
+    # With bins of width 0.1, a confidence on a border belongs to the lower bin:
+    # |1 - 0.6|/3 + |0 - 0.8|/3 + |1 - 0.9|/3.
     assert calibration.ece(p, np.array([0, 0, 0]), bins=10) == pytest.approx((0.4 + 0.8 + 0.1) / 3)
     assert [row["count"] for row in calibration.confidence_bins(p, np.array([0, 0, 0]), 10)] == [0, 0, 0, 0, 0, 1, 0, 1, 1, 0]
 
@@ -26,7 +31,8 @@ def test_brier_by_hand():
 
 
 def test_a_study_is_judged_by_the_mean_probability_of_its_views():
-    # s1: means (0.55, 0.45), right though one view is wrong; s2: one view, wrong.
+    # Study s1 has the mean probabilities (0.55, 0.45) and is right, although one view is wrong.
+    # Study s2 has one view, which is wrong.
     logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     assert metrics.by_study(logits, np.array([0, 0, 1]), ["s1", "s1", "s2"]) == {"studies": 2, "accuracy": 0.5}
 
@@ -59,7 +65,7 @@ def test_the_temperature_is_where_the_likelihood_is_flat(shift, scale):
     assert inside == (scale != 0.001) and (not inside or likelihoods[1] == min(likelihoods))
 
 
-def test_logits_that_say_nothing_have_a_temperature_within_bounds():
+def test_uninformative_logits_have_a_temperature_within_bounds():
     assert 0.01 <= calibration.fit_temperature(np.full((5, 3), 0.7), np.array([0, 1, 2, 0, 1])) <= 100
 
 
@@ -72,15 +78,18 @@ def test_agreement_by_hand():
 
 @pytest.mark.parametrize("freedom, expected", [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30.5, 2.04088), (1e6, 1.95996)])
 def test_t_quantiles_are_those_of_the_tables(freedom, expected):
-    """Half the width of an interval is the quantile times the root of the variance."""
+    """Check the quantiles through half the width of an interval.
+
+    Half the width is the quantile times the square root of the variance.
+    """
     assert statistics.half_width([(4.0, freedom)]) == pytest.approx(2 * expected, rel=1e-5)
 
 
-def test_the_patient_variance_is_that_of_a_mean_where_each_has_one_image():
+def test_the_patient_variance_is_that_of_a_mean_when_each_patient_has_one_image():
     values = np.random.default_rng(0).normal(size=400)
     exact = values.var(ddof=1) / 400
     assert statistics.patient_variance(values, np.arange(400)) == pytest.approx(exact, rel=0.1)
-    # Ten equal images a patient tell no more than one.
+    # Ten equal images per patient carry no more information than one.
     repeated = statistics.patient_variance(values.repeat(10), np.arange(400).repeat(10))
     assert repeated == pytest.approx(exact, rel=0.1)
     assert statistics.patient_variance(values, np.zeros(400)) == 0.0
@@ -105,7 +114,7 @@ def test_equal_predictions_have_no_difference_at_all():
     assert statistics.difference(right, right, np.arange(10)) == {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": 3, "patients": 10}
 
 
-def test_a_mean_of_one_seed_has_no_deviation():
+def test_a_mean_of_one_seed_has_no_standard_deviation():
     assert statistics.mean_sd([0.5]) == {"mean": 0.5, "sd": None}
     assert statistics.mean_sd(np.array([0.0, 1.0])) == {"mean": 0.5, "sd": pytest.approx(0.5**0.5)}
 
@@ -120,7 +129,7 @@ def test_runs_are_paired_by_the_seeds_that_both_sides_have():
     assert gap == statistics.difference(*sides, patients) | {"says": "better"}
     assert statistics.paired_difference(second, first, patients, margin=0.01)["says"] == "worse"
     assert statistics.paired_difference(first, {4: second[4]}, patients) is None
-    assert statistics.paired_difference(first, second, np.zeros(30)) is None  # one patient
+    assert statistics.paired_difference(first, second, np.zeros(30)) is None  # only one patient
 
 
 def test_numbers_as_text():
@@ -143,7 +152,7 @@ def test_what_an_interval_says(low, high, alone, teacher):
 @pytest.mark.parametrize("count, cases", [
     (60, [(60, 0.03)]),
     pytest.param(1000, [(p, sd) for p in (60, 300) for sd in (0.0, 0.015, 0.03)], marks=pytest.mark.slow)])
-def test_the_interval_holds_the_truth_as_often_as_it_says_and_simpler_ones_do_not(count, cases):
+def test_the_interval_has_its_nominal_coverage_and_simpler_ones_do_not(count, cases):
     from benchmarks.coverage import METHODS, holds_zero, simulated
     for patients, seed_sd in cases:
         random = np.random.default_rng([7, patients, int(1000 * seed_sd)])

@@ -1,4 +1,7 @@
-"""Thousands of damaged inputs: each gives one clear Problem or the right result; never a traceback, a hang or a wrong success."""
+"""Thousands of damaged inputs.
+
+Each leads to one clear Problem or the right result, never to a traceback, a hang or a wrong result.
+"""
 
 import csv
 import io
@@ -29,7 +32,7 @@ SIZES = [pytest.param(40), pytest.param(600, marks=pytest.mark.slow)]
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
-    """One to three random damages: bits, cuts, copies, foreign words, numbers."""
+    """Return `content` with one to three random changes: flipped bits, cuts, copies, other words, random bytes."""
     data = bytearray(content)
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         a, b = sorted((chance.randrange(len(data) + 1), chance.randrange(len(data) + 1)))
@@ -51,7 +54,7 @@ def mutated(content: bytes, chance: random.Random) -> bytes:
 
 
 def refused(call, *codes):
-    """(the Problem's text, None), or (None, what `call` returned); nothing else may come, nor may it take long."""
+    """Return (the text of the Problem, None) or (None, the result of `call`); fail on other exceptions and on timeouts."""
     def too_long(*_):
         raise TimeoutError(f"more than {SECONDS} s")
 
@@ -68,7 +71,7 @@ def refused(call, *codes):
 
 
 def pictures():
-    """(name, bytes, whether a wrong pixel can be told) of small pictures in every format."""
+    """Yield (name, bytes, whether a checksum protects the pixels) of small images in every format."""
     values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     grey, colour = Image.fromarray(values[..., 0]), Image.fromarray(values)
     deep = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
@@ -152,7 +155,7 @@ def test_configs(injected, count, capsys):
         for settings in every or ():
             found = json.loads(file.read_bytes()) if as_json else tomllib.loads(file.read_bytes().decode("utf-8-sig"))
             own = parsing.flat(settings)
-            assert all(own[key] == value or isinstance(value, list) and own[key] in value  # of a list, one for each run
+            assert all(own[key] == value or isinstance(value, list) and own[key] in value  # a list has one value per run
                        for key, value in found.items() if key in own)
     assert bad > count / 4
     injected(count)
@@ -160,7 +163,7 @@ def test_configs(injected, count, capsys):
 
 @pytest.fixture
 def run(prepared):
-    """The folder of a finished run."""
+    """Return the folder of a finished run."""
     prepared([("train_teacher", ["--model", "kdtiny", *TINY])])
     return DATA / "teacher/kdtiny/seed0"
 
@@ -183,7 +186,7 @@ def test_checkpoints(run, injected, count):
 
 
 def places(value, path=()):
-    """Every place in nested dictionaries and lists."""
+    """Yield the path of every item in nested dictionaries and lists."""
     if isinstance(value, (dict, list)) and len(value) < 500:
         for key in (value.keys() if isinstance(value, dict) else range(len(value))):
             yield (*path, key)
@@ -191,7 +194,7 @@ def places(value, path=()):
 
 
 def altered(value, chance, odd):
-    """A copy with one place deleted or replaced by something odd."""
+    """Return a copy in which one item is deleted or replaced by an unexpected value."""
     value = value.copy()
     path = chance.choice(list(places(value)))
     here = value
@@ -231,7 +234,7 @@ def test_reports(run, script, injected, count):
         (run / "report.json").write_bytes(changed)
         (run / "evaluation.json").unlink(missing_ok=True)
         text, answer = refused(lambda: script("evaluate", [run]), 2, 4)
-        assert text is None  # the fixture turns a Problem into its code
+        assert text is None  # the fixture turns a Problem into its exit code
         code, out = answer
         assert code in (0, 2, 4), out
         bad += code != 0

@@ -1,4 +1,7 @@
-"""Nothing is lost when a run is killed, told to stop, out of time or out of disk: it ends as if nothing had been."""
+"""Nothing is lost when a run is killed, stopped, out of time or out of disk space.
+
+Continued afterwards, it has the same result as an undisturbed run.
+"""
 
 import dataclasses
 import errno
@@ -42,13 +45,16 @@ def call(name, argv):
 
 
 def chains(default, slow):
-    """(seed, most strikes): `default` short chains, and as slow tests `slow` chains that go on until a run gets through."""
+    """Return parameters (seed, maximum number of strikes).
+
+    There are `default` short chains and, as slow tests, `slow` chains that continue until a run ends undisturbed.
+    """
     return [(seed, 3) for seed in range(default)] + [pytest.param(default + seed, 1000, marks=pytest.mark.slow)
                                                      for seed in range(slow)]
 
 
 def undisturbed(folder, *commands):
-    """(the folder with the commands' runs as nobody disturbed them, the seconds that the first one took)."""
+    """Return (the folder with undisturbed runs of the commands, the seconds that the first one took)."""
     before, seconds = os.getcwd(), []
     os.chdir(folder)
     for name, argv in commands:
@@ -70,7 +76,7 @@ def whole_of_two_phases(tmp_path_factory):
 
 
 def result(folder):
-    """What a run is judged by: its report without the clock, weights, and TensorBoard's points."""
+    """Return what is compared between runs: the report without the clock, the weights, and TensorBoard's points."""
     report = reports.read(folder)
     del report["clock"]
     for key in ("save_every_minutes", "max_minutes"):
@@ -91,12 +97,16 @@ def assert_as_if_nothing_had_been(whole, *folders):
 
 
 def disturbed(command, strike, chance, longest, most):
-    """Start `command`, let `strike(child)` disturb it at a random moment, again and again until it ends; -> strikes."""
+    """Run `command` again and again until it ends, and return the number of strikes.
+
+    `strike(child)` disturbs each of the first `most` attempts at a random moment. The first one comes within a quarter of
+    `longest` seconds.
+    """
     strikes = 0
     for _ in range(200):
         child, allowed = Child(command), ()
         if strikes < most:
-            # The first one always finds it alive; later ones leave more and more time, or a busy machine would never get through.
+            # The first strike comes early enough. Later ones leave more and more time, so that a busy machine gets through.
             time.sleep(chance.uniform(0.02, longest * (1 + strikes / 20) if strikes else longest / 4))
             allowed = strike(child)
         code = child.wait()
@@ -104,7 +114,7 @@ def disturbed(command, strike, chance, longest, most):
         assert not child.err.count("error:") > 1
         if code == 0 and strikes:
             return strikes
-        if code == 0:  # faster than the machine was when `longest` was measured: from the start, disturbed earlier
+        if code == 0:  # the machine is faster than when `longest` was measured: start again with earlier strikes
             shutil.rmtree("runs")
             longest /= 2
         else:
@@ -113,7 +123,7 @@ def disturbed(command, strike, chance, longest, most):
 
 
 def killed(child):
-    """A strike: kill -9; -> the code that it may end with."""
+    """Strike with kill -9; return the exit codes that are allowed."""
     child.kill(signal.SIGKILL)
     return (-signal.SIGKILL,)
 
@@ -141,7 +151,7 @@ def test_a_chain_of_stop_signals_at_random_moments_loses_nothing(whole, injected
     def strike(child):
         number = chance.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         child.kill(number)
-        # Before and after the run itself a signal has nothing to save and does what it always does.
+        # Before and after the run itself there is nothing to save, and a signal has its default effect.
         return (130,) if number == signal.SIGINT else (143, -number)
 
     injected(disturbed(call("distill", DISTIL), strike, chance, 0.8 * whole[1], most))
@@ -168,7 +178,7 @@ def test_two_ctrl_c_at_once_end_the_run_and_lose_nothing(whole, injected, seed, 
 @pytest.mark.parametrize("owner, name", [(store.Store, "_decode_row"), (losses, "cross_entropy"), (loop, "_row"),
                                          (files, "_fsync"), (objectives, "gradient_ratio"), (finish, "predict")])
 def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number, code):
-    """Decoding, a step, validation, saving, the teacher's introduction, the final predictions."""
+    """Stop while decoding, in a step, in validation, while saving, while evaluating the teacher, in the final predictions."""
     command = call("distill", DISTIL) if name == "gradient_ratio" else call("train_teacher", ALONE)
 
     def signalled():
@@ -183,7 +193,7 @@ def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number,
         return command()
 
     stopped = in_child(signalled)
-    assert stopped.code == code and "run the same command again to go on" in stopped.err and "Traceback" not in stopped.err
+    assert stopped.code == code and "Run the same command again to continue." in stopped.err and "Traceback" not in stopped.err
     assert in_child(command).code == 0
     assert_as_if_nothing_had_been(whole, *((RUN, TEACHER) if name == "gradient_ratio" else (STUDENT_ALONE,)))
 
@@ -192,8 +202,8 @@ def test_a_stop_signal_in_every_phase_saves_and_ends(whole, owner, name, number,
 def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, injected):
     for step in (1, 2, 3):
         child = in_child(call("train_teacher", [*ALONE, "--max-minutes", "0"]))
-        assert child.code == 143 and f"at step {step}, saved in" in child.err, child.err
-        assert "--max-minutes 0 are over" in child.err and "run the same command again" in child.err
+        assert child.code == 143 and f"at step {step}. The state was saved in" in child.err, child.err
+        assert "Stopped by --max-minutes 0" in child.err and "Run the same command again" in child.err
     assert in_child(call("train_teacher", [*ALONE, "--max-minutes", "5"])).code == 0
     injected(3)
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
@@ -201,7 +211,7 @@ def test_a_time_budget_stops_after_a_step_saves_and_tells_how_to_go_on(whole, in
 
 @pytest.mark.case(1)
 @pytest.mark.parametrize("mode, teacher, student", [
-    pytest.param("normal", "kdwide", "kdtiny", marks=pytest.mark.slow),  # the chains of kills are of this mode
+    pytest.param("normal", "kdwide", "kdtiny", marks=pytest.mark.slow),  # covered by the chains of kills
     pytest.param("reverse", "kdtiny", "kdwide", marks=pytest.mark.slow), ("defective", "kdwide", "kdtiny"),
     pytest.param("unlabeled-only", "kdwide", "kdtiny", marks=pytest.mark.slow)])
 def test_every_mode_goes_on_exactly(mode, teacher, student):
@@ -228,7 +238,7 @@ def test_every_mode_goes_on_exactly(mode, teacher, student):
 
 @pytest.fixture
 def begun():
-    """A run after its first steps, saved twice: (the folder, hashes of its resume files)."""
+    """Return a run after its first steps, saved twice: (the folder, the contents of its resume files)."""
     for _ in range(2):
         assert in_child(call("train_teacher", [*ALONE, "--max-minutes", "0"])).code == 143
     folder = RunFolder(STUDENT_ALONE)
@@ -266,7 +276,7 @@ def test_a_full_disk_under_tensorboard_and_the_figure_is_a_warning_each(whole):
 
     def on_a_full_disk():
         limit_files(60_000)
-        Image.Image.save = no_space  # how large a picture is depends on matplotlib
+        Image.Image.save = no_space  # the size of a figure depends on matplotlib
         return call("train_teacher", ALONE)()
 
     full = in_child(on_a_full_disk)
@@ -310,7 +320,7 @@ def test_a_full_disk_under_a_result_loses_no_training(whole, name):
     full = in_child(on_a_full_disk)
     assert full.code == 74 and "disk full" in full.err and name in full.err and "Traceback" not in full.err
     again = in_child(call("train_teacher", argv))
-    assert again.code == 0 and ("going on from step 12" in again.out) == (name != "settings.json")
+    assert again.code == 0 and ("continuing from step 12" in again.out) == (name != "settings.json")
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
 
 
@@ -320,7 +330,7 @@ def test_a_disk_that_is_full_from_the_start_is_told(whole):
         limit_files(0)
         return call("train_teacher", ALONE)()
 
-    full = in_child(on_a_full_disk)  # its own log cannot be written either
+    full = in_child(on_a_full_disk)  # the child's output cannot be written either
     assert full.code == 74
     assert in_child(call("train_teacher", ALONE)).code == 0
     assert_as_if_nothing_had_been(whole, STUDENT_ALONE)
@@ -343,10 +353,10 @@ def test_a_second_ctrl_c_inside_a_large_save_ends_at_once_and_keeps_the_old_file
         while not Path("begun").exists():
             time.sleep(0.005)
         time.sleep(0.15 + 0.05 * number)
-        while child.alive:  # two that come while C code runs are one to Python
+        while child.alive:  # Python sees two signals as one if both arrive while C code runs
             child.kill(signal.SIGINT)
             time.sleep(0.1)
-        assert child.wait() == 130 and "interrupted" in child.err and "Traceback" not in child.err, child.err
+        assert child.wait() == 130 and "Interrupted" in child.err and "Traceback" not in child.err, child.err
         assert len(checkpoint.load(Path("run/file.pt"))["large"]) == 30_000_000
 
 
@@ -369,7 +379,7 @@ def contents(number):
 
 
 class Fixed:
-    """A state that is what it is."""
+    """A state with fixed content."""
 
     def __init__(self, number):
         self.number = number
@@ -385,7 +395,7 @@ def save_resume(number):
 
 
 def save_after_damage(number):
-    """As a run does that falls back to the file before: version 2 stands there alone, beside a damaged one."""
+    """Save as a run that falls back to the previous file: version 2 is there, beside a damaged newest file."""
     folder = RunFolder(Path("run"))
     if number == 2:
         save_resume(2)
@@ -396,7 +406,7 @@ def save_after_damage(number):
         save_resume(3)
 
 
-# name -> (write version n, read back: a version or Problem)
+# name -> (write version n, read it back: returns a version or raises Problem)
 WRITERS = {
     "resume": (save_resume, lambda: int(RunFolder(Path("run")).load()["split_hash"])),
     "resume after damage": (save_after_damage, lambda: int(RunFolder(Path("run")).load()["split_hash"])),
@@ -416,7 +426,10 @@ def test_a_kill_at_every_call_and_in_every_write_leaves_the_old_file_or_the_new_
         write(number)
 
     def attempt(fault):
-        """-> whether the child lived; whatever happened, version 2 or 3 must be there. Leaves 2 there."""
+        """Write version 3 in a child with a fault, and return whether the child survived.
+
+        Version 2 or 3 must be there in any case. Version 2 is there afterwards.
+        """
         def child():
             fault()
             write(3)

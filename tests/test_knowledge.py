@@ -1,4 +1,4 @@
-"""What a teacher knows, told by every kind of loss: against float64 references written from the papers, and at known limits."""
+"""Every knowledge loss against float64 references written from the papers, and at known limits."""
 
 import math
 from itertools import product
@@ -24,7 +24,8 @@ def z_score(row):
 
 
 def dkd_of_a_row(s, t, T):
-    label, beta, q, p = 2 * (t[1] > 0), abs(t[0]), soft(s, T), soft(t, T)  # an image's own label and beta, the same in any batch
+    # The label and beta come from the image's own logits, so that they are the same in any batch.
+    label, beta, q, p = 2 * (t[1] > 0), abs(t[0]), soft(s, T), soft(t, T)
     q_rest, p_rest = np.delete(q, label), np.delete(p, label)
     target = kl([p[label], p_rest.sum()], [q[label], q_rest.sum()])
     return T**2 * (target + beta * kl(p_rest / p_rest.sum(), q_rest / q_rest.sum()))
@@ -37,7 +38,10 @@ def ref_dist(student, teacher, T, rows=1, columns=1):
 
 
 def matched(*images):
-    """Images [C, H, W] at the smaller height and width, by the means of bins; where sizes do not divide, neighbours share."""
+    """Yield the images [C, H, W], reduced to the smaller height and width by means over bins.
+
+    Where the sizes do not divide evenly, neighbouring bins overlap.
+    """
     size = np.min([image.shape[1:] for image in images], axis=0)
     for image in images:
         rows, columns = ([slice(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in zip(image.shape[1:], size))
@@ -55,7 +59,7 @@ def ref_similarity(student, teacher, T):
 
 
 def neighbours(maps, width):
-    """p(j | i) for every image i and all others j."""
+    """Yield p(j | i) over all other images j, for every image i."""
     rows = [image.reshape(len(image), -1).mean(1) for image in maps]
     rows = [row / np.linalg.norm(row) for row in rows]
     for i, one in enumerate(rows):
@@ -106,7 +110,10 @@ def slope(loss, student, *rest):
 
 
 def same_slope(got, reference, student):
-    """Whether `reference` rises as `got` says, along some directions, by differences."""
+    """Return whether the gradient `got` agrees with finite differences of `reference`.
+
+    The differences are taken along a few random directions.
+    """
     student, got = f64(student, got)
     return all((got * way).sum() == pytest.approx((reference(student + 1e-5 * way) - reference(student - 1e-5 * way)) / 2e-5,
                                                   abs=2e-5 + 1e-4 * np.linalg.norm(got) * np.linalg.norm(way))
@@ -116,7 +123,7 @@ def same_slope(got, reference, student):
 @pytest.mark.parametrize("kind", OUTPUTS)
 @temperatures
 @sizes
-def test_outputs_equal_their_references(kind, T, K):
+def test_losses_of_outputs_equal_their_references(kind, T, K):
     (loss, reference), (student, teacher) = KINDS[kind], draw((6, K), (6, K))
     assert loss(student, teacher, T).item() == pytest.approx(reference(*f64(student, teacher), T), rel=1e-4)
     assert same_slope(slope(loss, student, teacher, T), lambda s: reference(s, *f64(teacher), T), student)
@@ -125,21 +132,22 @@ def test_outputs_equal_their_references(kind, T, K):
 @pytest.mark.parametrize("kind", INSIDE)
 @pytest.mark.parametrize("shapes", [((5, 3, 4, 4), (5, 3, 4, 4)), ((2, 6, 8, 4), (2, 6, 4, 6)), ((4, 2, 7, 5), (4, 2, 3, 3)),
                                     ((6, 3, 2, 2), (6, 8, 6, 6)), ((3, 8, 5, 7), (3, 2, 5, 7))])
-def test_insides_equal_their_references(kind, shapes):
+def test_losses_of_features_equal_their_references(kind, shapes):
     (loss, reference), (student, teacher) = KINDS[kind], draw(*shapes)
     if kind == "hint":
         projectors, features = losses.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
         student, by_hand = projectors(features, 1), np.einsum("ocij,bchw->bohw", *f64(projectors.weights[1], features))
         assert student.dtype == torch.float32 and np.allclose(*f64(student), by_hand, atol=1e-5)
-    rounding = 1e-7 if kind.startswith("pkt") else 1e-12  # of a KL: a sum of terms of both signs
+    # A KL divergence sums terms of both signs, so its rounding error is larger.
+    rounding = 1e-7 if kind.startswith("pkt") else 1e-12
     assert loss(student, teacher, 0).item() == pytest.approx(reference(*f64(student, teacher), 0), rel=1e-5, abs=rounding)
     assert same_slope(slope(loss, student, teacher, 0), lambda s: reference(s, *f64(teacher), 0), student)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_is_left_at_once_and_a_batch_is_the_mean_of_its_images_but_where_images_are_compared(kind):
+def test_losses_are_float32_and_a_batch_is_the_mean_of_its_images_unless_images_are_compared(kind):
     loss, reference = KINDS[kind]
-    student, teacher = draw((6, 7), (6, 7)) if kind in OUTPUTS else draw((4, 3, 5, 5), (4, 3, 3, 3), spread=300)  # 300^2 > 65504
+    student, teacher = draw((6, 7), (6, 7)) if kind in OUTPUTS else draw((4, 3, 5, 5), (4, 3, 3, 3), spread=300)  # 300^2 overflows float16
     for s, t in ((student.to(dtype), teacher.to(dtype)) for dtype in (torch.bfloat16, torch.float16)):
         assert loss(s, t, 20.0).dtype == torch.float32 and torch.isfinite(slope(loss, s, t, 20.0)).all()
         assert loss(s, t, 20.0).item() == pytest.approx(reference(*f64(s, t), 20.0), rel=1e-3)
@@ -162,18 +170,23 @@ def test_extreme_and_equal_logits_have_a_value_and_a_slope(dtype, level):
 
 
 @pytest.mark.parametrize("shapes", [((6, 7), (6, 1)), ((6, 7), (1, 7)), ((6, 1), (6, 1)), ((6, 7), (6, 6)), ((6, 2), (6, 2))])
-def test_logits_that_would_broadcast_are_refused_and_two_classes_by_dkd(shapes):
+def test_logits_that_would_broadcast_are_refused_and_dkd_refuses_two_classes(shapes):
     (student, teacher), labels = map(torch.zeros, shapes), torch.zeros(6, dtype=torch.long)
     others = [] if shapes[0] == shapes[1] == (6, 2) else [(losses.logit_mse,), (losses.dist, 4), (losses.standardized, 4)]
     for loss, *more in [(losses.dkd, labels, 4, 8), *others]:
-        with pytest.raises(Problem, match="must both be" if others else "'dkd'"):
+        with pytest.raises(Problem, match="both must be" if others else "--knowledge dkd"):
             loss(student, teacher, *more)
 
 
 @temperatures
 @sizes
-def test_kd_is_dkd_with_the_teachers_own_doubt_and_hot_the_squared_error_of_centred_logits_over_2k(T, K):
-    """KL is half of chi^2 near a uniform q: sum of (d / KT)^2 * K / 2, d the difference of centred logits; T^2 KL has no T."""
+def test_kd_is_dkd_with_beta_1_minus_p_and_at_a_high_temperature_a_squared_error(T, K):
+    """Check KD against DKD and against its limit for a large T.
+
+    KD is DKD with beta = 1 - p_t of each image. For a large T, q is nearly uniform and KL is half
+    of chi^2: the sum of (d / KT)^2 * K / 2, where d is the difference of the centred logits. T^2 KL
+    therefore does not depend on T.
+    """
     (s, t), labels = draw((6, K), (6, K)), torch.arange(6) % K
     doubt = torch.tensor([1 - soft(row, T)[label] for row, label in zip(*f64(t), labels)]).float()
     whole, parts = slope(losses.kd, s, t, T), slope(losses.dkd, s, t, labels, T, doubt)
@@ -185,7 +198,7 @@ def test_kd_is_dkd_with_the_teachers_own_doubt_and_hot_the_squared_error_of_cent
 
 @temperatures
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.7, 0.2, 0.1], [1.0, 0.0]])
-def test_a_mixture_is_all_its_teachers_at_once(T, weights):
+def test_a_mixture_has_the_probabilities_and_gradients_of_its_teachers(T, weights):
     student, other, *teachers = draw(*[(6, 7)] * (2 + len(weights)))
     mixed = losses.mixture(torch.stack(teachers), torch.tensor(weights), T)
     for of_all, *each in zip(*f64(mixed, *teachers)):
@@ -194,7 +207,7 @@ def test_a_mixture_is_all_its_teachers_at_once(T, weights):
     slopes = [weight * slope(losses.kd, student, teacher, T) for weight, teacher in zip(weights, teachers)]
     assert torch.allclose(slope(losses.kd, student, mixed, T), sum(slopes), atol=1e-5 * T)
     gaps = [np.average([losses.kd(s, teacher, T).item() for teacher in teachers], weights=weights) - losses.kd(s, mixed, T).item()
-            for s in (student, other)]  # what the teachers differ by, whoever learns
+            for s in (student, other)]  # how much the teachers differ, for any student
     assert gaps[0] == pytest.approx(gaps[1], abs=1e-4 * (1 + T)) and gaps[0] > -1e-3
     for half in (torch.stack(teachers), 50 * torch.stack(teachers).bfloat16()):
         alone, both = losses.mixture(half[:1], torch.ones(1), T), losses.mixture(half, torch.tensor(weights), T)
@@ -202,8 +215,13 @@ def test_a_mixture_is_all_its_teachers_at_once(T, weights):
 
 
 @temperatures
-def test_dist_is_blind_to_a_scale_of_probabilities_and_to_two_values(T):
-    """p -> m p + (1 - m) / K: with one m for all both relations stay, with an m for each image that of its classes."""
+def test_dist_ignores_a_scale_of_probabilities_and_two_values(T):
+    """Check what DIST ignores.
+
+    Under p -> m p + (1 - m) / K with one m for all images, both relations stay the same. With an m
+    for each image, the relation between the classes of an image stays the same. The correlation of
+    two values is always 1 or -1, so it has no gradient.
+    """
     (s, t), dist = draw((6, 7), (6, 7)), lambda *logits: losses.dist(*logits, T).item()
     p = torch.tensor(np.array([soft(row, T) for row in f64(s)[0]]))
     one, each = (T * torch.log(m * p + (1 - m) / 7).float() for m in (0.4, torch.linspace(0.2, 0.9, 6).view(6, 1)))
@@ -218,7 +236,7 @@ def test_dist_is_blind_to_a_scale_of_probabilities_and_to_two_values(T):
 
 @temperatures
 @pytest.mark.parametrize("K", [2, 3, 7, 100])
-def test_standardized_logits_have_no_scale_and_a_cap(K, T):
+def test_standardized_logits_ignore_scale_and_have_a_cap(K, T):
     (s, t), a, b = draw((6, K), (6, K)), *(torch.linspace(*ends, 6).view(6, 1) for ends in ((0.3, 40), (-9, 5)))
     for one, other in ((a * s + b, t), (s, a * t + b), *([(s.sub(s.flip(1)).sign(), t.sub(t.flip(1)).sign())] if K == 2 else [])):
         assert losses.standardized(one, other, T).item() == pytest.approx(losses.standardized(s, t, T).item(), rel=2e-4)
@@ -229,7 +247,7 @@ def test_standardized_logits_have_no_scale_and_a_cap(K, T):
     assert losses.standardized(torch.zeros(K, K), sure, T).item() == pytest.approx(T**2 * known, rel=2e-4)
 
 
-def test_what_attention_similarity_and_hint_do_not_see():
+def test_what_attention_similarity_and_hint_ignore():
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((36, 36))[0])[0]
     for same in (-30 * first, 0.01 * first, first.flip(1), torch.cat([first, first], 1)):
         assert max(losses.attention(same, first), losses.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
@@ -243,7 +261,10 @@ def test_what_attention_similarity_and_hint_do_not_see():
 
 
 def test_a_wide_kernel_of_pkt_is_half_the_variance_of_the_difference_of_cosines():
-    """As T^2 KL is of logits for a large T: here the logits are the cosines with the B - 1 others, and T is sigma^2."""
+    """Check the limit of PKT for a wide kernel, which is that of T^2 KL for a large T.
+
+    Here the logits are the cosines with the B - 1 other images, and T is sigma^2.
+    """
     student, teacher = draw((9, 4, 3, 3), (9, 7, 3, 3))
     cosines = [rows @ rows.T for rows in (maps.mean((2, 3)) / maps.mean((2, 3)).norm(dim=1, keepdim=True) for maps in (student, teacher))]
     others = (cosines[0] - cosines[1])[~torch.eye(9, dtype=torch.bool)].view(9, 8)
@@ -251,18 +272,18 @@ def test_a_wide_kernel_of_pkt_is_half_the_variance_of_the_difference_of_cosines(
 
 
 @pytest.mark.parametrize("width", [0.0, 0.3, 2.0])
-def test_pkt_does_not_see_lengths_turns_and_positions_and_knows_no_neighbour_in_two_images(width):
+def test_pkt_ignores_lengths_rotations_and_positions_and_is_zero_for_two_images(width):
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
     pooled = first.mean((2, 3))
     for same in (30 * first, first.flip(2), torch.cat([first, first], 1), pooled, pooled @ turn, torch.linspace(0.1, 9, 5).view(5, 1) * pooled):
         assert losses.pkt(same, first, width).item() == pytest.approx(0, abs=1e-6)
-    assert losses.pkt(first, second, width) > 1e-4 and losses.pkt(first[:, :, None], first, width) > 1e-4  # of other shapes: flattened
+    assert losses.pkt(first, second, width) > 1e-4 and losses.pkt(first[:, :, None], first, width) > 1e-4  # maps of other shapes are flattened
     for few in (1, 2):
         assert losses.pkt(first[:few], second[:few], width) == 0 and not slope(losses.pkt, first[:few], second[:few], width).any()
     assert torch.isfinite(slope(losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(losses.pkt, -second, second, width)).all()
 
 
-def test_projectors_are_drawn_by_their_seed_alone():
+def test_projectors_depend_on_their_seed_only():
     state, (first, again, other) = torch.get_rng_state(), (losses.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
     assert torch.equal(state, torch.get_rng_state())
     assert [tuple(weight.shape) for weight in first.parameters() if weight.requires_grad] == [(5, 3, 1, 1), (2, 4, 1, 1)]

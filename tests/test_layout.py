@@ -1,4 +1,7 @@
-"""The house keeps its order: rooms import downwards only, functions stay short, the READMEs' tree is the real one."""
+"""Rules of the package's layout.
+
+Subpackages import only from lower ones, functions stay short, and the READMEs name every file.
+"""
 
 import ast
 import subprocess
@@ -6,9 +9,9 @@ import sys
 
 from conftest import ROOT
 
-# From the ground up: a room, or a file at the top of kd/, imports from those before it and from itself. `kd` is the package's own
-# __init__, which imports none of them.
-ROOMS = ["kd", "system", "losses", "methods", "config", "data", "models", "reports", "teachers", "training", "loop", "runs",
+# From bottom to top. A subpackage, or a module at the top of kd/, imports only from itself and from
+# those before it. `kd` is the package's own __init__, which imports none of them.
+SUBPACKAGES = ["kd", "system", "losses", "methods", "config", "data", "models", "reports", "teachers", "training", "loop", "runs",
          "studies"]
 WIDTH, PARAMETERS = 100, 7
 
@@ -17,14 +20,17 @@ def files():
     return sorted((ROOT / "kd").rglob("*.py"))
 
 
-def room_of(path):
-    """`data` of kd/data/store.py, `losses` of kd/losses.py."""
+def subpackage_of(path):
+    """Return the top-level name of a file.
+
+    It is `data` for kd/data/store.py, and `losses` for kd/losses.py.
+    """
     first = path.relative_to(ROOT / "kd").with_suffix("").parts[0]
     return "kd" if first == "__init__" else first
 
 
 def imports_of(path):
-    """Names of the package's modules that a file imports, also inside functions."""
+    """Yield the names of the package's modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kd":
             yield from [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -32,21 +38,21 @@ def imports_of(path):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "kd")
 
 
-def test_every_file_is_in_a_room():
-    assert {room_of(path) for path in files()} == set(ROOMS)
+def test_every_file_is_in_a_known_subpackage():
+    assert {subpackage_of(path) for path in files()} == set(SUBPACKAGES)
 
 
-def test_rooms_import_only_from_those_below():
+def test_subpackages_import_only_from_lower_ones():
     wrong = []
     for path in files():
         for name in imports_of(path):
-            own, other = room_of(path), name.split(".")[1] if "." in name else "kd"
-            if own != other and ROOMS.index(other) > ROOMS.index(own):
+            own, other = subpackage_of(path), name.split(".")[1] if "." in name else "kd"
+            if own != other and SUBPACKAGES.index(other) > SUBPACKAGES.index(own):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
 
 
-def test_files_of_a_room_do_not_import_each_other_in_a_circle():
+def test_files_do_not_import_each_other_in_a_circle():
     below = {path: {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in imports_of(path)} for path in files()}
     left = {path: {other for other in others if other in below and other != path} for path, others in below.items()}
     while ready := [path for path, others in left.items() if not others]:
@@ -91,7 +97,7 @@ def test_public_functions_have_docstrings():
 
 
 def test_the_readmes_name_every_file():
-    readme = (ROOT / "README.md").read_text() + (ROOT / "kd" / "README.md").read_text()
+    readme = (ROOT / "configs/README.md").read_text() + (ROOT / "kd/README.md").read_text()
     missing = [path.name for path in [*files(), *ROOT.glob("*.py"), *ROOT.glob("configs/*.toml")]
                if path.name != "__init__.py" and path.name not in readme]
     assert not missing

@@ -1,4 +1,4 @@
-"""The loop: exact resume from every step, frozen teachers, divergence, stops."""
+"""The training loop: exact resume from every step, frozen teachers, divergence and stops."""
 
 import copy
 import dataclasses
@@ -32,7 +32,10 @@ FLOAT = Precision("cpu", "off")
 
 @pytest.fixture
 def views():
-    """Train views of 49 images in batches of 12 (an uneven last one of 13) and validation views of 28."""
+    """Return train views of 49 images and validation views of 28 images.
+
+    The train views come in batches of 12, with a last one of 13.
+    """
     index = synthetic.read(112, 0)
     store = Store(index, "cache", 24, "squash", 0)
     store.ensure(np.arange(112))
@@ -41,7 +44,7 @@ def views():
 
 
 def panel_of(network, precision):
-    """A teacher that is one network."""
+    """Return a joint teacher that consists of one network."""
     return JointTeacher([LiveNetwork(network, precision)], [1.0], CPU)
 
 
@@ -66,7 +69,10 @@ def train(state, views, training, amp="off", **options):
 
 
 def two_phases(views, training, teacher):
-    """Seven steps without labels, into the second epoch, then five with."""
+    """Return a phase of seven steps without labels and a phase of five steps with labels.
+
+    The first phase ends inside the second epoch.
+    """
     seen, _ = views
     pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
     match = Matching(Knowledge({"logit-mse": 1.0}, (1.0,)))
@@ -89,7 +95,7 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
                   after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
     assert len(snapshots) == 12 and whole.progress.ended == "epochs" and whole.progress.phase == phases - 1
     for snapshot in snapshots:
-        torch.manual_seed(12345)  # whatever the new process's generator holds
+        torch.manual_seed(12345)  # the generator of a new process may hold anything
         resumed = fresh(Training(seed=77), amp)
         resumed.load_state_dict(copy.deepcopy(snapshot))
         train(resumed, views, training, amp, **options)
@@ -97,7 +103,7 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
 
 
 @pytest.mark.case(1)
-def test_a_hint_resumes_with_its_projectors_and_not_without(views):
+def test_a_hint_resumes_only_with_its_projectors(views):
     training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
     wide = models.build("kdwide", synthetic.CLASSES, seed=9)
     teach = ObservedJointTeacher([ObservedNetwork(wide, FLOAT, ("bn",))], [1.0], CPU)
@@ -138,13 +144,13 @@ def test_an_early_best_epoch_survives_a_resume(views):
     assert whole.progress.best["valid_accuracy"] == max(row["valid_accuracy"] for row in whole.progress.history)
 
 
-# Every item of the saved state; what it is reset to is what a fresh run begins with.
+# Every item of the saved state. The test resets each item to its value at the start of a new run.
 ITEMS = ["parameters", "buffers", "optimizer", "scaler", "best_weights",
          *(f"progress.{entry.name}" for entry in dataclasses.fields(Progress))]
 
 
 def without(snapshot, item, start):
-    """A copy of a saved state in which one item is as at the start."""
+    """Return a copy of a saved state in which one item has its value from the start."""
     state = copy.deepcopy(snapshot)
     if item.startswith("progress."):
         key = item.removeprefix("progress.")
@@ -159,7 +165,7 @@ def without(snapshot, item, start):
     return state
 
 
-def test_the_items_are_all_there_is():
+def test_the_items_cover_the_complete_state():
     state = fresh(Training()).state_dict()
     assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights", "helper"}) | {"parameters", "buffers"}
 
@@ -168,7 +174,8 @@ def test_the_items_are_all_there_is():
 @pytest.mark.parametrize("item", ITEMS)
 def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
     training = Training(epochs=3, batch_size=12, lr=3e-3, schedule="cosine", seed=3)
-    # A run that a watch stops keeps its end, whatever was best before: best epochs count where none does.
+    # A run that a watch stops keeps its last weights, whichever epoch was best. The best epoch only
+    # matters in a run without a watch.
     stops = item not in ("progress.best", "best_weights")
 
     def watch(state):
@@ -176,7 +183,7 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
             state.progress.looks.append([state.progress.total, 0.25])
         return stops and state.progress.total == 10
 
-    def go_on(snapshot):
+    def run_from(snapshot):
         state = fresh(training, "fp16")
         several = {}
         if item == "progress.phase":
@@ -190,21 +197,22 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
         return copy.deepcopy(state.state_dict()), snapshots
 
     start = copy.deepcopy(fresh(training, "fp16").state_dict())
-    end, snapshots = go_on(None)
-    # Inside the second epoch; for what is set at the end only, the step that stops, and the end itself.
+    end, snapshots = run_from(None)
+    # The saved state is from inside the second epoch. For items that are set only at the end, it is
+    # from the step that stops or from the end itself. For the phase, it is from the second phase.
     moments = {"progress.stopped": snapshots[-1], "progress.ended": end, "progress.phase": snapshots[8]}
     moment = moments.get(item, snapshots[5])
     if not stops:
         moment["progress"]["best"]["valid_accuracy"] = 1.1  # no later epoch can be better
-    assert same(go_on(moment)[0], go_on(moment)[0])
+    assert same(run_from(moment)[0], run_from(moment)[0])
     try:
-        assert not same(go_on(without(moment, item, start))[0], go_on(moment)[0])
-    except Problem as problem:  # noticed when it was loaded
-        assert "go together" in str(problem)
+        assert not same(run_from(without(moment, item, start))[0], run_from(moment)[0])
+    except Problem as problem:  # noticed while loading
+        assert "saved together" in str(problem)
 
 
 @pytest.mark.case(22)
-def test_the_teacher_is_as_it_was(views):
+def test_the_teacher_is_unchanged(views):
     training = Training(epochs=1, batch_size=12, seed=3)
     network = models.build("kdwide", synthetic.CLASSES, seed=9)
     before = copy.deepcopy(network.module.state_dict())
@@ -249,7 +257,7 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
         return terms
 
     state = fresh(training)
-    with pytest.raises(Problem, match="at step 2: not finite .learning rate 0.02") as caught:
+    with pytest.raises(Problem, match="not finite at step 2 .learning rate 0.02") as caught:
         train(state, views, training, objective=objective)
     weights = dict(state.network.module.named_parameters())
     assert caught.value.code == DIVERGED and all(torch.equal(seen[name], value) for name, value in weights.items())
@@ -258,12 +266,12 @@ def test_divergence_stops_before_a_weight_changes(views, poison):
 @pytest.mark.case(19)
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("layer, value", [("conv", float("nan")), ("fc", float("inf")), ("bn", 1e19)])
-def test_a_gradient_of_one_layer_alone_is_noticed_before_a_weight_changes(views, clip, layer, value):
+def test_a_bad_gradient_of_a_single_layer_is_noticed_before_a_weight_changes(views, clip, layer, value):
     training = Training(epochs=1, batch_size=12, clip_norm=clip, seed=3)
     state = fresh(training)
     before = copy.deepcopy(dict(state.network.module.named_parameters()))
     getattr(state.network.module, layer).weight.register_hook(lambda gradient: torch.full_like(gradient, value))
-    with pytest.raises(Problem, match="at step 0: not finite .* no weight was changed"):
+    with pytest.raises(Problem, match="not finite at step 0 .* The step changed no weight"):
         train(state, views, training)
     assert same(dict(state.network.module.named_parameters()), before)
 
@@ -272,14 +280,14 @@ def test_a_moment_that_overflowed_is_never_saved(views):
     training = Training(epochs=1, batch_size=12, seed=3)
     state = train(fresh(training), views, training)
     next(iter(state.optimizer.state.values()))["exp_avg_sq"][0] = float("inf")
-    with pytest.raises(Problem, match="weights after step 4: not finite"):
+    with pytest.raises(Problem, match="weights are not finite after step 4"):
         state.state_dict()
 
 
 @pytest.mark.case(19)
 def test_a_huge_learning_rate_ends_as_divergence(views):
     training = Training(epochs=4, batch_size=12, lr=1e30, seed=3)
-    with pytest.raises(Problem, match="lower --lr"):
+    with pytest.raises(Problem, match="Lower --lr"):
         train(fresh(training), views, training)
 
 
@@ -291,7 +299,7 @@ def test_prediction_counts_every_slot_once_at_any_batch_size(views, batch):
     whole = predict(network, views[1])
     views[1].batch_size = batch
     assert whole.shape == (28, 7) and np.allclose(predict(network, views[1]), whole, atol=1e-5)
-    assert network.module.training  # as it was before
+    assert network.module.training  # the mode is as before
 
 
 def test_max_steps_ends_inside_an_epoch(views):
@@ -301,7 +309,7 @@ def test_max_steps_ends_inside_an_epoch(views):
     assert [row["steps"] for row in state.progress.history] == [4, 6]
 
 
-def test_a_watch_stops_training_there_and_then(views):
+def test_a_watch_stops_training_at_once(views):
     training = Training(epochs=5, batch_size=12, seed=3)
     state = fresh(training)
     train(state, views, training, should_stop=lambda s: s.progress.total == 5)
@@ -310,7 +318,7 @@ def test_a_watch_stops_training_there_and_then(views):
     assert same(state.best_weights, state.network.module.state_dict())
 
 
-def test_stop_at_accuracy_looks_at_the_subset_first_and_confirms_on_the_whole(views):
+def test_stop_at_accuracy_checks_the_subset_first_and_confirms_on_the_whole_split(views):
     training = Training(seed=3)
     state = fresh(training)
     whole = views[1]
@@ -343,7 +351,7 @@ def test_a_phase_begins_with_the_last_weights_and_an_optimizer_without_memory(vi
     assert "train_accuracy" not in state.progress.history[0] and state.progress.best["phase"] == "finetune"
 
 
-def test_a_phase_without_labels_chooses_no_epoch_by_them(views, monkeypatch):
+def test_a_phase_without_labels_selects_no_epoch_by_labels(views, monkeypatch):
     falling = iter(np.linspace(1, 0, 9))
     monkeypatch.setattr("kd.loop.metrics.accuracy", lambda logits, labels: float(next(falling)))
     training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)

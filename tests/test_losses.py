@@ -1,4 +1,4 @@
-"""The loss against references worked out in another way, and at the edges of its numbers."""
+"""Losses against independent references, and at the limits of their number formats."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from kd.training.objectives import Distillation, Knowledge, Matching
 
 
 def taught(logits):
-    """One teacher's logits."""
+    """Return the outputs of one teacher with these logits."""
     return TeacherOutputs(logits[None], torch.ones(1))
 
 
@@ -25,7 +25,7 @@ MSE = Knowledge({"logit-mse": 1.0}, (1.0,))
 
 
 def reference_kd(student, teacher, temperature):
-    """T^2 KL in float64, by its definition: sum of p log(p / q), mean over rows."""
+    """Return T^2 KL in float64 by its definition: the sum of p log(p / q), averaged over rows."""
     def softmax(z):
         e = np.exp(z / temperature - (z / temperature).max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
@@ -60,8 +60,12 @@ def test_gradients_are_finite_at_extreme_half_precision_logits(dtype, temperatur
     assert torch.isfinite(student.grad).all()
 
 
-def test_half_precision_logits_lose_nothing_more_inside_the_loss():
-    """Autocast's own log_softmax in bf16 is off by hundreds of times at T = 20 and may be negative."""
+def test_half_precision_logits_lose_no_more_precision_inside_the_loss():
+    """Check the precision at T = 20.
+
+    With autocast's own log_softmax in bf16, the loss is wrong by a factor of hundreds and may even
+    be negative.
+    """
     torch.manual_seed(0)
     student, teacher = torch.randn(64, 7).bfloat16(), torch.randn(64, 7).bfloat16()
     expected = reference_kd(student.double().numpy(), teacher.double().numpy(), 20.0)
@@ -69,7 +73,7 @@ def test_half_precision_logits_lose_nothing_more_inside_the_loss():
     assert losses.kd(student, teacher, 20.0).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_mean_is_over_the_batch_alone():
+def test_the_mean_is_over_the_batch_only():
     student, teacher = torch.randn(4, 7), torch.randn(4, 7)
     each = [losses.kd(student[i:i + 1], teacher[i:i + 1], 4.0).item() for i in range(4)]
     assert losses.kd(student, teacher, 4.0).item() == pytest.approx(np.mean(each), rel=1e-5)
@@ -78,7 +82,7 @@ def test_the_mean_is_over_the_batch_alone():
 @pytest.mark.case(21)
 @pytest.mark.parametrize("shapes", [((8, 7), (8, 1)), ((8, 7), (1, 7)), ((8, 1), (8, 1)), ((8, 7), (8, 6)), ((7,), (7,))])
 def test_logits_that_would_broadcast_are_refused(shapes):
-    with pytest.raises(Problem, match="must both be"):
+    with pytest.raises(Problem, match="both must be"):
         losses.kd(torch.zeros(shapes[0]), torch.zeros(shapes[1]), 4.0)
 
 
@@ -89,7 +93,7 @@ def test_gradient_ratio_follows_the_weights():
     assert objectives.gradient_ratio(student, taught(teacher), labels, Distillation(kd_at(4.0), 1.0)) == float("inf")
 
 
-def test_class_weights_let_every_class_count_for_the_same():
+def test_class_weights_give_every_class_the_same_total_weight():
     labels = torch.tensor([0, 0, 0, 1])
     weights = losses.class_weights(labels, 2)
     assert weights.tolist() == pytest.approx([2 / 3, 2]) and weights[labels].mean() == pytest.approx(1)
@@ -115,7 +119,8 @@ def test_matching_losses_against_their_formulas():
     by_hand = [t * t * (torch.softmax(teacher / t, 1) * (torch.log_softmax(teacher / t, 1) - torch.log_softmax(student / t, 1))
                         ).sum(1).mean().item() for t in (1, 3, 9)]
     assert several == pytest.approx(np.mean(by_hand), rel=1e-5)
-    # Hinton, Vinyals, Dean 2015, section 2.1: at high temperature and zero-mean logits, T^2 * KL is the squared error over K.
+    # Hinton, Vinyals and Dean 2015, section 2.1: for a high temperature and zero-mean logits,
+    # T^2 * KL is the squared error divided by K.
     student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
     hot, mse = (Matching(knowledge)(Outputs(student), taught(teacher), None) for knowledge in (kd_at(300.0), MSE))
     assert hot["loss"].item() == pytest.approx(mse["loss"].item() / 5, rel=0.02)

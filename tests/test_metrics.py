@@ -1,4 +1,4 @@
-"""Numbers from logits, against hand-worked examples."""
+"""Metrics computed from logits, against examples worked by hand."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from kd.reports import metrics
 from kd.reports.calibration import probabilities
 from kd.reports.text import report_text
 
-# Five images of three classes; the third is never predicted.
+# Five images of three classes. The third class is never predicted.
 LOGITS = np.array([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [2, 0, 0], [0, 2, 0]])
 LABELS = np.array([0, 0, 1, 2, 2])
 
@@ -41,19 +41,23 @@ def test_a_class_without_images_has_no_recall():
 
 
 def of(predicted, classes=3):
-    """Logits that predict these classes."""
+    """Return logits that predict these classes."""
     return 4.0 * np.eye(classes)[predicted]
 
 
 def test_quadratic_kappa_of_a_hand_worked_example():
-    # labels 0 0 1 2, predicted 0 1 1 0: squared distances 0 1 0 4, in all 5.
-    # Expected: each label (2, 1, 1 of 4) with each prediction (2, 2, 0 of 4), times 4 images:
-    #   label 0: (2 * 0 + 2 * 1) * 2 = 4; label 1: (2 * 1 + 2 * 0) * 1 = 2; label 2: (2 * 4 + 2 * 1) * 1 = 10; 16 / 4 = 4 in all.
+    # The labels 0 0 1 2 and the predictions 0 1 1 0 have squared distances 0 1 0 4, in total 5.
+    # The total expected by chance combines each label (2, 1 and 1 of 4 images) with each prediction
+    # (2, 2 and 0 of 4 images):
+    #   label 0: (2 * 0 + 2 * 1) * 2 = 4
+    #   label 1: (2 * 1 + 2 * 0) * 1 = 2
+    #   label 2: (2 * 4 + 2 * 1) * 1 = 10
+    # The sum is 16, so the expected total is 16 / 4 = 4.
     assert metrics.quadratic_weighted_kappa(of([0, 1, 1, 0]), np.array([0, 0, 1, 2])) == pytest.approx(1 - 5 / 4)
     assert metrics.quadratic_weighted_kappa(of([0, 1, 2]), np.array([0, 1, 2])) == 1.0
 
 
-def test_figures_of_grades_are_scikit_learns():
+def test_metrics_of_grades_equal_those_of_scikit_learn():
     random = np.random.default_rng(0)
     logits, labels = random.normal(0, 2, (200, 5)), random.integers(0, 5, 200)
     found = metrics.grades(logits, labels)
@@ -64,11 +68,11 @@ def test_figures_of_grades_are_scikit_learns():
 
 
 def test_the_order_of_very_sure_predictions_counts():
-    logits = np.array([[0, 0, 50.0], [0, 0, 60], [0, 0, 70], [0, 0, 80]])  # all of probability 1 in float64
+    logits = np.array([[0, 0, 50.0], [0, 0, 60], [0, 0, 70], [0, 0, 80]])  # each probability is 1 in float64
     assert metrics.referable_auc(logits, np.array([0, 1, 2, 2])) == 1.0
 
 
-ONE_GRADE = "quadratic_kappa: labels and predictions hold one grade alone; referable_auc: "
+ONE_GRADE = "quadratic_kappa: labels and predictions contain only one grade; referable_auc: "
 
 
 @pytest.mark.parametrize("predicted, labels, classes, kappa, auc, reason", [
@@ -76,7 +80,7 @@ ONE_GRADE = "quadratic_kappa: labels and predictions hold one grade alone; refer
     ([3, 3], [3, 3], 5, None, None, f"{ONE_GRADE}no image is below grade 2"),
     ([0, 0], [1, 1], 5, 0.0, None, "referable_auc: no image is of grade 2 or above"),
     ([2, 2], [0, 4], 5, 0.0, 0.5, None), ([0, 1], [0, 1], 2, 1.0, None, "referable_auc: there are only 2 grades")])
-def test_a_figure_of_grades_that_is_not_defined_is_null_with_its_reason(predicted, labels, classes, kappa, auc, reason):
+def test_an_undefined_metric_of_grades_is_null_with_its_reason(predicted, labels, classes, kappa, auc, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = metrics.grades(of(predicted, classes), np.array(labels))
@@ -84,7 +88,10 @@ def test_a_figure_of_grades_that_is_not_defined_is_null_with_its_reason(predicte
 
 
 def test_equal_probabilities_are_a_tie_for_the_auc():
-    """The same distribution from logits that differ by a constant or in the order of the lower grades: half a point each."""
+    """Check that each pair of images with the same distribution counts half.
+
+    Their logits differ by a constant or in the order of the lower grades.
+    """
     random = np.random.default_rng(0)
     row = np.log(np.array([0.2, 0.3, 0.4, 0.1]))
     logits = np.stack([(row[[1, 0, 2, 3]] if k % 2 else row) + random.uniform(-5, 5) for k in range(40)])

@@ -1,4 +1,7 @@
-"""Networks: names, published dropout, weights from files, and clear words where they are out of reach."""
+"""Networks: names, published dropout and weights from files.
+
+Weights that cannot be downloaded are reported clearly.
+"""
 
 import time
 
@@ -15,15 +18,15 @@ from kd.system.errors import Problem
 CLASSES = tuple("abcdefg")
 
 
-def test_the_thesis_names_stand_for_the_networks_with_those_weights():
+def test_the_names_of_the_thesis_mean_the_networks_with_those_weights():
     assert models.architecture_of("seresnet101") == "legacy_seresnet101.in1k"
     assert models.architecture_of("seresnet50.a1_in1k") == "seresnet50.a1_in1k"
     assert all(timm.get_pretrained_cfg(name).url or timm.get_pretrained_cfg(name).hf_hub_id
                for name in models.ARCHITECTURES.values())
 
 
-def test_an_unknown_name_gets_the_nearest_ones():
-    with pytest.raises(Problem, match="did you mean resnet1"):
+def test_for_an_unknown_name_the_nearest_ones_are_suggested():
+    with pytest.raises(Problem, match="Did you mean resnet1"):
         models.architecture_of("resnet1")
 
 
@@ -41,7 +44,7 @@ def test_the_seed_fixes_the_weights():
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_of_other_classes_keep_their_body(tmp_path, suffix):
+def test_weights_for_other_classes_keep_the_backbone(tmp_path, suffix):
     source = timm.create_model("resnet18", num_classes=10).state_dict()
     file = tmp_path / f"weights{suffix}"
     torch.save(source, file) if suffix == ".pt" else safetensors.torch.save_file(source, file)
@@ -65,28 +68,28 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
 
 @pytest.mark.case(29)
 @pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
-def test_pretrained_weights_out_of_reach_are_told_soon(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(hub, "_answers", lambda address: time.sleep(60))  # as a network that swallows everything
+def test_pretrained_weights_out_of_reach_are_reported_soon(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(hub, "_answers", lambda address: time.sleep(60))  # like a connection that never answers
     monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(hub.huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     begun = time.monotonic()
-    with pytest.raises(Problem, match="cannot download http.*give --weights FILE or --no-pretrained"):
+    with pytest.raises(Problem, match="cannot be downloaded from http.*Use --weights FILE or --no-pretrained"):
         models.build(name, CLASSES, pretrained=True)
-    assert time.monotonic() - begun < 30  # the look at the network would have taken 60
+    assert time.monotonic() - begun < 30  # waiting for an answer would have taken 60 s
 
 
-def test_an_unknown_set_of_weights_is_told():
+def test_an_unknown_set_of_weights_is_reported():
     with pytest.raises(Problem, match="no weights 'nosuch'.*tv_in1k"):
         models.architecture_of("resnet18.nosuch")
 
 
-def test_a_batch_that_a_network_cannot_take_is_told_and_a_tried_one_leaves_no_trace():
+def test_a_batch_that_a_network_cannot_take_is_reported_and_a_trial_leaves_no_trace():
     network = models.build("resnet18", CLASSES)
     before = {key: value.clone() for key, value in network.module.state_dict().items()}
     assert models.try_batch(network, torch.rand(2, 3, 32, 32), Precision("cpu", "bf16")).logits.shape == (2, 7)
     assert all(torch.equal(before[key], value) for key, value in network.module.state_dict().items())
-    with pytest.raises(Problem, match="resnet18.*cannot be trained on 1 images of 32 pixels"):
+    with pytest.raises(Problem, match="resnet18.*cannot be trained with batch size 1 and image size 32"):
         models.try_batch(network, torch.rand(1, 3, 32, 32), Precision("cpu", "off"))
 
 

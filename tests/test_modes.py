@@ -1,4 +1,7 @@
-"""The table of modes tells the truth: every row and every kind of knowledge runs, new ones need no other code."""
+"""The table of modes is correct.
+
+Every mode and every kind of knowledge runs, and a new one needs no other code.
+"""
 
 import dataclasses
 import inspect
@@ -27,7 +30,7 @@ SHORT = [*PAIR, "--max-steps", "3"]
 
 
 def fits(mode, kind):
-    """Whether a mode can pass on a kind of knowledge."""
+    """Return whether a mode can pass on a kind of knowledge."""
     origin, phases = MODES[mode].teacher, MODES[mode].phases
     blind = origin.network == "none" and KNOWLEDGE[kind].location == "stages"
     unlabelled = KNOWLEDGE[kind].labels and any(phase.images == "pool" for phase in phases)
@@ -39,23 +42,23 @@ def reported(pattern):
     return reports.read(folder)
 
 
-def test_the_list_of_modes_is_the_tables_of_the_readme(script):
+def test_the_list_of_modes_equals_the_tables_of_the_readme(script):
     code, out = script("distill", ["--list-modes"])
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "kd/README.md").read_text()
     tables = [part for part in out.split("\n\n") if part.startswith("|")]
     assert code == 0 and len(tables) == 2 and all(table in readme for table in tables)
     assert all(f"| `{name}` |" in out for name in (*MODES, *KNOWLEDGE)) and not Path("runs").exists()
 
 
 @pytest.mark.parametrize("mode", ["self", "virtual", "smoothing", "random"])
-def test_every_further_mode_runs_to_a_report(script, mode):
+def test_every_other_mode_runs_to_a_report(script, mode):
     code, out = script("distill", [*SHORT, "--mode", mode])
     assert code == 0
     report = reported(f"*/{mode}/*/seed0")
     names = [member["name"] for member in report["teacher"]["members"]]
     assert names == {"self": ["kdtiny"], "random": ["kdwide"]}.get(mode, [])
     assert (report["agreement"] is None) == (not names) and (report["teacher"]["test_accuracy"] is None) == (not names)
-    assert script("distill", [*SHORT, "--mode", mode])[1].startswith("finished before")
+    assert script("distill", [*SHORT, "--mode", mode])[1].startswith("already finished")
 
 
 @pytest.mark.parametrize("kind", KNOWLEDGE)
@@ -68,12 +71,13 @@ def test_every_kind_of_knowledge_runs_to_a_report(script, prepared, kind):
     assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_mode_of_its_own_is_three_lines_and_trains(script, monkeypatch):
-    sloppy = Origin("stopped once validation accuracy passes 0.05", stop_at=0.05)
+def test_a_new_mode_is_three_lines_and_trains(script, monkeypatch):
+    sloppy = Origin("network trained only until validation accuracy passes 0.05", stop_at=0.05)
     mode = Mode(sloppy, "nowhere", phases=(MATCH, DISTIL), knowledge="dist")
     monkeypatch.setitem(MODES, "sloppy", mode)
     code, out = script("distill", [*PAIR, "--mode", "sloppy"])
-    data = "all images without labels, one view for both, then labelled images, one view for both"
+    view = "(same view for teacher and student)"
+    data = f"all images without their labels {view}, then labelled images {view}"
     assert code == 0 and f"| `sloppy` | {data} |" in script("distill", ["--list-modes"])[1]
     report = reported("*/sloppy/*/seed0")
     assert [(phase["name"], phase["labelled"]) for phase in report["history"]["phases"]] == [("match", False), ("distil", True)]
@@ -82,14 +86,14 @@ def test_a_mode_of_its_own_is_three_lines_and_trains(script, monkeypatch):
     assert script("evaluate", ["--tables", "runs"])[0] == 0
 
 
-def test_a_kind_of_knowledge_of_its_own_is_a_function_and_a_row(script, monkeypatch):
+def test_a_new_kind_of_knowledge_is_a_function_and_a_row(script, monkeypatch):
     monkeypatch.setattr(losses, "l1", lambda student, teacher: (student - teacher).abs().mean(), raising=False)
     monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance", loss="l1"))
     assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "l1"])[0] == 0
     assert "train_l1" in reported("*/normal/*/seed0")["history"]["epochs"][0]
 
 
-def test_a_kinds_own_option_reaches_its_loss_and_only_its_own(script):
+def test_an_option_of_a_kind_reaches_the_loss_of_that_kind_only(script):
     losses_of = {}
     for tag, words in (("cosine", []), ("wide", ["--pkt-width", "2"]), ("narrow", ["--pkt-width", "0.2"])):
         code, out = script("distill", [*SHORT, "--mode", "random", "--knowledge", "pkt", "--tag", tag, *words])
@@ -100,10 +104,10 @@ def test_a_kinds_own_option_reaches_its_loss_and_only_its_own(script):
     code, out = script("distill", [*SHORT, "--mode", "random", "--pkt-width", "2"])
     assert code == 0 and "note: --pkt-width: not used" in out
     code, out = script("distill", [*SHORT, "--mode", "random", "--knowledge", "pkt", "--pkt-width", "-1"])
-    assert code == 2 and "pkt_width '-1' in --pkt-width: must be at least 0" in out
+    assert code == 2 and "--pkt-width -1 is not valid: it must be at least 0" in out
 
 
-def test_every_kinds_loss_takes_what_its_row_says(script):
+def test_the_loss_of_every_kind_takes_the_arguments_of_its_row(script):
     for name, kind in KNOWLEDGE.items():
         taken = list(inspect.signature(kind.function()).parameters)[2:]
         said = ["labels"] * kind.labels + ["temperature"] * kind.softens + [one.name for one in kind.options]
@@ -124,15 +128,15 @@ def test_smoothing_is_label_smoothing():
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-def test_a_virtual_teacher_says_what_the_paper_says():
+def test_a_virtual_teacher_has_the_distribution_of_the_paper():
     labels = torch.tensor([2, 0])
     taught = LabelDistribution(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), labels, torch.arange(2), 0))
     assert torch.allclose(taught.at(1.0).softmax(1), torch.tensor([[0.1, 0.1, 0.7, 0.1], [0.7, 0.1, 0.1, 0.1]]), atol=1e-6)
-    with pytest.raises(ValueError, match="no label is read"):
+    with pytest.raises(ValueError, match="a batch with labels"):
         LabelDistribution(4, 0.7)(Batch(torch.zeros(2, 3, 4, 4), None, torch.arange(2), 0))
 
 
-def test_generations_teach_each_other_and_begin_elsewhere(script):
+def test_generations_teach_each_other_and_start_from_other_weights(script):
     code, out = script("distill", [*SHORT, "--mode", "self", "--generations", "3"])
     assert code == 0
     sources = []
@@ -146,7 +150,7 @@ def test_generations_teach_each_other_and_begin_elsewhere(script):
     starts = {tuple(models.build("kdtiny", ("a", "b"), seed=seed).module.fc.bias.tolist()) for seed in {0, *seeds}}
     assert len(starts) == 9
     code, out = script("evaluate", ["--tables", "runs"])
-    assert code == 0 and "all modes side by side" in out and "--generations 3" not in out
+    assert code == 0 and "comparison of all modes" in out and "--generations 3" not in out
 
 
 def test_a_long_chain_is_planned_at_once():
@@ -160,7 +164,7 @@ def test_a_long_chain_is_planned_at_once():
     assert teacher.places == (Path("runs/mura-patient-224/teacher-x/resnet18/seed0"), Path("runs/mura-patient-224/teacher/resnet18/seed0"))
 
 
-def test_a_network_that_was_never_trained_is_the_same_each_time_and_not_the_students_start():
+def test_an_untrained_network_is_the_same_each_time_and_differs_from_the_students_start():
     plans = [resolve(parsing.parse(DistillSettings, ["--mode", "random", "--teacher", "kdtiny", "--seed", str(seed)])[0])
              for seed in (0, 0, 1)]
     first, again, other = (untrained("kdtiny", plan.teachers[0].seed, ("a", "b")).trained.hash for plan in plans)
@@ -185,7 +189,7 @@ def test_an_ensemble_is_reported_with_its_members_and_their_disagreement(script)
     first, second = (found.argmax(1) for found in answers)
     labels = read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").labels
     together = (0.75 * answers[0] + 0.25 * answers[1]).argmax(1)
-    assert teacher["disagreement"] == pytest.approx((first != second).mean()) and "differ on" in out
+    assert teacher["disagreement"] == pytest.approx((first != second).mean()) and "disagree on" in out
     assert teacher["test_accuracy"] == pytest.approx((together == labels).mean())
     assert np.array_equal(read_predictions(DATA / "normal/kdwide+kdtiny-kdtiny/seed0").teacher, together)
     code, out = script("evaluate", ["--tables", "runs"])
@@ -198,8 +202,8 @@ def test_an_ensembles_stored_logits_are_those_of_its_members(script):
     script("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "3"])
     words = ["--teacher", "kdwide+kdtiny", *SHORT[2:]]
     code, out = script("distill", words)
-    [(asked, computed)] = [(int(line.split()[2]), int(line.split()[5])) for line in out.splitlines() if "asked for" in line]
-    assert code == 0 and 0 < computed < asked  # kdwide's lay there
+    [(asked, computed)] = [(int(line.split()[2]), int(line.split()[4])) for line in out.splitlines() if " requested" in line]
+    assert code == 0 and 0 < computed < asked  # the logits of kdwide were stored before
     assert script("distill", [*words, "--tag", "live", "--no-stored-logits"])[0] == 0
     runs = [weights(DATA / mode / "kdwide+kdtiny-kdtiny/seed0") for mode in ("normal", "normal-live")]
     assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
@@ -207,19 +211,22 @@ def test_an_ensembles_stored_logits_are_those_of_its_members(script):
 
 @pytest.fixture
 def foreign(script):
-    """A teacher of other parts of other pictures; patients are named alike in both."""
+    """Train a teacher on other splits of other images, and return its model file.
+
+    The patients have the same names in both data sets.
+    """
     words = ["--synthetic-seed", "5", "--split-seed", "1", "--max-steps", "2", "--out", "elsewhere"]
     script("train_teacher", ["--model", "kdwide", *TINY, *words])
     return "elsewhere/synthetic-patient1-32/teacher/kdwide/seed0/model.pt"
 
 
-def test_a_foreign_teacher_that_has_seen_judged_patients_is_refused_whatever_is_allowed(script, foreign):
+def test_a_foreign_teacher_that_has_seen_judged_patients_is_always_refused(script, foreign):
     for more in ([], ["--allow-foreign-teacher"]):
         code, out = script("distill", [*SHORT, "--mode", "normal", "--teacher-checkpoint", foreign, *more])
         assert code == 4 and "patients and" in out.splitlines()[-1]
 
 
-def test_a_foreign_teacher_that_has_seen_no_judged_patient_teaches(script, picture_tree):
+def test_a_foreign_teacher_that_has_seen_no_judged_patient_can_be_allowed(script, picture_tree):
     roots = [picture_tree(name, {"a": 12, "b": 12}, size=size) for name, size in (("here", (20, 24)), ("there", (24, 20)))]
     script("train_teacher", ["--model", "kdwide", *TINY, "--dataset", "folder", "--data-dir", roots[1]])
     words = [*SHORT, "--mode", "normal", "--dataset", "folder", "--data-dir", roots[0], "--teacher-checkpoint",
@@ -227,36 +234,37 @@ def test_a_foreign_teacher_that_has_seen_no_judged_patient_teaches(script, pictu
     code, out = script("distill", words)
     assert code == 4 and "was trained on other data" in out and "--allow-foreign-teacher" in out
     code, out = script("distill", [*words, "--allow-foreign-teacher"])
-    assert code == 0 and "data set: teacher there, student here" in out
+    assert code == 0 and "data set there instead of here" in out
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--mode", "virtual", "--knowledge", "hint"], "has no network to look into"),
-    (["--mode", "smoothing", "--knowledge", "dkd"], "is label smoothing"),
-    (["--mode", "unlabeled", "--knowledge", "dkd"], "reads no labels, which it needs"),
+    (["--mode", "virtual", "--knowledge", "hint"], "is not a network and has no feature maps"),
+    (["--mode", "smoothing", "--knowledge", "dkd"], "label smoothing is kd"),
+    (["--mode", "unlabeled", "--knowledge", "dkd"], "needs labels, but phase 'match' reads none"),
     (["--mode", "normal", "--knowledge", "kd+kd"], "names a kind twice"),
-    (["--mode", "normal", "--knowledge", "kd+atention"], "did you mean 'attention'"),
-    (["--mode", "normal", "--knowledge", "kd+dkd", "--knowledge-weights", "1"], "--knowledge names 2; give one for each"),
+    (["--mode", "normal", "--knowledge", "kd+atention"], "Did you mean 'attention'"),
+    (["--mode", "normal", "--knowledge", "kd+dkd", "--knowledge-weights", "1"], "--knowledge names 2. Set one value for each"),
     (["--mode", "normal", "--teacher", "kdwide+kdtiny", "--teacher-weights", "1"], "--teacher names 2"),
     (["--mode", "normal", "--teacher", "kdwide+kdtiny", "--teacher-checkpoint", "x.pt"], "--teacher names 2"),
-    (["--mode", "normal", "--teacher", "kdwide+kdwide"], "named twice"),
-    (["--mode", "normal", "--teacher", "kdwide+kdwid"], "network 'kdwid'"),
-    (["--mode", "normal", "--knowledge", "hint", "--layers", "con"], "did you mean conv"),
+    (["--mode", "normal", "--teacher", "kdwide+kdwide"], "names 'kdwide' twice"),
+    (["--mode", "normal", "--teacher", "kdwide+kdwid"], "Network 'kdwid'"),
+    (["--mode", "normal", "--knowledge", "hint", "--layers", "con"], "Did you mean conv"),
     (["--mode", "normal", "--knowledge", "hint", "--layers", "bn:bn:bn"], "names 3 modules for 2 networks"),
-    (["--mode", "normal", "--knowledge", "attention", "--layers", "fc"], "gives no map [B, C, H, W]"),
-    (["--mode", "normal", "--knowledge", "attention", "--student", "resnet18", "--layers", "global_pool.flatten:bn"], "no map")])
+    (["--mode", "normal", "--knowledge", "attention", "--layers", "fc"], "does not return a feature map [B, C, H, W]"),
+    (["--mode", "normal", "--knowledge", "attention", "--student", "resnet18", "--layers", "global_pool.flatten:bn"],
+     "does not return a feature map")])
 def test_knowledge_that_cannot_be_passed_on_is_refused_before_training(script, words, message):
     code, out = script("distill", [*SHORT, *words])
     assert code == 2 and message in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("kind, code", [("dkd", 2), ("dist", 0), ("standardized", 0)])
-def test_few_classes_and_small_batches_are_told(script, picture_tree, kind, code):
+def test_few_classes_and_small_batches_are_reported(script, picture_tree, kind, code):
     root = picture_tree("two", {"a": 12, "b": 12})
     found, out = script("distill", [*SHORT, "--mode", "normal", "--dataset", "folder", "--data-dir", root, "--batch-size", "4",
                                     "--knowledge", kind])
     assert found == code
-    expected = {"dkd": ["needs 3 classes, the data have 2"], "dist": ["with 2 classes", "correlates 4 images a step"],
+    expected = {"dkd": ["needs at least 3 classes, but the data set has 2"], "dist": ["with 2 classes", "correlates only the 4 images of a step"],
                 "standardized": ["no logit exceeds 1.00"]}[kind]
     assert all(text in out for text in expected) and (code == 0 or not list(Path("cache").glob("**/*")))
 
@@ -268,7 +276,7 @@ def test_similarity_takes_features_of_any_shape(script):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_with_every_kind_between_both_families(script, mode):
-    """Teacher and student of different width and depth, of the SE nets and of the plain ones."""
+    """Run teachers and students of different width and depth, SE nets and plain nets."""
     codes = {}
     pairs = {("seresnet50", "resnet18"): KNOWLEDGE, ("resnet18", "seresnet50"): KNOWLEDGE, ("resnet18", "vgg11"): ("kd", "hint")}
     common = [*TINY, "--max-steps", "2", "--synthetic-images", "112", "--image-size", "64", "--batch-size", "4"]
@@ -281,6 +289,6 @@ def test_every_mode_with_every_kind_between_both_families(script, mode):
                                            "--knowledge", kind, "--tag", kind])
             codes[teacher, student, kind] = code
             print(mode, kind, teacher, student, code, out.splitlines()[-1] if code else "")
-            for file in Path("runs").glob(f"*/{mode}-{kind}/*/seed0/model.pt"):  # of a VGG half a gigabyte
+            for file in Path("runs").glob(f"*/{mode}-{kind}/*/seed0/model.pt"):  # half a gigabyte for a VGG
                 file.unlink()
     assert codes and set(codes.values()) == {0}

@@ -1,4 +1,7 @@
-"""A tree with MURA's official counts (tiny pictures): what is found, which parts come out, how long a start takes."""
+"""A tree with the official image counts of MURA, but tiny images.
+
+The test checks what is found, which splits result and how long a start takes.
+"""
 
 import io
 import time
@@ -16,13 +19,16 @@ COUNTS = {"train": dict(ELBOW=4931, FINGER=5106, FOREARM=1825, HAND=5543, HUMERU
 
 
 def grow(root):
-    """Three images a study, some patients with studies of two body parts, 40 hidden files; no two files alike."""
+    """Write three images per study and 40 hidden files.
+
+    Some patients have studies of two body parts. No two images are identical.
+    """
     patient, number = 0, 0
     for part, counts in COUNTS.items():
         for body, count in counts.items():
             for first in range(0, count, 3):
                 patient += 1
-                # Every ninth patient has come before, with another body part.
+                # Every ninth patient already has a study of another body part.
                 own = patient - 700 if part == "train" and patient % 9 == 0 and patient > 700 else patient
                 finding = ("negative", "positive")[patient % 2]
                 study = root / part / f"XR_{body}" / f"patient{own:05d}" / f"study{patient}_{finding}"

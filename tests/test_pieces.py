@@ -1,4 +1,7 @@
-"""Parts of the general model, each alone: what whole commands would not notice."""
+"""Pieces of the general model, each on its own.
+
+These tests find errors that runs of complete commands would not reveal.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +58,7 @@ def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weig
     assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
 
 
-def test_what_is_not_softened_knows_no_temperature_and_dkd_its_beta():
+def test_unsoftened_losses_ignore_the_temperature_and_dkd_uses_its_beta():
     torch.manual_seed(0)
     student, labels = Outputs(torch.randn(6, 5)), torch.arange(6) % 5
     taught = TeacherOutputs(3 * torch.randn(2, 6, 5), torch.tensor([0.5, 0.5]))
@@ -76,13 +79,13 @@ def test_the_ratio_weighs_classes_as_the_loss_does():
     assert weighted < 0.9 * plain
 
 
-def test_where_nothing_stands_beside_several_kinds_each_keeps_its_weight(script):
+def test_without_a_loss_of_labels_each_of_several_kinds_keeps_its_weight(script):
     assert script("distill", [*SHORT, "--mode", "unlabeled-only", "--knowledge", "kd+logit-mse"])[0] == 0
     row = reports.read(DATA / "unlabeled-only/kdwide-kdtiny/seed0")["history"]["epochs"][-1]
     assert row["train_loss"] == pytest.approx(row["train_kd"] + 0.15 * row["train_logit-mse"], rel=1e-5)
 
 
-def test_knowledge_weights_are_not_those_of_a_phase_with_knowledge_of_its_own(script):
+def test_knowledge_weights_do_not_apply_to_a_phase_with_its_own_knowledge(script):
     words = ["--mode", "unlabeled", "--finetune", "kd", "--knowledge-weights", "500", "--clip-norm", "0.01"]
     assert script("distill", [*SHORT, *words])[0] == 0
     row = reports.read(DATA / "unlabeled/kdwide-kdtiny/seed0")["history"]["epochs"][-1]
@@ -106,27 +109,27 @@ def data_of(split, patients=()):
                            settings=SimpleNamespace(split="patient"), patients=lambda part: dict(patients).get(part, []))
 
 
-def test_what_was_seen_is_handed_on_through_a_whole_chain_and_other_parts_are_other_data():
+def test_seen_data_is_inherited_through_a_chain_and_other_splits_are_other_data():
     chain = about(seen("A", "other"), seen("B", "b"))
     assert [one["name"] for one in model_file._other_data(chain, data_of("mine"))] == ["A", "B"]
     assert [one["name"] for one in model_file._other_data(chain, data_of("other"))] == ["B"]
-    assert leakage.foreign(chain, data_of("mine")) == ["parts: teacher patient other, student patient mine"]
+    assert leakage.foreign(chain, data_of("mine")) == ["split patient other instead of patient mine"]
     assert leakage.foreign(chain, data_of("other")) == []
 
 
-@pytest.mark.parametrize("theirs, ours", [("train", "valid"), ("train", "test"), ("valid", "test")])
-def test_every_overlap_of_patients_is_refused_of_the_network_and_of_its_teachers(theirs, ours):
-    seeing, innocent = seen("A", "other", **{theirs: ["p"]}), seen("A", "mine")
+@pytest.mark.parametrize("teacher_split, student_split", [("train", "valid"), ("train", "test"), ("valid", "test")])
+def test_every_overlap_of_patients_is_refused_for_the_network_and_its_teachers(teacher_split, student_split):
+    seeing, innocent = seen("A", "other", **{teacher_split: ["p"]}), seen("A", "mine")
     for network in (about(seeing), about(innocent, seeing)):
-        with pytest.raises(Problem, match="1 patients and 0 pictures"):
-            leakage.refuse_overlap(network, data_of("mine", {ours: ["p"]}))
-    leakage.refuse_overlap(about(seen("B", "other", **{theirs: ["p"]})), data_of("mine", {ours: ["p"]}))
+        with pytest.raises(Problem, match="1 patients and 0 images"):
+            leakage.refuse_overlap(network, data_of("mine", {student_split: ["p"]}))
+    leakage.refuse_overlap(about(seen("B", "other", **{teacher_split: ["p"]})), data_of("mine", {student_split: ["p"]}))
 
 
 @pytest.mark.parametrize("inherited, message", [
-    ([3], "data.inherited"), ([{"name": "x"}], "data.inherited lacks"),
+    ([3], "data.inherited"), ([{"name": "x"}], "data.inherited has other keys"),
     ([{key: seen("x", "s")[key] for key in model_file.INHERITED} | {"files": {"train": torch.zeros(3), "valid": torch.zeros(3)}}],
-     "are no hashes")])
+     "are not hashes")])
 def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_none(script, prepared, inherited, message):
     prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
     file = DATA / "teacher/kdtiny/seed0/model.pt"
@@ -141,7 +144,7 @@ def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_no
     assert model_file.load(file).about["data"]["inherited"] == []
 
 
-def test_the_last_stages_are_paired_and_each_network_is_looked_at_where_it_is_named():
+def test_the_last_stages_are_paired_and_each_network_is_read_at_its_named_layers():
     class Deep(nn.Module):
         feature_info = [{"module": name} for name in "abcdef"]
     two = panel_of("kdwide", "kdtiny")
@@ -155,10 +158,10 @@ def test_the_last_stages_are_paired_and_each_network_is_looked_at_where_it_is_na
     assert torch.equal(got.logits, torch.stack([wide.logits, tiny.logits]))
 
 
-def test_a_network_without_stages_or_maps_is_told():
+def test_a_network_without_stages_or_maps_is_reported():
     network = models.build("kdtiny", ("a", "b"))
     network.module.feature_info = []
-    with pytest.raises(Problem, match="names no stages"):
+    with pytest.raises(Problem, match="has no named stages"):
         network.stages()
 
     class Two(nn.Module):
@@ -166,11 +169,11 @@ def test_a_network_without_stages_or_maps_is_told():
             return images, images
     network.module.conv = nn.Sequential(Two(), nn.ModuleList())
     network.module.forward = lambda images: network.module.conv[0](images)[0]
-    with pytest.raises(Problem, match="gives no feature map"):
+    with pytest.raises(Problem, match="does not return a feature map"):
         network.outputs(torch.zeros(1, 3, 8, 8), ("conv.0",))
 
 
-def test_maps_with_channels_last_are_turned():
+def test_maps_with_channels_last_are_permuted():
     class Last(nn.Module):
         output_fmt = "NHWC"
 
@@ -186,39 +189,39 @@ def test_maps_with_channels_last_are_turned():
     assert torch.equal(maps, images) and rows.shape == (2, 3)
 
 
-def test_trying_a_teacher_leaves_it_as_it_was():
+def test_trying_a_teacher_does_not_change_it():
     one = panel_of("kdwide")
     before = {key: value.clone() for key, value in one.members[0].trained.network.module.state_dict().items()}
     one.try_images(torch.rand(4, 3, 32, 32))
     assert all(torch.equal(before[key], value) for key, value in one.members[0].trained.network.module.state_dict().items())
 
 
-def test_disagreement_is_over_all_pairs_and_weights_are_part_of_a_panels_name():
+def test_disagreement_is_over_all_pairs_and_weights_enter_the_hash_of_an_ensemble():
     assert disagreement(np.array([[0, 0], [0, 1], [0, 2]])) == pytest.approx(1 / 2)
     assert disagreement(np.array([[0, 0], [0, 0], [0, 2]])) == pytest.approx(1 / 3)
-    alike, unlike = (panel_of("kdwide", "kdtiny", words=["--teacher-weights", *words]).hash for words in (("1", "1"), ("1", "2")))
-    assert alike != unlike and alike == panel_of("kdwide", "kdtiny").hash
+    equal, unequal = (panel_of("kdwide", "kdtiny", words=["--teacher-weights", *words]).hash for words in (("1", "1"), ("1", "2")))
+    assert equal != unequal and equal == panel_of("kdwide", "kdtiny").hash
 
 
-def test_rows_that_match_on_labelled_images_read_no_labels_and_say_what_they_do_not_use(monkeypatch):
+def test_rows_that_match_on_labelled_images_read_no_labels_and_list_unused_settings(monkeypatch):
     monkeypatch.setitem(MODES, "mine", Mode(TRAINED, "x", (ModePhase("m", "train", "match", "dkd"), DISTIL)))
     settings = parsing.replace(settings_of("--knowledge", "kd"), mode="mine")
-    with pytest.raises(Problem, match="reads no labels"):
+    with pytest.raises(Problem, match="needs labels, but phase 'm' reads none"):
         resolve(settings)
     monkeypatch.setitem(MODES, "mine", Mode(TRAINED, "x", (ModePhase("d", "train", "distil", "kd"),)))
     plan = resolve(parsing.replace(settings_of("--knowledge", "hint", "--knowledge-weights", "2"), mode="mine"))
     assert plan.idle == ("--knowledge", "--knowledge-weights")
 
 
-def test_cautions_are_given_where_they_belong():
+def test_cautions_appear_only_where_they_apply():
     words = ["--mode", "normal", "--knowledge", "similarity", "--batch-size"]
     assert [text.split(":")[0] for text in phases.cautions(resolve(settings_of(*words, "4")), 7)] == ["similarity", "similarity"]
     assert phases.cautions(resolve(settings_of(*words, "16", "--no-stored-logits")), 7) == []
     assert phases.cautions(resolve(settings_of("--mode", "normal", "--knowledge", "kd", "--batch-size", "4")), 7) == []
 
 
-def test_a_compiled_network_is_not_looked_into():
-    with pytest.raises(Problem, match="does not show its feature maps"):
+def test_a_compiled_network_gives_no_feature_maps():
+    with pytest.raises(Problem, match="does not expose its feature maps"):
         resolve(settings_of("--mode", "normal", "--knowledge", "hint", "--compile"))
     resolve(settings_of("--mode", "normal", "--compile"))
 
@@ -236,7 +239,7 @@ def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
     assert drawn == [5]
 
 
-def test_a_session_keeps_the_teachers_in_use_and_their_stores_alone():
+def test_a_session_keeps_only_the_teachers_in_use_and_their_stores():
     cache, (one, other) = TeacherCache(), (about(seen("A", "a")) for _ in range(2))
     one, other = (Trained(object(), found.about, "") for found in (one, other))
     cache._loaded = {(Path("a"), None): one, (Path("b"), None): other}
@@ -245,7 +248,7 @@ def test_a_session_keeps_the_teachers_in_use_and_their_stores_alone():
     assert list(cache._loaded.values()) == [other] and list(cache.stores) == ["b"]
 
 
-def test_find_teachers_lets_go_of_the_others(monkeypatch, script):
+def test_find_teachers_releases_the_others(monkeypatch, script):
     kept = []
     monkeypatch.setattr(TeacherCache, "keep", lambda cache, wanted: kept.append(len(wanted)))
     assert script("distill", [*SHORT, "--mode", "random", "--max-steps", "1"])[0] == 0 and kept == [1]
@@ -263,15 +266,15 @@ def test_a_helper_is_checked_and_clipped_like_the_network(script):
         state.state_dict()
 
 
-@pytest.mark.parametrize("text, message", [("knowledge = ['kd', 'hint']", "give several in one run as 'kd.hint'"),
-                                           ("temperature = []", "an empty list"), ("temperature = 'none'", "not a number")])
-def test_lists_that_a_file_may_not_hold(tmp_path, text, message):
+@pytest.mark.parametrize("text, message", [("knowledge = ['kd', 'hint']", "must not be a list. .* as in 'kd.hint'"),
+                                           ("temperature = []", "the list is empty"), ("temperature = 'none'", "must be a number")])
+def test_lists_that_a_file_must_not_contain(tmp_path, text, message):
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(Problem, match=message):
         parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml")])
 
 
-def test_a_value_alone_is_a_list_of_one_and_none_clears_a_list(tmp_path):
+def test_a_single_value_is_a_list_of_one_and_none_clears_a_list(tmp_path):
     (tmp_path / "a.toml").write_text("temperature = 3\nteacher_checkpoint = 'x.pt'\nteacher_weights = [1, 2]\nlayers = 'conv'\n")
     [settings] = parsing.parse(DistillSettings, ["--config", str(tmp_path / "a.toml"), "--teacher-weights", "none"])
     assert (settings.distillation.temperature, settings.distillation.teacher_checkpoint) == ([3.0], ["x.pt"])
@@ -280,7 +283,7 @@ def test_a_value_alone_is_a_list_of_one_and_none_clears_a_list(tmp_path):
     assert settings.transfer.layers == [] and settings.transfer.knowledge is None
 
 
-def test_the_projectors_gradient_is_clipped_with_the_networks(monkeypatch, script):
+def test_the_gradient_of_projectors_is_clipped_with_that_of_the_network(monkeypatch, script):
     counts, real = set(), nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda values, most: counts.add(len(values)) or real(values, most))
     words = ["--mode", "random", "--knowledge", "hint", "--clip-norm", "1", "--max-steps", "1"]

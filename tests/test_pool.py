@@ -1,4 +1,7 @@
-"""The pool of pictures that are seen without labels: what is in it, what never is, which patients it shows."""
+"""The pool of images that are used without labels.
+
+The tests check what is in it, what is never in it, and which patients it shows.
+"""
 
 import shutil
 from pathlib import Path
@@ -24,7 +27,7 @@ def pool_of(dataset, **options):
     return open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
 
 
-def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labelled):
+def test_the_pool_of_a_data_set_is_its_train_split_without_judged_patients(labelled):
     dataset = folder_data(labelled)
     pool = pool_of(dataset)
     judged = {dataset.index.samples[row].patient for part in ("valid", "test") for row in getattr(dataset.splits, part)}
@@ -33,26 +36,26 @@ def test_the_pool_of_a_data_set_is_its_train_part_without_judged_patients(labell
     assert views.labels is None and all(batch.labels is None for batch in views.epoch(0))
 
 
-def test_rows_without_a_label_are_in_the_pool_alone(labelled):
+def test_rows_without_a_label_are_in_the_pool_only(labelled):
     rows = (labelled / "images.csv").read_text()
     for row in ("x/image0.png,a", "x/image15.png,b"):
         rows = rows.replace(row, row[:-1])
     (labelled / "images.csv").write_text(rows)
     dataset = folder_data(labelled)
     paths = [sample.path for sample in dataset.index.samples]
-    assert any("2 of 16 pictures have no label" in note for note in dataset.index.notes)
+    assert any("2 of 16 images have no label" in note for note in dataset.index.notes)
     in_parts = {paths[row] for _, rows in dataset.splits.items() for row in rows}
     assert not {"x/image0.png", "x/image15.png"} & in_parts
     pool = {paths[row] for row in pool_of(dataset).rows}
     judged = {dataset.index.samples[row].patient for row in dataset.splits.valid}
-    assert ("x/image0.png" in pool) == ("p0" not in judged) and "x/image15.png" not in pool  # the second is a test patient's
+    assert ("x/image0.png" in pool) == ("p0" not in judged) and "x/image15.png" not in pool  # image15 shows a test patient
 
 
 def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic):
-    for number, name in enumerate(("image12.png", "image14.png")):  # byte for byte pictures of the test part, renamed
+    for number, name in enumerate(("image12.png", "image14.png")):  # renamed copies of test images
         shutil.copy(labelled / "x" / name, clinic / f"copy{number}.png")
     pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
-    patients = {pictures[0]: "p7", pictures[1]: "p0"}  # the one of the test part, the other of train or validation
+    patients = {pictures[0]: "p7", pictures[1]: "p0"}  # p7 is a test patient, p0 of train or validation
     write_table(clinic, [(path, patients.get(path, "")) for path in pictures], "path,patient")
     dataset = folder_data(labelled, valid_per_class=1)
     train = {dataset.index.samples[row].patient for row in dataset.splits.train}
@@ -60,38 +63,38 @@ def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic
     assert found["dropped_by_patient"] == 1 + ("p0" not in train) and found["dropped_by_file"] == 2
     assert found["of_unlabeled_dir"] == 14 - found["dropped_by_patient"] - 2
     assert found["of_the_data_set"] == len(dataset.splits.pool)
-    with pytest.raises(Problem, match="copy0.png, copy1.png.* show patients of the validation or test part") as caught:
+    with pytest.raises(Problem, match="belong to patients of the validation or test split.*: .*copy0.png, copy1.png") as caught:
         pool_of(dataset, unlabeled_dir=str(clinic), strict=True)
     assert caught.value.code == 2
 
 
-def test_a_pool_of_judged_pictures_alone_is_refused(labelled, tmp_path):
+def test_a_pool_of_judged_images_only_is_refused(labelled, tmp_path):
     (tmp_path / "stolen").mkdir()
     shutil.copy(labelled / "x/image12.png", tmp_path / "stolen/a.png")
     dataset = folder_data(labelled)
     empty = type(dataset)(dataset.settings, dataset.index, dataset.splits.__class__(
         dataset.splits.train, dataset.splits.valid, dataset.splits.test, np.empty(0, np.int64)), dataset.store, "")
-    with pytest.raises(Problem, match="none are left"):
+    with pytest.raises(Problem, match="none is left"):
         pool_of(empty, unlabeled_dir=str(tmp_path / "stolen"))
 
 
-def test_copies_of_judged_pictures_inside_the_data_set_stay_out_of_the_pool(labelled):
+def test_copies_of_judged_images_in_the_data_set_are_not_in_the_pool(labelled):
     shutil.copy(labelled / "x/image15.png", labelled / "x/image2.png")
     dataset = folder_data(labelled)
     assert "p1" in {dataset.index.samples[row].patient for row in dataset.splits.train}
     assert pool_of(dataset).summary["dropped_by_file"] == 1
 
 
-def test_patients_of_a_table_are_believed_whatever_the_names_say(clinic):
+def test_patients_of_a_table_override_those_of_the_file_names(clinic):
     pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
     write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(pictures)], "path,patient")
     index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"))
     assert {sample.patient for sample in index.samples} == {"p7", "image0"}
 
 
-def test_a_picture_that_lies_twice_is_seen_once(labelled, clinic):
+def test_an_image_that_exists_twice_is_used_once(labelled, clinic):
     shutil.copy(next(clinic.rglob("*.png")), clinic / "again.png")
-    shutil.copy(labelled / "x/image2.png", clinic / "of the train part.png")
+    shutil.copy(labelled / "x/image2.png", clinic / "of the train split.png")
     dataset = folder_data(labelled)
     pool = pool_of(dataset, unlabeled_dir=str(clinic))
     assert pool.summary["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
@@ -108,9 +111,9 @@ def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda root: None, "no such folder"), (lambda root: root.mkdir(), "holds no pictures"),
+    (lambda root: None, "no such folder"), (lambda root: root.mkdir(), "contains no images"),
     (lambda root: (root.mkdir(), write_table(root, [("gone.png",)], "path")), "row 2 'gone.png'")])
-def test_a_pool_that_cannot_be_read_is_one_line_before_the_teacher(script, tmp_path, make, words):
+def test_an_unreadable_pool_is_reported_in_one_line_before_the_teacher_is_trained(script, tmp_path, make, words):
     make(tmp_path / "pool")
     code, out = script("distill", [*PAIR, "--mode", "unlabeled-only", "--unlabeled-dir", str(tmp_path / "pool")])
     assert code == 2 and words in out.splitlines()[-1] and "training it first" not in out and not Path("cache").exists()

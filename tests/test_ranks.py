@@ -1,4 +1,4 @@
-"""Several ranks are one run: the same batches, gradients, predictions and files as one process has."""
+"""Several ranks form one run, with the same batches, gradients, predictions and files as a single process."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ CPU, FLOAT = torch.device("cpu"), Precision("cpu", "off")
 
 
 def team(count, call, seconds=90):
-    """Run call() in `count` forked ranks, as torchrun would start them; they are returned when all have ended."""
+    """Run call() in `count` forked ranks, as started by torchrun, and return them when all have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -57,7 +57,7 @@ def data(rows):
 
 
 class Plain(nn.Module):
-    """No BatchNorm, no dropout."""
+    """A network without BatchNorm and dropout."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ class Plain(nn.Module):
 
 
 class Exact(models.Classifier):
-    """In float64."""
+    """A classifier in float64."""
 
     def __call__(self, images):
         return super().__call__(images.double())
@@ -81,7 +81,7 @@ def plain():
 
 
 def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
-    """Weights after so many steps of labels and a teacher, the last batch of each epoch uneven."""
+    """Return the state after some steps with labels and a teacher, with an incomplete last batch in each epoch."""
     torch.set_num_threads(1)
     views, valid = data(rows)
     training = Training(lr=lr, batch_size=12, epochs=100, seed=3)
@@ -95,9 +95,12 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
     return state
 
 
-@pytest.mark.parametrize("count, rows", [(2, 45), (3, 45), (2, 38), (3, 26)])  # the last two: a last batch of two
+@pytest.mark.parametrize("count, rows", [(2, 45), (3, 45), (2, 38), (3, 26)])  # in the last two, the last batch has two images
 def test_ranks_learn_what_one_process_learns(count, rows):
-    """To 1e-10 in float64 with Adam, which in float32 would magnify rounding to the size of its step."""
+    """Compare to 1e-10, in float64.
+
+    In float32, Adam would amplify rounding differences to the size of its step.
+    """
     alone = trained(plain(), rows).network.module.state_dict()
 
     def work():
@@ -164,7 +167,7 @@ def test_every_image_is_predicted_once_on_any_number_of_ranks(size, batch):
 
 def test_slots_that_come_twice_or_not_at_all_are_noticed():
     for slots in ([0, 1, 1], [0, 2, 3]):
-        with pytest.raises(ValueError, match="twice or not at all"):
+        with pytest.raises(ValueError, match="repeated or missing"):
             ranks.gather_rows(torch.tensor(slots), torch.zeros(3, 2), 3)
 
 
@@ -179,12 +182,12 @@ def by_ranks(count, words, seconds=90):
 def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
     members = by_ranks(2, [*PAIR, "--mode", mode, *more])
     assert [member.code for member in members] == [0, 0], members[1].err + members[0].err
-    assert "2 ranks (cpu x 2), 24 images a step in all" in members[0].out and not members[1].out
+    assert "2 ranks (cpu x 2), 24 images per step in total" in members[0].out and not members[1].out
     [run] = Path("runs").glob(f"*/{mode}/*/seed0")
     report = reports.read(run)
     assert len(read_predictions(run).labels) == report["data"]["parts"]["test"]
     assert report["history"]["steps"] == 2 * 6 and len({file.name.split(".")[5] for file in run.glob("events*")}) == 1
-    assert script("evaluate", [run])[1].count("the same") == 1
+    assert script("evaluate", [run])[1].count("(reproduced)") == 1
 
 
 def test_stored_logits_are_filled_by_all_ranks():
@@ -222,22 +225,22 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on_on_another_number_of_ranks(s
     with monkeypatch.context() as patch:
         patch.setattr(ActiveRun, "save", die)
         members = by_ranks(2, words)
-    assert members[1].code == -9 and members[0].code == 1 and "lost the others" in members[0].err
+    assert members[1].code == -9 and members[0].code == 1 and "lost the connection to the other ranks" in members[0].err
     code, out = script("distill", words)
-    assert code == 0 and "going on from step 5" in out and reports.read(RUN)["history"]["steps"] == 12
+    assert code == 0 and "continuing from step 5" in out and reports.read(RUN)["history"]["steps"] == 12
 
 
 def test_what_ranks_cannot_do_is_told(script):
     code, out = script("distill", [*PAIR, "--mode", "normal", "--sync-bn"])
     assert code == 2 and "GPUs only" in out
     members = by_ranks(2, [*PAIR, "--mode", "normal", "--batch-size", "1"])
-    assert members[0].code == 2 and "fewer than two images a step" in members[0].err and TEACHER.parts
+    assert members[0].code == 2 and "at least two images per step" in members[0].err and TEACHER.parts
 
 
 def test_pictures_are_decoded_once_by_whoever_has_the_cache():
     def work():
         store = Store(synthetic.read(112, 0), "shared", 24, "squash", 0)
-        ranks.barrier()  # both find nothing there
+        ranks.barrier()  # both find an empty cache
         Path(f"decoded{ranks.rank()}").write_text(str(store.ensure(np.arange(112))))
         assert store.hashes.any(1).all()
     assert [member.code for member in team(2, work)] == [0, 0]

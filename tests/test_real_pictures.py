@@ -1,4 +1,4 @@
-"""Real radiographs, where a copy of them lies beside the project: by hand and with -m slow."""
+"""Training on real radiographs, if a copy is beside the project. Run by hand with -m slow."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ CHEST = ROOT.parent / "shared" / "real" / "chest"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHEST.is_dir(), reason="no real pictures beside the project")
-def test_a_student_learns_from_real_pictures(script):
+@pytest.mark.skipif(not CHEST.is_dir(), reason="no real images beside the project")
+def test_a_student_learns_from_real_images(script):
     code, out = script("distill", ["--teacher", "resnet18", "--student", "resnet18", "--mode", "normal", "--dataset", "folder",
                                    "--data-dir", CHEST, "--image-size", "96", "--no-pretrained", "--epochs", "8"])
     report = reports.read(Path("runs/chest-patient-96/normal/resnet18-resnet18/seed0"))

@@ -1,4 +1,4 @@
-"""Nothing is lost: runs that are killed, stopped, damaged or started twice."""
+"""Nothing is lost when runs are killed, stopped, damaged or started twice."""
 
 import json
 import os
@@ -36,7 +36,7 @@ sys.exit(run_main(lambda: distill.main({argv!r})))
 
 
 def run_report(folder):
-    """A run's report without what depends on the clock or on where it lies."""
+    """Return a run's report without what depends on the clock or on its folder."""
     report = reports.read(folder)
     del report["clock"], report["settings"]["out"]
     return report
@@ -49,7 +49,7 @@ def equal(first, second):
 @pytest.mark.case(2, 6)
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_it_never_was(script, number):
-    # Given weights take the road of pretrained ones: after a resume the student is not built from them again.
+    # --weights is handled like pretrained weights: after a resume the student is not built from them again.
     torch.save(TinyNet(num_classes=7).state_dict(), "start.pt")
     argv = [*PAIR, "--mode", "normal", "--epochs", "6", "--batch-size", "4", "--save-every-minutes", "0", "--weights", "start.pt"]
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(path=[str(ROOT), str(ROOT / "tests")], argv=argv)],
@@ -62,10 +62,10 @@ def test_a_killed_run_ends_as_if_it_never_was(script, number):
     stderr = child.communicate(timeout=60)[1].decode()
     assert child.returncode == (-9 if number == signal.SIGKILL else 143) and not (RUN / "report.json").exists()
     if number == signal.SIGTERM:
-        assert "run the same command again" in stderr and "Traceback" not in stderr
+        assert "Run the same command again" in stderr and "Traceback" not in stderr
 
     code, out = script("distill", argv)
-    assert code == 0 and "going on from step" in out and not list(RUN.glob("resume*"))
+    assert code == 0 and "continuing from step" in out and not list(RUN.glob("resume*"))
     script("distill", [*argv, "--out", "whole"])
     whole = "whole" / RUN.relative_to("runs")
     assert run_report(RUN) == run_report(whole) and equal(weights(RUN), weights(whole))
@@ -88,10 +88,10 @@ def test_a_signal_while_the_teacher_is_trained_ends_the_student_too(script, monk
 
     monkeypatch.setattr("kd.runs.tensorboard.Events.epoch", lambda self, row: stop(row))
     code, out = script("distill", [*PAIR, "--mode", "normal"])
-    assert code == 143 and "saved in 'runs/synthetic-patient-32/teacher/kdwide/seed0'" in out
+    assert code == 143 and "The state was saved in 'runs/synthetic-patient-32/teacher/kdwide/seed0'" in out
     assert (TEACHER / "resume.pt").exists() and not (RUN / "report.json").exists()
     code, out = script("distill", [*PAIR, "--mode", "normal"])
-    assert code == 0 and "going on from step" in out
+    assert code == 0 and "continuing from step" in out
 
 
 @pytest.mark.case(6)
@@ -102,7 +102,7 @@ def test_a_signal_in_the_last_validation_is_not_forgotten(script, monkeypatch):
                       lambda self, row: row["epoch"] == 2 and os.kill(os.getpid(), signal.SIGTERM))
         assert script(*command)[0] == 143
     code, out = script(*command)
-    assert code == 0 and "going on from step" in out and (DATA / "teacher/kdtiny/seed0/report.json").exists()
+    assert code == 0 and "continuing from step" in out and (DATA / "teacher/kdtiny/seed0/report.json").exists()
 
 
 @pytest.mark.case(23)
@@ -140,7 +140,7 @@ def test_what_a_killed_save_left_is_cleared_away(script):
 
 @pytest.fixture
 def begun(prepared):
-    """A distillation after its second step, saved twice: (its command, newest resume file, the one before)."""
+    """Return a distillation after its second step, saved twice: (its command, newest resume file, the previous one)."""
     command = ["distill", [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]]
     stopped = ("distill", [*command[1], "--max-minutes", "0"])
     prepared([("train_teacher", ["--model", "kdwide", *TINY]), stopped, stopped])
@@ -154,7 +154,7 @@ DAMAGES = {"0 %": lambda content: b"", **{f"{share} %": lambda content, s=share:
 
 @pytest.mark.case(9)
 def test_every_damage_of_the_resume_file_falls_back_to_the_one_before(begun, injected):
-    """Read as a resuming run reads it; whole runs are what the next test does."""
+    """Read the file as a resuming run does. The next test resumes a complete run."""
     _, newest, previous = begun
     whole, older = newest.read_bytes(), checkpoint.load(previous)
     damages = [damage(whole) for damage in DAMAGES.values()]
@@ -165,7 +165,7 @@ def test_every_damage_of_the_resume_file_falls_back_to_the_one_before(begun, inj
         newest.write_bytes(content)
         found = RunFolder(RUN).load()["state"]
         now = same(found, older["state"])
-        assert now != newest.exists()  # a damaged file must not take the good one's place at the next save
+        assert now != newest.exists()  # a damaged file must not replace the good one at the next save
         newest.write_bytes(whole)
         assert now or same(found, checkpoint.load(newest)["state"])
         fallen += now
@@ -178,7 +178,7 @@ def test_a_damaged_resume_file_costs_only_the_steps_since_the_one_before(begun, 
     command, newest, previous = begun
     newest.write_bytes(newest.read_bytes()[:-50])
     code, out = script(*command)
-    assert code == 0 and "warning: resume file" in out and "going on from step 1 " in out
+    assert code == 0 and "warning: Resume file" in out and "continuing from step 1 " in out
 
 
 @pytest.mark.case(9)
@@ -198,7 +198,7 @@ def test_a_resume_file_that_lacks_anything_is_refused(begun, script, key):
     del content[key]
     checkpoint.save(newest, content)
     code, out = script(*command)
-    assert code == 4 and f"lacks ['{key}']" in out.splitlines()[-1]
+    assert code == 4 and f"missing: ['{key}']" in out.splitlines()[-1]
 
 
 @pytest.mark.case(1)
@@ -232,7 +232,7 @@ def test_a_resume_file_of_another_network_is_refused(begun, script):
     content["state"]["weights"]["fc.weight"] = torch.zeros(2, 2)
     checkpoint.save(newest, content)
     code, out = script(*command)
-    assert code == 4 and "saved state of kdtiny" in out.splitlines()[-1] and "fc.weight" in out.splitlines()[-1]
+    assert code == 4 and "Saved state of kdtiny" in out.splitlines()[-1] and "fc.weight" in out.splitlines()[-1]
 
 
 @pytest.mark.case(12)
@@ -242,7 +242,7 @@ def test_a_teacher_that_was_replaced_under_a_run_is_refused(begun, script):
     content["state_dict"]["fc.bias"] += 1
     checkpoint.save(TEACHER / "model.pt", content)
     code, out = script(*command)
-    assert code == 4 and "restore that teacher" in out.splitlines()[-1]
+    assert code == 4 and "Restore that teacher" in out.splitlines()[-1]
 
 
 @pytest.mark.case(12)
@@ -253,9 +253,9 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     folder.claim(resolve(settings))
     folder.resume.touch()
     folder.claim(resolve(settings))
-    keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # kept as absolute paths
+    keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # stored as absolute paths
     for key in keys & resolve(settings).unused:
-        folder.claim(resolve(parsing.replace(settings, **{key: None})))  # what is not looked at is no other run
+        folder.claim(resolve(parsing.replace(settings, **{key: None})))  # a setting that is not used does not make another run
     folder.claim(resolve(settings))
     keys -= resolve(settings).unused
     for key in keys:

@@ -1,4 +1,7 @@
-"""EyePACS, APTOS, Messidor and Messidor-2 in their own formats: right grades and patients, one clear line for each fault."""
+"""EyePACS, APTOS, Messidor and Messidor-2 in their own formats.
+
+Grades and patients are read correctly, and each fault is reported in one clear line.
+"""
 
 import csv
 import dataclasses
@@ -27,9 +30,11 @@ from kd.data.store import Store
 from kd.runs.folder import RunFolder
 from kd.system.errors import Problem
 
-# Legacy Excel files as Messidor's: Base11 has five pictures of grades 0 1 2 3 0 (20990101_1000k_0100_PP.tif), Base33 four of
-# grades 3 3 1 "0" (20990303_3000k_0400_PP.tif; the last as text, and a header in other case and with blanks). In bad_grade
-# rows 3 to 5 have the grades "mild", TRUE and 4; bad_columns has the header Image name,Grade. All names are made up.
+# Legacy Excel files like those of Messidor. Base11 has five images with the grades 0 1 2 3 0
+# (20990101_1000k_0100_PP.tif). Base33 has four images with the grades 3 3 1 "0"
+# (20990303_3000k_0400_PP.tif); its last grade is text, and its header has another case and blanks.
+# In bad_grade, rows 3 to 5 have the grades "mild", TRUE and 4. In bad_columns, the header is
+# Image name,Grade. All names are made up.
 FIXTURES = Path(__file__).parent / "fixtures"
 BASE11 = [f"20990101_1000{k}_0100_PP.tif" for k in range(1, 6)]
 BASE33 = [f"20990303_3000{k}_0400_PP.tif" for k in range(1, 5)]
@@ -37,7 +42,7 @@ MESSIDOR2 = "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable\
 
 
 def draw(path, number):
-    """A small disc with a mark of its own."""
+    """Save an image of a small disc, with a mark that depends on `number`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.new("RGB", (48, 40))
     ImageDraw.Draw(picture).ellipse((6, 2, 41, 37), fill=(160, 80, 20))
@@ -75,7 +80,7 @@ def messidor2(root):
 
 @pytest.fixture
 def tree(tmp_path):
-    """tree(kind) -> the folder of a small set of that kind."""
+    """Return tree(kind), which writes a small set of that kind and returns its folder."""
     def make(kind):
         root = tmp_path / kind
         root.mkdir()
@@ -105,52 +110,52 @@ def test_eyepacs_has_both_eyes_of_a_patient(tree):
 
 
 @pytest.mark.parametrize("name", ["testLabels.csv", "retinopathy_solution.csv"])
-def test_eyepacs_test_labels_count_where_their_pictures_are_there(tree, name):
+def test_eyepacs_test_labels_count_if_their_images_exist(tree, name):
     root = tree("eyepacs")
     write(root, name, "image,level,Usage\n1_left,3,Private\n1_right,0,Public\n")
     index = read(root)
     assert {sample.split for sample in index.samples} == {None}
-    assert index.notes == (f"{name} was passed over: none of its 2 pictures is there",)
+    assert index.notes == (f"{name} was skipped: none of its 2 images exists.",)
     for number, eye in enumerate(("left", "right")):
         draw(root / "test" / f"1_{eye}.jpeg", 5 + number)
     index = read(root)
     assert [sample.split for sample in index.samples] == ["test"] * 2 + ["train"] * 6 and grades(index)[:2] == ["3", "0"]
     (root / "test/1_left.jpeg").unlink()
-    with pytest.raises(Problem, match=f"{name} row 2 '1_left' .no such picture"):
+    with pytest.raises(Problem, match=f"{name} row 2 '1_left' .no such image"):
         read(root)
 
 
-def test_aptos_knows_no_patients_and_its_test_images_are_not_looked_at(tree):
+def test_aptos_has_no_patients_and_its_test_images_are_not_read(tree):
     root = tree("aptos")
     index = read(root)
     assert grades(index) == ["2", "4", "0"] and all(s.patient == s.study == s.path for s in index.samples)
     assert index.samples[0].path == "train_images/000c1434d8d7.png" and index.file(0).is_file()
-    assert len(index.notes) == 1 and "3 of 3 pictures have no patient" in index.notes[0]
+    assert len(index.notes) == 1 and "3 of 3 images have no patient" in index.notes[0]
     (root / "train_images").rename(root / "pictures")
-    assert "1 pictures that no table lists were left out" in read(root).notes
+    assert "1 image was excluded: not listed in any table." in read(root).notes
 
 
 def test_messidor_is_read_from_all_its_legacy_excel_files(tree):
     index = read(tree("messidor"))
     assert index.classes == ("0", "1", "2", "3") and grades(index) == list("01230") + list("3310")
     assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33]
-    assert len(index.notes) == 1 and "9 of 9 pictures have no patient" in index.notes[0]
+    assert len(index.notes) == 1 and "9 of 9 images have no patient" in index.notes[0]
     assert index.samples[5].path == f"Base33/{BASE33[0]}"
 
 
-def test_messidor2_leaves_ungradable_pictures_out_and_shares_names_with_messidor(tree):
+def test_messidor2_excludes_ungradable_images_and_shares_names_with_messidor(tree):
     index = read(tree("messidor2"))
     assert [sample.path for sample in index.samples] == ["IMAGES/20990101_10001_0100_PP.png", "IMAGES/IM000001.jpg"]
-    assert grades(index) == ["0", "4"] and index.notes[:-1] == ("1 pictures that are not gradable were left out",)
+    assert grades(index) == ["0", "4"] and index.notes[:-1] == ("1 image was excluded: not gradable.",)
     assert index.samples[0].patient == read(tree("messidor")).samples[0].patient
 
 
-def test_hidden_files_are_counted_and_pictures_without_a_row_left_out_with_a_note(tree):
+def test_hidden_files_are_counted_and_images_without_a_row_are_skipped_with_a_note(tree):
     root = tree("eyepacs")
     (root / "train/._10_left.jpeg").write_bytes(b"\0\5\x16\7")
     draw(root / "train/999_left.jpeg", 77)
     index = read(root)
-    assert index.skipped == 1 and len(index.samples) == 6 and index.notes == ("1 pictures that no table lists were left out",)
+    assert index.skipped == 1 and len(index.samples) == 6 and index.notes == ("1 image was excluded: not listed in any table.",)
 
 
 def test_tables_may_have_a_byte_order_mark_blank_lines_and_blanks(tree):
@@ -162,39 +167,39 @@ def test_tables_may_have_a_byte_order_mark_blank_lines_and_blanks(tree):
 def test_errata_change_and_drop(tree):
     root = tree("messidor")
     write(root, "fixes.csv", f"image,grade\n{BASE11[0]},3\n{BASE11[1][:-4]},drop\n{BASE11[2]},2\n")
-    (root / "Base11" / BASE11[1]).unlink()  # what is dropped need not be there
+    (root / "Base11" / BASE11[1]).unlink()  # an image that is dropped need not exist
     index = read(root, str(root / "fixes.csv"))
     assert grades(index) == list("3230") + list("3310")
-    assert index.notes[:-1] == ("errata fixes.csv: 1 grades changed, 1 pictures dropped",)
+    assert index.notes[:-1] == ("--errata 'fixes.csv' changed 1 grade and dropped 1 image.",)
 
 
-def test_of_identical_pictures_of_one_grade_the_first_is_kept(tree):
+def test_the_first_of_identical_images_of_one_grade_is_kept(tree):
     root = tree("messidor")
     shutil.copy(root / "Base33" / BASE33[0], root / "Base33" / BASE33[1])
     index = read(root)
     assert [sample.path[-len(BASE33[0]):] for sample in index.samples[5:]] == [BASE33[0], *BASE33[2:]]
-    assert index.notes[:-1] == ("1 pictures were left out: identical to another",)
+    assert index.notes[:-1] == ("1 image was excluded: identical to another.",)
 
 
-def test_identical_pictures_of_two_grades_are_named_until_errata_drop_one(tree):
+def test_identical_images_of_two_grades_are_refused_until_errata_drop_one(tree):
     root = tree("messidor")
     shutil.copy(root / "Base33" / BASE33[0], root / "Base33" / BASE33[2])
     with pytest.raises(Problem) as caught:
         read(root)
-    assert f"Base33/{BASE33[0]} (grade 3) = Base33/{BASE33[2]} (grade 1) have different grades" in str(caught.value)
+    assert f"have different grades: Base33/{BASE33[0]} (grade 3) = Base33/{BASE33[2]} (grade 1)" in str(caught.value)
     assert "--errata FILE" in str(caught.value)
     write(root, "fixes.csv", f"image,grade\n{BASE33[2]},drop\n")
     assert len(read(root, str(root / "fixes.csv")).samples) == 8
 
 
-def test_identical_pictures_of_two_patients_and_parts_leave_one_in_the_test_part(tree):
+def test_of_identical_images_of_two_patients_the_one_in_the_test_split_is_kept(tree):
     root = tree("eyepacs")
     write(root, "testLabels.csv", "image,level,Usage\n7_left,1,Public\n")
     (root / "unseen").mkdir()
     shutil.copy(root / "train/10_right.jpeg", root / "unseen/7_left.jpeg")
     index = read(root)
     assert [sample.patient for sample in index.samples if sample.label == 1] == ["7"]
-    assert index.notes == ("1 pictures were left out: identical to another, 1 of them of another patient",)
+    assert index.notes == ("1 image was excluded: identical to another, 1 of them of another patient.",)
 
 
 def test_only_files_of_equal_size_are_read_for_copies(tree, monkeypatch):
@@ -209,7 +214,7 @@ def test_only_files_of_equal_size_are_read_for_copies(tree, monkeypatch):
     assert len(read_files) == 3
 
 
-def test_pictures_that_cannot_be_read_are_no_copies_of_each_other(tree):
+def test_unreadable_images_are_no_copies_of_each_other(tree):
     root = tree("eyepacs")
     for name in ("10_left", "10_right"):
         (root / f"train/{name}.jpeg").write_bytes(b"")
@@ -238,7 +243,7 @@ def table(name, text):
 
 
 def rows(name, *lines):
-    """Further rows at the end of a table."""
+    """Return a change that appends rows to a table."""
     return lambda root: write(root, name, (root / name).read_text() + "\n".join(lines) + "\n")
 
 
@@ -247,11 +252,11 @@ def excel(name):
 
 
 @pytest.mark.parametrize("kind, change, words", [
-    ("eyepacs", without("trainLabels.csv"), ["'trainLabels.csv'", "no such file", "give the folder"]),
+    ("eyepacs", without("trainLabels.csv"), ["'trainLabels.csv'", "no such file", "Set --data-dir to the folder"]),
     ("aptos", without("train.csv"), ["'train.csv'", "no such file"]),
     ("messidor", without("Base11/Annotation_Base11.xls", "Base33/Annotation_Base33.xls"), ["'Annotation*.xls'", "no such file"]),
     ("messidor2", without("messidor_data.csv"), ["'messidor_data.csv'", "no such file"]),
-    ("eyepacs", table("trainLabels.csv", "image,grade\n10_left,0\n"), ["header 'image,grade'", "must be image,level;", "row 1"]),
+    ("eyepacs", table("trainLabels.csv", "image,grade\n10_left,0\n"), ["header 'image,grade'", "must be image,level.", "row 1"]),
     ("eyepacs", table("testLabels.csv", "image,level\n"), ["header 'image,level'", "testLabels.csv", "image,level,Usage"]),
     ("aptos", table("train.csv", "id_code;diagnosis\n"), ["header 'id_code;diagnosis'", "must be id_code,diagnosis"]),
     ("messidor2", table("messidor_data.csv", "image_id\n"), ["header 'image_id'", MESSIDOR2.strip()]),
@@ -261,25 +266,25 @@ def excel(name):
     ("messidor", lambda root: (root / "Annotation_x.xls").write_bytes((FIXTURES / "Annotation_Base11.xls").read_bytes()[:3000]),
      ["Annotation_x.xls", "cannot be read as a legacy Excel file"]),
     ("messidor", lambda root: [shutil.rmtree(root / "Base11"), excel("Annotation_bad_grade.xls")(root)],
-     [f"Annotation_bad_grade.xls row 3 '{BASE11[1]}' (grade 'mild' is none of 0, 1, 2, 3)",
-      f"row 4 '{BASE11[2]}' (grade 'bool:1'", f"row 5 '{BASE11[3]}' (grade '4'", "mend"]),
+     [f"Annotation_bad_grade.xls row 3 '{BASE11[1]}' (grade 'mild' is not one of 0, 1, 2, 3)",
+      f"row 4 '{BASE11[2]}' (grade 'bool:1'", f"row 5 '{BASE11[3]}' (grade '4'", "Fix them"]),
     ("aptos", table("train.csv", "id_code,diagnosis\n"), ["has no rows"]),
     ("aptos", table("train.csv", 'id_code,diagnosis\n"a,1\n'), ["train.csv", "cannot be read as CSV"]),
-    ("aptos", rows("train.csv", "a,1,2", "b"), ["train.csv row 5 'a' (not as many fields as the header)", "row 6 'b'"]),
+    ("aptos", rows("train.csv", "a,1,2", "b"), ["train.csv row 5 'a' (number of fields differs from the header)", "row 6 'b'"]),
     ("eyepacs", rows("trainLabels.csv", "16_left,2", "16_right,2"),
-     ["trainLabels.csv row 8 '16_left' (no such picture), trainLabels.csv row 9 '16_right' (no such picture)", "drop"]),
-    ("messidor2", rows("messidor_data.csv", "IM000009.jpg,1,0,1"), ["row 5 'IM000009.jpg' (no such picture)"]),
-    ("messidor", without(f"Base33/{BASE33[2]}"), [f"Base33/Annotation_Base33.xls row 4 '{BASE33[2]}' (no such picture)"]),
+     ["trainLabels.csv row 8 '16_left' (no such image), trainLabels.csv row 9 '16_right' (no such image)", "drop"]),
+    ("messidor2", rows("messidor_data.csv", "IM000009.jpg,1,0,1"), ["row 5 'IM000009.jpg' (no such image)"]),
+    ("messidor", without(f"Base33/{BASE33[2]}"), [f"Base33/Annotation_Base33.xls row 4 '{BASE33[2]}' (no such image)"]),
     ("eyepacs", rows("trainLabels.csv", "10_left,1", "13_left.jpeg,5"),
-     ["row 8 '10_left' (stands in trainLabels.csv row 2 '10_left' too), trainLabels.csv row 9 '13_left.jpeg' (stands in"]),
+     ["row 8 '10_left' (already listed in trainLabels.csv row 2 '10_left'), trainLabels.csv row 9 '13_left.jpeg' (already"]),
     ("aptos", rows("train.csv", "x,5", "y,", "z,-1", "u,1.5", "v,\u0662"),
-     ["row 5 'x' (grade '5' is none of 0, 1, 2, 3, 4)", "row 6 'y' (grade ''", "row 7 'z' (grade '-1'", "row 8", "row 9"]),
+     ["row 5 'x' (grade '5' is not one of 0, 1, 2, 3, 4)", "row 6 'y' (grade ''", "row 7 'z' (grade '-1'", "row 8", "row 9"]),
     ("aptos", rows("train.csv", *(f"gone{k},1" for k in range(25))), ["row 5 'gone0'", "row 14 'gone9'", "(25 in all)"]),
-    ("messidor2", rows("messidor_data.csv", "IM000003.jpg,,,1"), ["row 5 'IM000003.jpg' (grade '' is none of"]),
+    ("messidor2", rows("messidor_data.csv", "IM000003.jpg,,,1"), ["row 5 'IM000003.jpg' (grade '' is not one of"]),
     ("messidor2", rows("messidor_data.csv", "IM000003.jpg,1,0,yes"), ["row 5 'IM000003.jpg' (adjudicated_gradable 'yes'"]),
-    ("messidor2", table("messidor_data.csv", f"{MESSIDOR2}IM000001.JPG,,,0\n"), ["no picture has a grade"]),
-    ("eyepacs", lambda root: draw(root / "sample/10_left.png", 3), ["sample/10_left.png = train/10_left.jpeg", "move all"]),
-    ("eyepacs", rows("trainLabels.csv", "a\0,1"), ["trainLabels.csv", "row 8 holds a NUL byte"])])
+    ("messidor2", table("messidor_data.csv", f"{MESSIDOR2}IM000001.JPG,,,0\n"), ["no image has a grade"]),
+    ("eyepacs", lambda root: draw(root / "sample/10_left.png", 3), ["sample/10_left.png = train/10_left.jpeg", "Move all"]),
+    ("eyepacs", rows("trainLabels.csv", "a\0,1"), ["trainLabels.csv", "row 8 contains a NUL byte"])])
 def test_each_fault_is_one_line_with_row_value_and_cure(tree, kind, change, words):
     root = tree(kind)
     change(root)
@@ -289,15 +294,15 @@ def test_each_fault_is_one_line_with_row_value_and_cure(tree, kind, change, word
 
 
 @pytest.mark.parametrize("text, words", [
-    (None, ["errata 'fixes.csv' in --errata: no such file", "image,grade"]),
+    (None, ["--errata 'fixes.csv' cannot be read: no such file", "image,grade"]),
     ("image,level\n10_left,1\n", ["header 'image,level'", "must be image,grade"]),
     ("image,grade\n10_left,1\n99_left,0\n98_left,drop\n",
-     ["--errata", "fixes.csv row 3 '99_left' (the tables give no such", "row 4"]),
+     ["--errata", "fixes.csv row 3 '99_left' (the tables have no grade", "row 4"]),
     ("image,grade\n10_left,5\n10_right,lose\n",
-     ["row 2 '10_left' (grade '5' is none of 0, 1, 2, 3, 4, drop)", "row 3 '10_right'"]),
-    ("image,grade\n10_left,1\n10_left.jpeg,drop\n", ["row 3 '10_left.jpeg' (stands in fixes.csv row 2 '10_left' too)"]),
+     ["row 2 '10_left' (grade '5' is not one of 0, 1, 2, 3, 4, drop)", "row 3 '10_right'"]),
+    ("image,grade\n10_left,1\n10_left.jpeg,drop\n", ["row 3 '10_left.jpeg' (already listed in fixes.csv row 2 '10_left')"]),
     ("image,grade\n" + "".join(f"{p}_{eye},drop\n" for p in (10, 13, 15) for eye in ("left", "right")),
-     ["no picture has a grade"])])
+     ["no image has a grade"])])
 def test_bad_errata_are_one_line_with_row_value_and_cure(tree, text, words):
     if text is not None:
         Path("fixes.csv").write_text(text)
@@ -307,13 +312,13 @@ def test_bad_errata_are_one_line_with_row_value_and_cure(tree, text, words):
 
 
 @pytest.mark.parametrize("kind", RETINOPATHY)
-def test_no_folder_and_no_xlrd_are_told(tree, kind, monkeypatch):
-    for where, why in ((None, "not given"), ("absent", "no such folder")):
-        with pytest.raises(Problem, match=f"--data-dir: {why}.*{kind}"):
+def test_a_missing_folder_and_a_missing_xlrd_are_reported(tree, kind, monkeypatch):
+    for where, why in ((None, "not set"), ("absent", "no such folder")):
+        with pytest.raises(Problem, match=f"--data-dir .*{why}.*{kind}"):
             retinopathy.read(kind, where)
     monkeypatch.setitem(sys.modules, "xlrd", None)
     if kind == "messidor":
-        with pytest.raises(Problem, match="xlrd .* not installed; pip install -r requirements.txt"):
+        with pytest.raises(Problem, match="xlrd .* not installed. Run .pip install -r requirements.txt"):
             read(tree(kind))
     else:
         assert read(tree(kind)).samples
@@ -322,11 +327,11 @@ def test_no_folder_and_no_xlrd_are_told(tree, kind, monkeypatch):
 def test_grades_must_be_numbers_from_0_on(tree, picture_tree):
     assert Index("x", ("0", "1"), (), graded=True).graded
     for classes in (("0",), (), ("1", "2"), ("0", "2"), ("a", "b")):
-        with pytest.raises(Problem, match="--graded needs the grades 0, 1, 2"):
+        with pytest.raises(Problem, match="--graded needs at least two classes, named 0, 1, 2"):
             Index("x", classes, (), graded=True)
     graded = Data(dataset="folder", data_dir=str(picture_tree("ok", {"0": 1, "1": 1})), graded=True)
     assert read_index(graded).graded and not read_index(dataclasses.replace(graded, graded=False)).graded
-    with pytest.raises(Problem, match="classes .'a', 'b'. in .*rename them, or leave --graded out"):
+    with pytest.raises(Problem, match="Classes .'a', 'b'. in .*Rename the classes, or remove --graded"):
         read_index(dataclasses.replace(graded, data_dir=str(picture_tree("bad", {"a": 1, "b": 1}))))
 
 
@@ -335,11 +340,11 @@ def test_the_settings_name_the_sets(tree):
     for kind in RETINOPATHY:
         data = Data(dataset=kind, data_dir=str(tree(kind)))
         assert read_index(data).name == kind and data_name(data) == f"{kind}-patient-224"
-    with pytest.raises(Problem, match="errata 'x' in --errata: --dataset mura takes none"):
+    with pytest.raises(Problem, match="--errata 'x' is not valid with --dataset mura"):
         read_index(Data(errata="x"))
 
 
-def test_a_run_knows_its_errata_by_their_absolute_path(tmp_path):
+def test_a_run_keeps_the_absolute_path_of_its_errata(tmp_path):
     [settings] = parsing.parse(TeacherSettings, ["--dataset", "aptos", "--errata", "fixes.csv"])
     folder = RunFolder(tmp_path)
     folder.claim(resolve(settings))
@@ -351,10 +356,10 @@ def test_a_run_knows_its_errata_by_their_absolute_path(tmp_path):
 
 
 @pytest.mark.parametrize("kind", RETINOPATHY)
-def test_check_data_looks_at_every_set(script, tree, kind):
+def test_check_data_checks_every_set(script, tree, kind):
     code, out = script("evaluate", ["--check-data", "--dataset", kind, "--data-dir", tree(kind)])
     result = json.loads(Path(f"runs/check-{kind}.json").read_text())
-    assert code == 0 and "nothing wrong was found" in out and result["modes"] == {"RGB": result["images"]}
+    assert code == 0 and "no faults found" in out and result["modes"] == {"RGB": result["images"]}
     assert sum(sum(parts.values()) for parts in result["counts"].values()) == result["images"]
 
 
@@ -362,10 +367,10 @@ def test_check_data_takes_errata(script, tree):
     Path("fixes.csv").write_text("image,grade\n10_left,drop\n")
     argv = ["--check-data", "--dataset", "eyepacs", "--data-dir", tree("eyepacs"), "--errata", "fixes.csv"]
     code, out = script("evaluate", argv)
-    assert code == 0 and "note: errata fixes.csv: 0 grades changed, 1 pictures dropped" in out and "5 images, 3 patients" in out
+    assert code == 0 and "note: --errata 'fixes.csv' changed 0 grades and dropped 1 image." in out and "5 images, 3 patients" in out
 
 
-def test_a_network_trains_on_cropped_pictures_in_colour(script, tmp_path):
+def test_a_network_trains_on_cropped_images_in_colour(script, tmp_path):
     root = tmp_path / "eyepacs"
     names = [f"{patient}_{eye}" for patient in range(30) for eye in ("left", "right")]
     for number, name in enumerate(names):
@@ -383,8 +388,11 @@ def test_a_network_trains_on_cropped_pictures_in_colour(script, tmp_path):
     assert code == 2 and 'crop: "auto" -> "none"' in out.splitlines()[-1]
 
 
-def test_a_pool_of_messidor_2_gives_up_what_it_shares_with_judged_pictures_of_messidor(tree):
-    """Other files of the same name: the stem is all that both sets tell of a patient."""
+def test_a_pool_of_messidor_2_drops_images_of_judged_messidor_patients(tree):
+    """Check other files of the same name.
+
+    The stem of the name is all that the two sets have in common about a patient.
+    """
     index = retinopathy.read("messidor", str(tree("messidor")))
     shared = [row for row, sample in enumerate(index.samples) if sample.patient == "20990101_10001_0100_PP"]
     others = np.setdiff1d(np.arange(len(index.samples)), shared)
@@ -394,7 +402,7 @@ def test_a_pool_of_messidor_2_gives_up_what_it_shares_with_judged_pictures_of_me
     unlabeled = Unlabeled(unlabeled_dir=str(tree("messidor2")), unlabeled_dataset="messidor2")
     pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
     assert len(shared) == 1 and pool.summary["dropped_by_patient"] == 1 and pool.summary["dropped_by_file"] == 0
-    assert pool.summary["of_unlabeled_dir"] == 2 and pool.store.second.crop == "fundus"  # the ungradable one has pixels, too
+    assert pool.summary["of_unlabeled_dir"] == 2 and pool.store.second.crop == "fundus"  # an ungradable image counts, too
 
 
 def test_the_patients_of_a_pool_of_the_same_set_count_as_seen(tree, tmp_path):
@@ -404,7 +412,7 @@ def test_the_patients_of_a_pool_of_the_same_set_count_as_seen(tree, tmp_path):
     store.ensure(rows)
     test = np.array([row for row in rows if index.samples[row].patient == "15"])
     dataset = Dataset(Data(dataset="eyepacs"), index, Splits(np.setdiff1d(rows, test), test[:0], test, rows[:0]), store, "")
-    for number, name in enumerate(("15_left", "100_left")):  # other files; the first of a judged patient
+    for number, name in enumerate(("15_left", "100_left")):  # other files; the first shows a judged patient
         draw(tmp_path / "more" / f"{name}.jpeg", 200 + number)
     unlabeled = Unlabeled(unlabeled_dir=str(tmp_path / "more"), unlabeled_dataset="eyepacs")
     pool = open_pool(dataset, unlabeled, read_unlabeled(unlabeled))

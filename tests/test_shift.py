@@ -1,4 +1,4 @@
-"""Shifted test images: what each shift does to a picture, who is judged on them, and what is told of it."""
+"""Shifted test images: what each shift does, which networks see them, and what is reported."""
 
 import json
 import shutil
@@ -29,8 +29,11 @@ BOTH = DATA / "normal-both/kdwide+kdtiny-kdtiny/seed0"
 HOW = Judging(device="cpu", batch_size=16)
 
 
-def pictures(side=SIDE):
-    """Three grey pictures with an edge, a disc and fine grain: float32 [3, 3, S, S], one channel in memory."""
+def grey_images(side=SIDE):
+    """Return three grey images with an edge, a disc and fine grain.
+
+    They are float32 [3, 3, S, S], with one channel in memory.
+    """
     places = (torch.arange(side) + 0.5) / side
     down, across = places[:, None], places[None, :]
     edge = (across > 0.4).float().expand(side, side)
@@ -40,8 +43,8 @@ def pictures(side=SIDE):
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_shift_grows_from_the_clean_picture_within_0_and_1(name):
-    images = pictures()
+def test_a_shift_grows_from_the_clean_image_within_0_and_1(name):
+    images = grey_images()
     versions = [shifted(images, SLOTS, name, strength) for strength in range(STRENGTHS + 1)]
     assert torch.equal(versions[0], images) and len(SHIFTS[name].amounts) == STRENGTHS
     assert all(one.shape == images.shape and one.dtype == torch.float32 for one in versions)
@@ -51,8 +54,8 @@ def test_a_shift_grows_from_the_clean_picture_within_0_and_1(name):
 
 
 @pytest.mark.parametrize("name", SHIFTS)
-def test_a_picture_is_shifted_alike_in_any_batch_and_grey_stays_grey(name):
-    images = pictures()
+def test_an_image_is_shifted_the_same_way_in_any_batch_and_grey_stays_grey(name):
+    images = grey_images()
     for strength in (1, STRENGTHS):
         every = shifted(images, SLOTS, name, strength)
         for k, slot in enumerate(SLOTS):
@@ -63,22 +66,22 @@ def test_a_picture_is_shifted_alike_in_any_batch_and_grey_stays_grey(name):
         torch.testing.assert_close(colours, every, rtol=0, atol=1e-3)
 
 
-def test_noise_is_of_the_slot_and_of_the_amount_that_the_table_says():
+def test_noise_depends_on_the_slot_and_has_the_amount_of_the_table():
     flat = torch.full((2, 1, 64, 64), 0.5)
     first, second = shifted(flat, torch.tensor([3, 4]), "noise", 3) - 0.5
     assert not torch.allclose(first, second) and first.std() == pytest.approx(0.1, rel=0.05)
     assert torch.equal(shifted(flat[:1], torch.tensor([4]), "noise", 3)[0] - 0.5, second)
 
 
-def test_shifts_do_what_their_units_say():
-    images = pictures()
+def test_shifts_have_the_effect_of_their_units():
+    images = grey_images()
     weak = shifted(images, SLOTS, "contrast", 3)
     torch.testing.assert_close(weak.mean((2, 3)), images.mean((2, 3)), rtol=0, atol=1e-4)
     torch.testing.assert_close(weak.std((2, 3)), images.std((2, 3)) / 2, rtol=1e-3, atol=0)
     torch.testing.assert_close(shifted(images, SLOTS, "brightness", 5), (images + 0.4).clamp(max=1), rtol=0, atol=1e-6)
     turned = shifted(torch.ones(1, 1, SIDE, SIDE), SLOTS[:1], "rotation", 5)[0, 0]
     assert turned[0, 0] == 0 and turned[SIDE // 2, SIDE // 2] == 1
-    stripes = (torch.arange(SIDE) % 2).float().expand(1, 1, SIDE, SIDE)  # a pixel wide: gone at half the side
+    stripes = (torch.arange(SIDE) % 2).float().expand(1, 1, SIDE, SIDE)  # one pixel wide: they vanish at half the side
     coarse = shifted(stripes, SLOTS[:1], "resolution", 1)[..., 4:-4]
     torch.testing.assert_close(coarse, torch.full_like(coarse, 0.5), rtol=0, atol=1e-3)
     point = torch.zeros(1, 1, SIDE, SIDE)
@@ -88,30 +91,30 @@ def test_shifts_do_what_their_units_say():
 
 
 @pytest.mark.parametrize("name", ["contrast", "brightness", "blur", "rotation"])
-def test_pictures_of_any_size_are_shifted_alike(name):
+def test_images_of_any_size_are_shifted_by_the_same_amount(name):
     for strength in (3, STRENGTHS):
         small, large = ((shifted(images, SLOTS[:2], name, strength) - images).abs().mean().item()
-                        for images in (pictures(side)[:2] for side in (64, 192)))
+                        for images in (grey_images(side)[:2] for side in (64, 192)))
         assert small == pytest.approx(large, rel=0.03)
 
 
-def test_answers_are_of_every_version_and_slot_in_order():
+def test_answers_cover_every_version_and_slot_in_order():
     class Part:
         def epoch(self, _):
-            yield from (Batch(pictures()[rows], None, SLOTS[rows], 0) for rows in ([0, 1], [2]))
+            yield from (Batch(grey_images()[rows], None, SLOTS[rows], 0) for rows in ([0, 1], [2]))
     logits = answers(lambda images: images.mean((2, 3)), Part())
     assert logits.shape == (1 + len(SHIFTS) * STRENGTHS, 3, 3)
     for (name, strength), own in zip(VERSIONS, logits):
-        expected = shifted(pictures(), SLOTS, name, strength).mean((2, 3))
+        expected = shifted(grey_images(), SLOTS, name, strength).mean((2, 3))
         np.testing.assert_allclose(own, expected, atol=1e-4)  # the mean grey of one channel, or of three
 
 
 def test_scores_and_accuracies_of_a_classifier_made_by_hand():
     right = np.zeros((2, len(VERSIONS), 4), bool)
     right[:, 0] = [True, True, True, False]
-    right[1, 0, 3] = True  # the second seed: all
+    right[1, 0, 3] = True  # for the second seed, all are right
     place = VERSIONS.index(("noise", 1))
-    right[0, place:place + 2, 0] = True  # one image at two strengths of noise
+    right[0, place:place + 2, 0] = True  # one image is right at two strengths of noise
     right[1, VERSIONS.index(("rotation", 5))] = True
     found = accuracies(right)
     assert scores(right[0])[COLUMNS.index("noise")].tolist() == [0.4, 0, 0, 0]
@@ -127,7 +130,10 @@ def test_scores_and_accuracies_of_a_classifier_made_by_hand():
 
 @pytest.fixture
 def runs(prepared):
-    """A pair and its student alone; a second seed of the student, of the same teacher, that is the first with other weights."""
+    """Prepare a pair, its student trained alone, and a second seed of the student.
+
+    The second seed has the same teacher. It is a copy of the first with other weights.
+    """
     words = ["--max-steps", "2", "--epochs", "1"]
     prepared([("distill", [*PAIR, *words]), ("train_teacher", ["--model", "kdtiny", *TINY, *words])])
     shutil.copytree(RUN, RUN1)
@@ -139,14 +145,14 @@ def runs(prepared):
 
 
 def change(run, section, **values):
-    """Other values in a section of a report."""
+    """Change values in a section of a report."""
     report = json.loads((run / "report.json").read_text())
     report[section] |= values
     (run / "report.json").write_text(json.dumps(report))
 
 
 def taught_by_both():
-    """The first student's run as if kdwide and kdtiny had taught it together, 0.3 to 0.7."""
+    """Copy the first student's run as if kdwide and kdtiny (weights 0.3 and 0.7) had taught it."""
     shutil.copytree(RUN, BOTH)
     [member] = reports.read(RUN)["teacher"]["members"]
     other = {"name": "kdtiny", "architecture": "kdtiny", "source": str(ALONE.relative_to("runs")), "weight": 0.7,
@@ -163,28 +169,30 @@ def test_runs_with_their_teachers_and_the_student_alone(runs, capsys):
     rows = {row["caption"]: row for row in result["networks"]}
     assert {caption: (row["kind"], row["seeds"]) for caption, row in rows.items()} == {
         "kdwide (teacher)": ("teacher", [0]), "kdtiny (teacher)": ("teacher", [0]),
-        "kdwide+kdtiny (teachers together, both)": ("teachers together", [0]), "kdtiny alone": ("alone", [0]),
+        "kdwide+kdtiny (teachers together, both)": ("teachers together", [0]), "kdtiny (baseline)": ("alone", [0]),
         "kdtiny <- kdwide, normal": ("distilled", [0, 1]), "kdtiny <- kdwide+kdtiny, normal, both": ("distilled", [0])}
-    # Clean, every network is as good as its own report says, and the teachers together as their logits there mixed by hand.
-    for caption, folder in (("kdwide (teacher)", TEACHER), ("kdtiny alone", ALONE),
+    # On clean images, every network is as accurate as its own report says. The teachers together
+    # are as accurate as a mixture of their logits, computed by hand from their predictions.
+    for caption, folder in (("kdwide (teacher)", TEACHER), ("kdtiny (baseline)", ALONE),
                             ("kdtiny <- kdwide+kdtiny, normal, both", BOTH)):
         reported = reports.read(folder)["results"]["best"]["test_accuracy"]
         assert rows[caption]["mean"]["clean"] == {"mean": pytest.approx(reported), "sd": None}
-    told = [read_predictions(folder) for folder in (TEACHER, ALONE)]
-    odds = [np.exp(own.logits.astype(float)) for own in told]
+    predictions = [read_predictions(folder) for folder in (TEACHER, ALONE)]
+    odds = [np.exp(own.logits.astype(float)) for own in predictions]
     mixed = sum(share * own / own.sum(1, keepdims=True) for share, own in zip((0.3, 0.7), odds))
     together = rows["kdwide+kdtiny (teachers together, both)"]["mean"]["clean"]["mean"]
-    assert together == pytest.approx((mixed.argmax(1) == told[0].labels).mean())
+    assert together == pytest.approx((mixed.argmax(1) == predictions[0].labels).mean())
     assert [(one["of"], one["minus"], one["seeds"]) for one in result["differences"]] == [
-        ("kdtiny <- kdwide, normal", "kdtiny alone", [0]), ("kdtiny <- kdwide+kdtiny, normal, both", "kdtiny alone", [0]),
+        ("kdtiny <- kdwide, normal", "kdtiny (baseline)", [0]),
+        ("kdtiny <- kdwide+kdtiny, normal, both", "kdtiny (baseline)", [0]),
         ("kdtiny <- kdwide+kdtiny, normal, both", "kdtiny <- kdwide, normal", [0])]
     assert result["differences"][2]["gaps"]["all"]["mean"] == 0  # the same weights
     out = capsys.readouterr().out
     [missing] = result["left_out"]
-    assert out.count(missing) == 2 and "alone" in missing and "kdtiny/seed1" in missing  # as it is found, and in the file
+    assert out.count(missing) == 2 and "trained alone" in missing and "kdtiny/seed1" in missing  # when it is found, and in the file
     text = Path("runs/shift.md").read_text()
     assert text in out and f"| rotation (degrees) {' ' * 20} | clean" in text
-    assert "kdtiny <- kdwide, normal minus kdtiny alone (n = 1)" in text and "no evidence" in text
+    assert "kdtiny <- kdwide, normal minus kdtiny (baseline) (n = 1)" in text and "no evidence" in text
 
 
 def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch):
@@ -202,14 +210,14 @@ def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch
 
 
 def distilled(caption, seed, *teachers):
-    """An entry of network `a`, taught by networks with these hashes."""
+    """Return an entry of network `a`, taught by networks with these hashes."""
     return Entry(caption, "distilled", seed, {"student": {"name": "a"}, "settings": {"tag": ""},
                                               "teacher": {"members": [{"hash": name} for name in teachers]}}, [])
 
 
 def test_differences_pair_seeds_and_images():
     every = np.ones((len(VERSIONS), 4), bool)
-    rows = {"a alone": {0: ~every, 1: every}, "a <- b, normal": {1: every.copy(), 2: every}}
+    rows = {"a (baseline)": {0: ~every, 1: every}, "a <- b, normal": {1: every.copy(), 2: every}}
     rows["a <- b, normal"][1][VERSIONS.index(("blur", 2)), :2] = False
     patients = np.array(["p", "p", "q", "r"])
     [found] = differences([distilled("a <- b, normal", seed, "b") for seed in (1, 2)], rows, patients)
@@ -218,10 +226,10 @@ def test_differences_pair_seeds_and_images():
     assert found["gaps"]["blur"]["says"] == "no evidence" and found["gaps"]["blur"]["patients"] == 3
     assert differences([distilled("a <- b, normal", 2, "b")], {"a <- b, normal": {2: every}} | rows, patients) == []
     alone = differences([distilled("a <- b, normal", 1, "b")], rows, np.array(["p"] * 4))
-    assert set(alone[0]["gaps"].values()) == {None}  # of one patient nothing can be told
+    assert set(alone[0]["gaps"].values()) == {None}  # for one patient, no interval is defined
 
 
-def test_several_teachers_are_set_against_one_of_them_alone():
+def test_several_teachers_are_compared_with_a_single_one_of_them():
     rows = {caption: {0: np.ones((len(VERSIONS), 4), bool)} for caption in ("a <- b", "a <- c", "a <- b+d", "a <- e+f")}
     entries = [distilled("a <- b", 0, "b"), distilled("a <- c", 0, "c"), distilled("a <- b+d", 0, "b", "d"),
                distilled("a <- e+f", 0, "e", "f")]
@@ -236,36 +244,36 @@ def test_runs_of_other_test_images_are_refused(runs, key, value):
     assert not Path("runs/shift.json").exists()
 
 
-def test_data_that_changed_since_are_refused(runs):
+def test_data_that_has_changed_is_refused(runs):
     change(TEACHER, "data", content_hash="1")
-    with pytest.raises(Problem, match="data in --data-dir: its content_hash"):
+    with pytest.raises(Problem, match="data set in --data-dir .*: its content_hash"):
         write_shift([TEACHER], HOW)
 
 
-def test_teachers_and_networks_alone_that_do_not_fit_are_left_out(runs):
+def test_teachers_and_baselines_that_do_not_fit_are_excluded(runs):
     taught_by_both()
     change(ALONE, "data", split_hash="0")
     shutil.rmtree(TEACHER)
     entries, left_out = collect([RUN, BOTH])
-    assert {entry.kind for entry in entries} == {"teacher", "distilled"}  # not together, not alone
+    assert {entry.kind for entry in entries} == {"teacher", "distilled"}  # neither the teachers together nor the student alone
     assert len(left_out) == 4 and sum("no finished run" in text for text in left_out) == 2
     change(ALONE, "student", weights_hash="0")
-    assert any("holds the weights 0 now" in text for text in collect([BOTH])[1])
+    assert any("its weights are 0, but" in text for text in collect([BOTH])[1])
 
 
-def test_the_network_alone_of_the_runs_own_tag_comes_first(runs):
+def test_the_baseline_with_the_runs_own_tag_comes_first(runs):
     taught_by_both()
     tagged = DATA / "teacher-both/kdtiny/seed0"
     shutil.copytree(ALONE, tagged)
     change(tagged, "settings", tag="both")
     captions = [entry.caption for entry in collect([BOTH])[0]]
-    assert "kdtiny alone, both" in captions and "kdtiny alone" not in captions
+    assert "kdtiny (baseline, both)" in captions and "kdtiny (baseline)" not in captions
     pairs = [(one["of"], one["minus"]) for one in write_shift([BOTH, RUN], HOW)["differences"]]
     both, single = "kdtiny <- kdwide+kdtiny, normal, both", "kdtiny <- kdwide, normal"
-    assert pairs == [(single, "kdtiny alone"), (both, "kdtiny alone, both"), (both, single)]
+    assert pairs == [(single, "kdtiny (baseline)"), (both, "kdtiny (baseline, both)"), (both, single)]
 
 
-def test_a_teacher_that_was_a_student_stands_in_its_own_row(runs):
+def test_a_teacher_that_was_a_student_keeps_its_own_row(runs):
     again = DATA / "self/kdtiny-generation1-kdtiny/seed0"
     shutil.copytree(RUN1, again)
     [member] = reports.read(RUN)["teacher"]["members"]
@@ -273,23 +281,23 @@ def test_a_teacher_that_was_a_student_stands_in_its_own_row(runs):
     change(again, "teacher", name="kdtiny-generation1", members=[member | own])
     change(again, "settings", mode="self", seed=0)
     captions = [entry.caption for entry in collect([again, RUN])[0]]
-    assert captions == ["kdwide (teacher)", "kdtiny alone", "kdtiny <- kdwide, normal", "kdtiny <- kdtiny-generation1, self"]
+    assert captions == ["kdwide (teacher)", "kdtiny (baseline)", "kdtiny <- kdwide, normal", "kdtiny <- kdtiny-generation1, self"]
 
 
-def test_other_weights_of_the_same_caption_and_seed_are_told(runs):
+def test_other_weights_of_the_same_caption_and_seed_are_reported(runs):
     change(RUN1, "settings", seed=0)
     entries, left_out = collect([RUN, RUN1])
     assert [entry.caption for entry in entries].count("kdtiny <- kdwide, normal") == 1
-    assert any("with other weights; give one of them another --tag" in text for text in left_out)
+    assert any("has other weights than" in text for text in left_out)
 
 
-def test_a_model_that_is_not_its_reports_is_refused(runs):
+def test_a_model_that_does_not_match_its_report_is_refused(runs):
     shutil.copy(RUN1 / "model.pt", RUN / "model.pt")
-    with pytest.raises(Problem, match="restore both") as caught:
+    with pytest.raises(Problem, match="Restore both") as caught:
         write_shift([RUN], HOW)
     assert caught.value.code == BAD_CHECKPOINT
 
 
-def test_other_pictures_are_not_asked_for():
+def test_other_images_are_refused():
     with pytest.raises(Problem, match="--dataset"):
         write_shift([RUN], Judging(dataset="folder"))

@@ -1,4 +1,4 @@
-"""Parts: their sizes, what they share, and that only the split seed moves them."""
+"""Splits: their sizes, what they share, and that only the split seed changes them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,10 @@ NONE = (None, None, None)
 
 
 def make_index(per_class=(60, 40), per_patient=3, part=None, sizes=None):
-    """Samples of two classes; every patient has `per_patient` images and some have both classes."""
+    """Return an index of two classes.
+
+    Every patient has `per_patient` images, and some patients have images of both classes.
+    """
     samples = []
     for label, count in enumerate(per_class):
         for number in range(count):
@@ -32,34 +35,34 @@ def shared(index, parts):
             & patients(index, parts.test) | patients(index, parts.valid) & patients(index, parts.test))
 
 
-def test_no_patient_is_in_two_parts():
+def test_no_patient_is_in_more_than_one_split():
     index = make_index()
     parts = split(index, "patient", 0, NONE)
     assert not shared(index, parts) and min(len(parts.train), len(parts.valid), len(parts.test)) > 5
     assert len(parts.train) + len(parts.valid) + len(parts.test) == len(index.samples)
 
 
-def test_the_split_seed_moves_the_parts_and_nothing_else_does():
+def test_only_the_split_seed_changes_the_splits():
     index = make_index()
     first, again, other = (split(index, "patient", seed, NONE) for seed in (0, 0, 1))
     assert first.hash(index) == again.hash(index) != other.hash(index)
 
 
-def test_a_given_test_part_is_kept_and_its_patients_leave_the_others():
+def test_a_given_test_split_is_kept_and_its_patients_leave_the_others():
     index = make_index(part=lambda label, number: "test" if number < 13 else "train")
     parts = split(index, "patient", 0, NONE)
     given = [row for row, sample in enumerate(index.samples) if sample.split == "test"]
     assert parts.test.tolist() == given and not shared(index, parts) and parts.notes
 
 
-def test_given_parts_stay_as_they_are_even_where_patients_are_shared():
+def test_given_splits_are_unchanged_even_if_they_share_patients():
     names = ("train", "train", "valid", "test")
     index = make_index(part=lambda label, number: names[number % 4])
     parts = split(index, "given", 0, NONE)
     assert [len(parts.train), len(parts.valid), len(parts.test)] == [50, 25, 25] and shared(index, parts)
 
 
-def test_small_classes_repeat_inside_train_only():
+def test_small_classes_repeat_in_the_train_split_only():
     index = make_index(per_class=(200, 60))
     parts = split(index, "patient", 0, (100, 8, 8))
     assert np.bincount(index.labels[parts.train]).tolist() == [100, 100]
@@ -69,7 +72,7 @@ def test_small_classes_repeat_inside_train_only():
     assert not shared(index, parts)
 
 
-def test_the_thesis_split_leaks_and_says_so():
+def test_the_thesis_split_leaks_and_reports_it():
     index = make_index(per_class=(200, 60))
     parts = split(index, "thesis", 0, (100, 20, None))
     assert parts.leaks and "LEAKS" in parts.notes[0] and shared(index, parts)
@@ -84,7 +87,7 @@ def test_sizes_that_the_thesis_split_cannot_keep_are_refused(sizes):
 
 def test_a_class_without_images_is_refused():
     index = Index("set", ("a", "b"), tuple(Sample(f"{n}", n % 2, "one", "one") for n in range(10)))
-    with pytest.raises(Problem, match="gets no image of a, b"):
+    with pytest.raises(Problem, match="without images of a, b"):
         split(index, "patient", 0, NONE)
 
 
@@ -97,7 +100,7 @@ def test_overlaps_count_patients_and_identical_files():
     assert overlaps(index, parts, hashes)["files"] == 1
 
 
-def test_whole_patients_keep_their_labels_and_the_judged_parts_stay():
+def test_whole_patients_keep_their_labels_and_the_judged_splits_are_unchanged():
     index = synthetic.read(560, 0)
     whole = split(index, "patient", 0, (None, None, None))
     for fraction in (0.01, 0.1, 0.3):
@@ -106,8 +109,8 @@ def test_whole_patients_keep_their_labels_and_the_judged_parts_stay():
         assert np.array_equal(few.pool, whole.pool) and len(few.train) == len(whole.train)
         kept = {index.samples[row].patient for row in few.train}
         rows = [row for row in whole.train if index.samples[row].patient in kept]
-        assert set(few.train) == set(rows)  # of a patient all images or none
-        for label in range(7):  # four images a patient, so many patients that they hold the fraction
+        assert set(few.train) == set(rows)  # all images of a patient or none
+        for label in range(7):  # as few patients as hold the fraction, with four images each
             every = (index.labels[whole.train] == label).sum()
             own = {index.samples[row].patient for row in rows if index.labels[row] == label}
             assert len(own) == -(-max(1, round(every * fraction)) // 4)
@@ -115,7 +118,7 @@ def test_whole_patients_keep_their_labels_and_the_judged_parts_stay():
         assert counts.max() - counts.min() <= 1
 
 
-def test_another_seed_keeps_other_patients_and_more_keep_those_of_fewer():
+def test_another_seed_keeps_other_patients_and_a_larger_fraction_includes_a_smaller_one():
     index = synthetic.read(560, 0)
 
     def rows(fraction, seed):
@@ -124,7 +127,7 @@ def test_another_seed_keeps_other_patients_and_more_keep_those_of_fewer():
     assert rows(0.1, 0) != rows(0.1, 1) and rows(0.1, 0) < rows(0.3, 0) < rows(1.0, 0)
 
 
-def test_judged_parts_of_given_sizes_do_not_move_with_the_labels():
+def test_judged_splits_of_given_sizes_do_not_depend_on_the_labels():
     index = synthetic.read(560, 0)
     parts = [split(index, "patient", 0, (30, 4, 4), Kept(fraction, 5)) for fraction in (1.0, 0.2)]
     assert all(np.array_equal(getattr(parts[0], name), getattr(parts[1], name)) for name in ("valid", "test", "pool"))
@@ -144,7 +147,7 @@ def test_the_thesis_split_has_no_patients_to_hide():
         split(synthetic.read(560, 0), "thesis", 0, (None, None, None), Kept(0.5))
 
 
-def test_balanced_drawing_evens_classes_out_and_keeps_an_epochs_length():
+def test_balanced_drawing_equalises_classes_and_keeps_the_length_of_an_epoch():
     index = synthetic.read(560, 0)
     uneven = index.without_labels(np.flatnonzero((index.labels > 0) & (np.arange(560) % 3 > 0)))
     plain = split(uneven, "patient", 0, (None, None, None))

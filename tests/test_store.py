@@ -1,4 +1,7 @@
-"""Decode once: every kind of picture right, bad ones listed at once, nothing decoded twice."""
+"""The store of decoded images.
+
+Every kind of image is decoded correctly and only once, and bad files are listed together.
+"""
 
 import io
 import os
@@ -23,14 +26,14 @@ def all_rows(store):
     return np.arange(len(store.index.samples))
 
 
-def test_pictures_are_decoded_once_and_only_those_asked_for(picture_tree):
+def test_images_are_decoded_once_and_only_on_request(picture_tree):
     root = picture_tree("set", {"a": 5, "b": 4})
     assert opened(root).ensure(np.array([0, 3, 3])) == 2
     assert opened(root).ensure(all_rows(opened(root))) == 7
     assert opened(root).ensure(all_rows(opened(root))) == 0
 
 
-def test_rows_hold_the_resized_picture(picture_tree):
+def test_rows_hold_the_resized_image(picture_tree):
     root = picture_tree("set", {"a": 2, "b": 1}, size=(40, 24))
     store = opened(root)
     store.ensure(all_rows(store))
@@ -38,14 +41,14 @@ def test_rows_hold_the_resized_picture(picture_tree):
     assert (store.gather(np.array([2, 2]))[1, 0].numpy() == np.asarray(picture)).all()
 
 
-def test_a_changed_file_is_decoded_again_and_it_alone(picture_tree):
+def test_only_a_changed_file_is_decoded_again(picture_tree):
     root = picture_tree("set", {"a": 2, "b": 2})
     store = opened(root)
     store.ensure(all_rows(store))
     Image.new("L", (20, 24), 7).save(root / "a" / "image0.png")
     os.utime(root / "a" / "image0.png", ns=(1, 1))
     changed = opened(root)
-    assert changed.ensure(all_rows(changed)) == 1 and (changed.pictures[0] == 7).all()
+    assert changed.ensure(all_rows(changed)) == 1 and (changed.images[0] == 7).all()
 
 
 @pytest.mark.case(13)
@@ -74,17 +77,17 @@ def ramp16():
     ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
     ("la.png", Image.new("LA", (9, 9), (60, 255)), 60), ("cmyk.jpg", Image.new("CMYK", (9, 9), (0, 0, 0, 255)), 0),
     ("palette.png", Image.new("L", (9, 9), 80).convert("P"), 80), ("dot.png", Image.new("L", (1, 1), 90), 90)])
-def test_every_mode_of_picture_becomes_grey(picture_tree, name, picture, mean):
+def test_images_of_every_mode_become_grey(picture_tree, name, picture, mean):
     root = picture_tree("set", {"a": 1, "b": 1})
     picture.save(root / "b" / name)
     (root / "b" / "image0.png").unlink()
     store = opened(root)
     store.ensure(all_rows(store))
-    assert store.channels == 1 and store.pictures[1].mean() == pytest.approx(mean, abs=1.0)
+    assert store.channels == 1 and store.images[1].mean() == pytest.approx(mean, abs=1.0)
 
 
 @pytest.mark.case(13)
-def test_an_exif_turn_is_applied(picture_tree):
+def test_an_exif_rotation_is_applied(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     picture = Image.fromarray(np.repeat([[0], [255]], 8, 0).repeat(16, 1).astype(np.uint8))
     exif = picture.getexif()
@@ -92,10 +95,10 @@ def test_an_exif_turn_is_applied(picture_tree):
     picture.save(root / "b" / "image0.png", exif=exif)
     store = opened(root)
     store.ensure(all_rows(store))
-    assert store.pictures[1, 0, :7].mean() > 250 > 5 > store.pictures[1, 0, 9:].mean()
+    assert store.images[1, 0, :7].mean() > 250 > 5 > store.images[1, 0, 9:].mean()
 
 
-def test_grey_pictures_stored_as_rgb_take_one_channel_and_colour_takes_three(picture_tree, tmp_path):
+def test_grey_images_stored_as_rgb_take_one_channel_and_colour_takes_three(picture_tree, tmp_path):
     root = picture_tree("grey", {"a": 2, "b": 2})
     for file in root.rglob("*.png"):
         Image.open(file).convert("RGB").save(file)
@@ -103,16 +106,16 @@ def test_grey_pictures_stored_as_rgb_take_one_channel_and_colour_takes_three(pic
     assert opened(picture_tree("colour", {"a": 2, "b": 2}, mode="RGB")).channels == 3
 
 
-def test_padding_keeps_the_shape(picture_tree):
+def test_padding_keeps_the_aspect_ratio(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     Image.new("L", (64, 16), 200).save(root / "a" / "image0.png")
     store = opened(root, resize="pad")
     store.ensure(all_rows(store))
-    assert (store.pictures[0, 0, 7:9] == 200).all() and (store.pictures[0, 0, :4] == 0).all()
+    assert (store.images[0, 0, 7:9] == 200).all() and (store.images[0, 0, :4] == 0).all()
 
 
 @pytest.mark.case(14)
-def test_a_huge_picture_is_refused_before_it_is_decoded(picture_tree):
+def test_a_huge_image_is_refused_before_it_is_decoded(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     Image.new("1", (20_000, 20_000)).save(root / "a" / "image0.png")
     store = opened(root)
@@ -120,7 +123,7 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(picture_tree):
         store.ensure(all_rows(store))
 
 
-def test_a_write_that_takes_only_a_part_is_gone_on_with(picture_tree, monkeypatch):
+def test_a_partial_write_is_continued(picture_tree, monkeypatch):
     root = picture_tree("set", {"a": 2, "b": 2})
     whole = opened(root)
     whole.ensure(all_rows(whole))
@@ -131,7 +134,7 @@ def test_a_write_that_takes_only_a_part_is_gone_on_with(picture_tree, monkeypatc
         partly.ensure(all_rows(partly))
     again = Store(partly.index, "other", 16, "pad", 0)
     again.ensure(all_rows(again))
-    assert (partly.pictures[:] == again.pictures[:]).all() and partly.pictures[:].any()
+    assert (partly.images[:] == again.images[:]).all() and partly.images[:].any()
 
 
 def test_identical_files_have_the_same_hash(picture_tree):
@@ -143,7 +146,7 @@ def test_identical_files_have_the_same_hash(picture_tree):
 
 
 @pytest.mark.case(15)
-def test_a_fifo_named_as_a_picture_does_not_hang(picture_tree):
+def test_a_fifo_named_like_an_image_does_not_hang(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     os.mkfifo(root / "b" / "pipe.png")
     store = opened(root)
@@ -162,12 +165,15 @@ def test_jpegs_are_read_at_a_smaller_scale_with_nearly_the_same_result(picture_t
     store = opened(root)
     store.ensure(all_rows(store))
     exact = np.asarray(Image.fromarray(smooth).resize((16, 16), Image.Resampling.BILINEAR), dtype=float)
-    assert np.abs(store.pictures[0, 0] - exact).mean() < 2
+    assert np.abs(store.images[0, 0] - exact).mean() < 2
 
 
 @pytest.fixture
 def fundus_tree(picture_tree):
-    """A grey picture, and an orange disc of diameter 100 on black in a wide picture."""
+    """Write a grey image, and a wide black image with an orange disc of diameter 100.
+
+    Return their folder.
+    """
     root = picture_tree("set", {"a": 1, "b": 1})
     picture = Image.new("RGB", (300, 120))
     ImageDraw.Draw(picture).ellipse((150, 10, 249, 109), fill=(200, 90, 30))
@@ -176,32 +182,32 @@ def fundus_tree(picture_tree):
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad"])
-def test_a_fundus_picture_is_cropped_before_it_is_resized_and_keeps_its_colour(fundus_tree, resize):
+def test_a_fundus_image_is_cropped_before_it_is_resized_and_keeps_its_colour(fundus_tree, resize):
     store = opened(fundus_tree, size=32, resize=resize, crop="fundus")
     store.ensure(all_rows(store))
     square = crop_to_circle(Image.open(fundus_tree / "b/image0.png"))
     expected = np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    assert store.channels == 3 and (store.pictures[1] == expected).all() and 97 <= square.width <= 103
-    assert store.pictures[1, :, 16, 16].tolist() == [200, 90, 30] and store.pictures[1, 0, 16, 1:31].min() > 150
+    assert store.channels == 3 and (store.images[1] == expected).all() and 97 <= square.width <= 103
+    assert store.images[1, :, 16, 16].tolist() == [200, 90, 30] and store.images[1, 0, 16, 1:31].min() > 150
 
 
-def test_a_fundus_picture_may_be_kept_grey_where_that_is_said(fundus_tree):
+def test_a_fundus_image_is_kept_grey_on_request(fundus_tree):
     store = opened(fundus_tree, channels=1, crop="fundus")
     store.ensure(all_rows(store))
     grey = round(0.299 * 200 + 0.587 * 90 + 0.114 * 30)
-    assert store.pictures.shape[1] == 1 and store.pictures[1, 0, 8, 8] == grey
+    assert store.images.shape[1] == 1 and store.images[1, 0, 8, 8] == grey
 
 
-def test_a_deep_fundus_picture_is_scaled_to_8_bits_before_its_disc_is_looked_for(picture_tree):
+def test_a_16_bit_fundus_image_is_scaled_to_8_bits_before_its_disc_is_searched(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
     off = np.hypot(*(np.mgrid[:120, :200] - 59.5 - np.array([0, 40])[:, None, None]))
     Image.fromarray(np.where(off < 50, 40_000, 300).astype(np.uint16)).save(root / "a/image0.png")
     store = opened(root, crop="fundus")
     store.ensure(all_rows(store))
-    assert store.pictures[0, :, 8, 8].tolist() == [round(40_000 / 257)] * 3 and store.pictures[0, :, 8, 1].min() > 140
+    assert store.images[0, :, 8, 8].tolist() == [round(40_000 / 257)] * 3 and store.images[0, :, 8, 1].min() > 140
 
 
-def test_a_jpeg_is_read_at_twice_the_size_where_it_is_cropped(picture_tree, monkeypatch):
+def test_a_jpeg_is_read_at_twice_the_size_if_it_is_cropped(picture_tree, monkeypatch):
     root = picture_tree("set", {"a": 1, "b": 1})
     (root / "a/image0.png").unlink()
     Image.new("RGB", (512, 512), (200, 90, 30)).save(root / "a/image0.jpg")
@@ -212,7 +218,7 @@ def test_a_jpeg_is_read_at_twice_the_size_where_it_is_cropped(picture_tree, monk
     assert seen == [(64, 64)]
 
 
-def test_the_crop_is_in_the_key_and_without_one_the_key_stays(picture_tree):
+def test_the_crop_is_in_the_key_and_without_one_the_key_is_unchanged(picture_tree):
     samples = Sample("a.png", 0, "p", "s"), Sample("b.png", 1, "q", "t")
     index = Index("set", ("a", "b"), samples, draw=lambda row: np.zeros((8, 8), np.uint8), stamp="pinned", channels=1)
     assert Store(index, "cache", 16, "squash", 0).folder.name == "set-16-4085911d858f28f0"

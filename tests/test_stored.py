@@ -1,4 +1,7 @@
-"""Stored logits: equal to the live teacher's, missed when anything they depend on changes, safe whatever happens to the file."""
+"""Stored logits: equal to those of the live teacher, and safe whatever happens to the file.
+
+They are not found if anything that they depend on changes.
+"""
 
 import multiprocessing
 import os
@@ -76,7 +79,7 @@ def test_views_that_never_change_are_stored_once():
 
 
 def test_unchanged_views_in_changing_batches_equal_the_live_teacher_bit_for_bit():
-    network = teacher(name="resnet18").to(CPU)  # large enough that a batch's size moves its last bits
+    network = teacher(name="resnet18").to(CPU)  # large enough for the size of a batch to affect rounding
     alive = LiveNetwork(network, FLOAT)
     for seed in (3, 4):
         views = make_views(96, seed, augment=False, batch_size=16, rows=40)
@@ -118,7 +121,7 @@ def test_rows_of_a_teacher_that_answers_otherwise_are_thrown_away(capsys):
     epoch_of(wrong, views, 0)
     wrong.close()
     right = stored(views, teacher(seed=9))  # the same name and hash, by mistake
-    assert "thrown away and computed again" in capsys.readouterr().out
+    assert "discarded and computed again" in capsys.readouterr().out
     assert same(epoch_of(right, views, 0), epoch_of(LiveNetwork(teacher(seed=9), FLOAT), views, 0)) and right.computed == SLOTS
 
 
@@ -171,7 +174,7 @@ def test_a_full_disk_costs_the_storing_and_nothing_else(monkeypatch, capsys):
         patch.setattr(os, "pwrite", failing(28))
         found = [epoch_of(store, views, epoch) for epoch in range(8)]
     assert same(found, [epoch_of(LiveNetwork(teacher(), FLOAT), views, epoch) for epoch in range(8)])
-    assert capsys.readouterr().out.count("disk full") == 1 and store.computed == 8 * SLOTS  # what was there is still read
+    assert capsys.readouterr().out.count("disk full") == 1 and store.computed == 8 * SLOTS  # stored rows are still read
     store.close()
 
 
@@ -199,7 +202,7 @@ def test_a_place_that_cannot_be_written_costs_the_storing_and_nothing_else(capsy
     store = stored(views)
     assert same(epoch_of(store, views, 0), epoch_of(LiveNetwork(teacher(), FLOAT), views, 0))
     store.close()
-    assert capsys.readouterr().out.count("not stored any more") == 1
+    assert capsys.readouterr().out.count("no longer stored") == 1
 
 
 @pytest.mark.case(4)
@@ -218,7 +221,7 @@ def test_rows_of_a_killed_run_are_read_again():
     again = stored(views)
     for epoch in range(9):
         assert same(epoch_of(again, views, epoch), epoch_of(LiveNetwork(teacher(), FLOAT), views, epoch))
-    assert process.exitcode == -signal.SIGKILL and again.computed == SLOTS  # the last epoch was not written yet
+    assert process.exitcode == -signal.SIGKILL and again.computed == SLOTS  # the last epoch has not been written
 
 
 def _fill(number):

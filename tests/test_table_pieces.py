@@ -1,4 +1,4 @@
-"""Tables of ensembles, born-again chains and given teachers: which runs count for which cell."""
+"""Tables of ensembles, born-again chains and given teachers: which runs belong to which cell."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def protocol():
     return found
 
 
-def test_a_generation_and_a_given_teacher_are_no_network_to_train_alone(make):
+def test_no_command_trains_a_generation_or_a_given_teacher_alone(make):
     make("self", "g", "resnet18", 0, setting(generations=2))
     make("normal", "resnet34", "resnet18", 0, setting(teacher_checkpoint=["x.pt"]))
     commands = [command for table in protocol()["tables"] for command in table["missing"]]
     assert commands and not any("generation1" in command or "--model resnet34" in command for command in commands)
 
 
-def test_runs_of_another_tag_are_counted_with_their_own(make):
+def test_runs_of_a_tag_are_counted_with_their_own_kind(make):
     make("alone", "", "resnet18", 0)
     tagged = reports.read(make("alone", "", "resnet18", 0, setting(tag="x"), "runs/set/tagged/alone/seed0"))
     for role in ("random", "normal"):
@@ -46,12 +46,12 @@ def test_settings_of_an_ensembles_members_are_compared(make):
     assert any(text.startswith("lr: 0.001, 0.5") for text in table["recipes"])
 
 
-def test_a_mean_counts_zeros_and_leaves_out_what_is_unknown():
+def test_a_mean_counts_zeros_and_skips_unknown_values():
     found = cells.means({"train": [None, 0.5, 0.0], "valid": [None, None, None], "test": [0.0, 0.0, 0.3]}, 3)
     assert found["train"]["mean"] == 0.25 and found["valid"] is None and found["test"]["mean"] == pytest.approx(0.1)
 
 
-def test_two_defective_teachers_are_no_single_one_and_every_interval_is_counted(make):
+def test_two_defective_teachers_give_no_comparison_and_every_interval_is_counted(make):
     for teacher in ("resnet34", "resnet50"):
         make("defective", teacher, "resnet18", 0)
     make("alone", "", "resnet18", 0)
@@ -59,10 +59,10 @@ def test_two_defective_teachers_are_no_single_one_and_every_interval_is_counted(
     [found] = protocol()["overviews"]
     assert all(row["defective_minus"] is None for row in found["rows"])
     found["rows"][-1]["defective_minus"] = found["rows"][-1]["minus_alone"]
-    assert "4 intervals of 95 %" in "\n".join(overview.overview_text(found))
+    assert "(4 in all)" in "\n".join(overview.overview_text(found))
 
 
-def test_a_teachers_accuracy_that_its_predictions_do_not_show_is_left_out(make):
+def test_a_run_whose_predictions_contradict_its_teachers_accuracy_is_excluded(make):
     def better(report):
         report["teacher"]["test_accuracy"] += 0.01
     make("alone", "", "resnet18", 0)
@@ -71,7 +71,7 @@ def test_a_teachers_accuracy_that_its_predictions_do_not_show_is_left_out(make):
     assert "differ in accuracy" in left
 
 
-def test_the_card_of_an_ensemble_adds_its_members_up(script):
+def test_the_card_of_an_ensemble_sums_up_its_members(script):
     import json
     import shutil
 
@@ -90,7 +90,7 @@ def test_the_card_of_an_ensemble_adds_its_members_up(script):
     assert card()["file_bytes"] is None
 
 
-def test_a_checkpoint_that_a_mode_does_not_use_gives_no_teacher(make):
+def test_a_checkpoint_that_a_mode_does_not_use_is_no_teacher(make):
     make("normal", "resnet34", "resnet18", 0)
     make("random", "resnet34", "resnet18", 0, setting(teacher_checkpoint=["x.pt"]))
     [table] = [one for one in protocol()["tables"] if one["mode"] == "normal"]

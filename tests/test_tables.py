@@ -1,4 +1,4 @@
-"""The study's tables: every published figure, filled and empty cells, what is left out and why."""
+"""The tables of a study: published figures, filled and empty cells, and runs that are excluded."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_
     assert [table["title"] for table in result["protocols"][0]["tables"]] == list(tables.TITLES.values())
     assert all(len(table["cells"]) == 8 and not table["missing"] for table in result["protocols"][0]["tables"])
     assert all(cell["n"] == 2 and cell["minus_alone"]["seeds"] == 2 for cell in result["protocols"][0]["tables"][0]["cells"])
-    assert Path("runs/tables.md").read_text().count("No empty cells.") == 3
+    assert Path("runs/tables.md").read_text().count("No missing runs.") == 3
     gone = [Path(f"runs/set/{name}") for name in ("normal/seresnet50-vgg11/seed1", "reverse/vgg11-seresnet101/seed0",
                                               "defective/seresnet50-resnet34/seed0", "defective/seresnet50-resnet34/seed1",
                                               "defective-alone/-seresnet101/seed1")]
@@ -52,7 +52,7 @@ def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_
         shutil.rmtree(folder)
     code, out = script("evaluate", ["--tables", "runs"])
     commands = [line.strip() for line in out.splitlines() if line.startswith("    python ")]
-    assert code == 0 and len(commands) == 5 and "1 empty cells" in out and "3 empty cells" in out
+    assert code == 0 and len(commands) == 5 and "Missing runs: 1." in out and "Missing runs: 3." in out
     wanted = {("distill.py", "--mode", "normal", "--teacher", "seresnet50", "--student", "vgg11", "--seed", "1"),
               ("distill.py", "--mode", "reverse", "--teacher", "vgg11", "--student", "seresnet101", "--seed", "0"),
               ("distill.py", "--mode", "defective", "--teacher", "seresnet50", "--student", "resnet34", "--seed", "0"),
@@ -67,7 +67,7 @@ def test_a_whole_study_fills_three_tables_and_missing_runs_are_named_with_their_
     assert found == wanted
 
 
-def test_the_commands_really_fill_the_cells(script):
+def test_the_commands_fill_the_cells(script):
     for seed in (0, 1):
         pair = ["--teacher", "kdwide", "--student", "kdtiny", "--mode", "normal"]
         assert script("distill", [*pair, *TINY, "--max-steps", "1", "--seed", seed])[0] == 0
@@ -85,7 +85,7 @@ def test_the_commands_really_fill_the_cells(script):
     assert after["cells"][0]["n"] == 2 and after["cells"][0]["minus_teacher"]["seeds"] == 2
 
 
-def test_every_published_figure_stands_beside_its_cell_on_mura_alone(make):
+def test_every_published_figure_is_beside_its_cell_for_mura_only(make):
     whole_study(make, seeds=(0,), change=as_mura)
     result = tables.write_tables(Path("runs"), 0.01)
     printed, text = tables.published(), Path("runs/tables.md").read_text()
@@ -101,7 +101,7 @@ def test_every_published_figure_stands_beside_its_cell_on_mura_alone(make):
     assert "published" not in Path("runs/tables.md").read_text().replace("published figures", "")
 
 
-@pytest.mark.skipif(not THESIS.is_file(), reason="the thesis's figures do not lie beside the project")
+@pytest.mark.skipif(not THESIS.is_file(), reason="the figures of the thesis are not beside the project")
 def test_the_published_figures_are_those_of_the_thesis():
     text, printed = THESIS.read_text(), tables.published()
 
@@ -143,7 +143,7 @@ def test_the_published_figures_are_those_of_the_thesis():
         assert one["accuracy"] == "0" + accuracy
 
 
-def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
+def test_unusable_runs_are_listed_and_the_others_are_printed(make, script):
     for seed in (0, 1):
         make("alone", "", "resnet18", seed)
         make("normal", "resnet50", "resnet18", seed)
@@ -163,13 +163,13 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
     shutil.copy("runs/set/normal/resnet50-resnet18/seed0/predictions.csv", make("reverse", "resnet18", "resnet50", 5))
     make("reverse", "resnet18", "resnet50", 6, lambda report: report.update(classification_report={}))
     spaced = make("normal", "resnet50", "resnet18", 2) / "predictions.csv"
-    spaced.write_text(spaced.read_text() + "\n\n")  # blank lines are no damage
+    spaced.write_text(spaced.read_text() + "\n\n")  # blank lines do no harm
     make("normal", "resnet50", "resnet18", 7, lambda report: report["data"].update(split_hash="another"))
     code, out = script("evaluate", ["--tables", "runs"])
-    left = out[out.index("# Left out"):]
-    assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, split patient") == 2
-    assert "claims the same cell as" in left and "schema_version is 1, this program reads 4" in left
-    assert left.count("': damaged, not a JSON object") == 2 and "predictions.csv': cannot be read" in left
+    left = out[out.index("# Excluded"):]
+    assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, patient split") == 2
+    assert "is in the same table cell as" in left and "schema_version is 1, but 4 is required" in left
+    assert left.count("' is damaged: it does not contain a JSON object") == 2 and "predictions.csv' cannot be read" in left
     assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
                                            "lacks its averages")), left
     assert left.count("\n- ") == 10 and "n = 3" in out
@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_said_and_the_rest_is_printed(make, script):
 def test_tables_without_any_run_are_refused(script):
     Path("empty").mkdir()
     code, out = script("evaluate", ["--tables", "empty"])
-    assert code == 2 and "holds no report.json" in out
+    assert code == 2 and "has no finished run" in out
 
 
 def test_settings_that_differ_inside_a_table_are_named(make):
@@ -187,7 +187,7 @@ def test_settings_that_differ_inside_a_table_are_named(make):
     make("normal", "resnet34", "resnet18", 0, lambda report: report["settings"].update(epochs=9))
     result = tables.write_tables(Path("runs"), 0.01)
     assert result["protocols"][0]["tables"][0]["recipes"] == ["epochs: 2, 9"]
-    assert "(students, networks alone, teachers): epochs: 2, 9." in Path("runs/tables.md").read_text()
+    assert "(students, baselines, teachers): epochs: 2, 9." in Path("runs/tables.md").read_text()
     shutil.rmtree("runs")
     make("alone", "", "resnet18", 0, lambda report: report["settings"].update(lr=0.5))
     make("normal", "resnet50", "resnet18", 0)
@@ -199,7 +199,7 @@ def test_differences_are_those_of_the_runs_they_name(make):
         for name in ("resnet18", "resnet34"):
             make("alone", "", name, seed)
             make("normal", "seresnet50", name, seed)
-    make("normal", "seresnet50", "resnet18", 3)  # a seed that has no run alone
+    make("normal", "seresnet50", "resnet18", 3)  # a seed without a baseline
     cells = {cell["student"]: cell for cell in tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["cells"]
              if cell["n"]}
 
@@ -220,7 +220,7 @@ def test_differences_are_those_of_the_runs_they_name(make):
     assert (cells["resnet18"]["minus_alone"]["seeds"], cells["resnet18"]["minus_teacher"]["seeds"]) == (3, 4)
 
 
-def test_commands_carry_over_nothing_that_belongs_to_another_run(make, script):
+def test_commands_take_over_nothing_that_belongs_to_another_run(make, script):
     make("defective-alone", "", "seresnet50", 0)
     make("defective", "seresnet50", "resnet18", 0, lambda report: report["settings"].update(
         teacher_checkpoint="mine.pt", weights="r18.pt", max_minutes=5.0))
@@ -238,7 +238,7 @@ def test_commands_carry_over_nothing_that_belongs_to_another_run(make, script):
         assert script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])[0] == 0
 
 
-def test_predictions_survive_the_way_through_csv(templates):
+def test_predictions_survive_a_round_trip_through_csv(templates):
     found, report = read_predictions(templates["student"]), reports.read(templates["student"])
     assert found.right.mean() == report["results"]["best"]["test_accuracy"]
     assert (found.teacher == found.labels).mean() == pytest.approx(report["teacher"]["test_accuracy"])
@@ -251,11 +251,11 @@ def test_predictions_survive_the_way_through_csv(templates):
     assert (alone.teacher == -1).all() and reports.read(templates["teacher"])["agreement"] is None
 
 
-def test_the_heat_map_shows_every_gap_and_what_was_not_run():
+def test_the_heat_map_shows_every_difference_and_missing_runs():
     gap = {"mean": 0.031, "low": -0.01, "high": 0.07}
     table = {"title": "t", "teachers": [{"teacher": "a"}, {"teacher": "b"}],
              "cells": [{"student": "s", "teacher": name, "minus_alone": own} for name, own in (("a", gap), ("b", None))]}
-    for n, word in ((0, "not run"), (2, "no run alone")):
+    for n, word in ((0, "not run"), (2, "no baseline")):
         for cell in table["cells"]:
             cell["n"] = n
         texts = [text.get_text() for text in figures.heat_map(table, "heading").axes[0].texts]
@@ -269,8 +269,8 @@ def test_curves_and_card(script, templates):
     assert code == 0 and Path(out.split("written: ")[1].split("curves.png")[0]).joinpath("curves.png").is_file()
     code, out = script("evaluate", ["--card", runs[0], "--device", "cpu"])
     card = json.loads((templates["student"] / "card.json").read_text())
-    assert code == 0 and card["ratios"]["parameters"] < 1 and "The student is the " in out
-    # conv 3 -> 8, 3 x 3, on 16 x 16 outputs; classifier 128 -> 7.
+    assert code == 0 and card["ratios"]["parameters"] < 1 and " the teacher in " in out
+    # A 3 x 3 convolution 3 -> 8 with 16 x 16 outputs, and a classifier 128 -> 7.
     assert card["student"]["gmac"] * 1e9 == pytest.approx(8 * 27 * 256 + 128 * 7) and card["student"]["parameters"] == 1143
     assert card["teacher"]["ece"] == reports.read(templates["teacher"])["evidence"]["calibration"]["before"]["ece"]
     assert np.isfinite([card["ratios"][key] for key in ("latency_1", "latency_32", "file_bytes")]).all()
@@ -279,20 +279,20 @@ def test_curves_and_card(script, templates):
 
 
 @pytest.mark.parametrize("argv, words", [
-    ([], "nothing given"), (["--tables", "runs", "--check-data"], "--tables and --check-data given"),
-    (["run", "--card", "x"], "RUN ... and --card given"), (["--check-data"], "--check-data needs --dataset"),
-    (["run", "--dataset", "synthetic"], "only --check-data looks at it")])
-def test_exactly_one_thing_is_asked_of_evaluate(script, argv, words):
+    ([], "but got none."), (["--tables", "runs", "--check-data"], "but got --tables and --check-data."),
+    (["run", "--card", "x"], "but got RUN ... and --card."), (["--check-data"], "--check-data needs a data set"),
+    (["run", "--dataset", "synthetic"], "works only with --check-data")])
+def test_evaluate_takes_exactly_one_task(script, argv, words):
     code, out = script("evaluate", argv)
     assert code == 2 and words in out.splitlines()[-1]
 
 
 def untaught(report):
-    """As of a label distribution: nobody's answers are known."""
+    """Change a report as if a label distribution had taught, so that no teacher has answers."""
     report["teacher"] |= {"name": "none", "members": [], "valid_accuracy": None, "test_accuracy": None}
 
 
-def test_all_modes_of_a_student_stand_side_by_side_with_the_defective_one_against_its_controls(make, script):
+def test_all_modes_of_a_student_are_side_by_side_and_defective_is_compared_with_its_controls(make, script):
     for seed in (0, 1, 2):
         make("alone", "", "resnet18", seed)
         make("alone", "", "resnet34", seed)
@@ -307,7 +307,7 @@ def test_all_modes_of_a_student_stand_side_by_side_with_the_defective_one_agains
     protocol = json.loads(Path("runs/tables.json").read_text())["protocols"][0]
     [found] = protocol["overviews"]
     rows = {(row["mode"], row["teacher"]): row for row in found["rows"]}
-    assert code == 0 and "## resnet18: all modes side by side" in out and list(rows) == [
+    assert code == 0 and "## resnet18: comparison of all modes" in out and list(rows) == [
         ("alone", ""), ("normal", "resnet34"), ("normal", "resnet34+resnet50"), ("defective", "resnet34"), ("self", "resnet18"),
         ("virtual", "none"), ("smoothing", "none"), ("random", "resnet34")]
 
@@ -326,12 +326,12 @@ def test_all_modes_of_a_student_stand_side_by_side_with_the_defective_one_agains
     assert not any(flag in command for command in commands for flag in ("anything", "--teacher none", "--model resnet34+"))
     assert sum("--model resnet50" in command for command in commands) > 0  # the ensemble's other member
     assert tables_of["virtual"]["missing"] == tables_of["self"]["missing"] == []
-    told = tables_of["random"]["teachers"][0]
-    assert told["n"] == 3 and told["train"] is None and told["test"]["mean"] == pytest.approx(np.mean(
+    teacher = tables_of["random"]["teachers"][0]
+    assert teacher["n"] == 3 and teacher["train"] is None and teacher["test"]["mean"] == pytest.approx(np.mean(
         [reports.read(Path(f"runs/set/random/resnet34-resnet18/seed{seed}"))["teacher"]["test_accuracy"] for seed in (0, 1, 2)]))
 
 
-def test_a_born_again_chain_is_asked_for_by_its_generations(make):
+def test_a_missing_born_again_run_is_named_by_its_generations(make):
     for generations, seeds in ((1, (0, 1)), (2, (0,))):
         for seed in seeds:
             make("self", f"g{generations}", "resnet18", seed, lambda report: report["settings"].update(generations=generations))

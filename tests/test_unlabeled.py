@@ -1,4 +1,7 @@
-"""Distillation through unlabelled images: labels that never reach it, its phases, what its runs leave."""
+"""Distillation with unlabelled images.
+
+The tests check that hidden labels never reach it, its phases, and what its runs write.
+"""
 
 import hashlib
 import json
@@ -39,11 +42,14 @@ def test_balanced_drawing_keeps_the_steps_and_stored_logits_are_the_live_ones(sc
 
 
 def test_permuted_and_deleted_labels_in_the_pool_give_the_same_weights_bit_for_bit(script, labelled, clinic):
-    """The weights after phase one, of the whole command, and with them all that comes after."""
+    """Compare the weights after phase one of the complete command.
+
+    All that follows depends on these weights.
+    """
     pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
     tables = {"right": [(path, "ab"[k % 2]) for k, path in enumerate(pictures)],
               "permuted": [(path, "ba"[k % 3 % 2]) for k, path in enumerate(pictures)],
-              "of another world": [(path, "?!") for path in pictures]}
+              "unknown": [(path, "?!") for path in pictures]}
     argv = [*PAIR, "--mode", "unlabeled-only", "--dataset", "folder", "--data-dir", labelled, "--unlabeled-dir", clinic,
             "--batch-size", "4"]
     found = {}
@@ -57,11 +63,15 @@ def test_permuted_and_deleted_labels_in_the_pool_give_the_same_weights_bit_for_b
     assert all(same(own, found["right"]) for own in found.values())
 
 
-def test_once_drawn_hidden_labels_move_nothing(script, labelled, monkeypatch):
-    """The draw looks at all labels, as it keeps a share of each class; it is held still. Then those it hides are exchanged."""
+def test_hidden_labels_change_nothing_after_the_draw(script, labelled, monkeypatch):
+    """Exchange the labels that the draw hides.
+
+    The draw reads all labels, because it keeps a share of each class. It is therefore replaced by a
+    fixed one.
+    """
     rows = [line.split(",") for line in (labelled / "images.csv").read_text().splitlines()[1:]]
     patient_of = {path: patient for path, _, patient, _ in rows}
-    order = sorted(patient_of)  # of the index
+    order = sorted(patient_of)  # the order of the index
     judged, hidden = {"p4", "p5"}, {"p2", "p3"}
     labels_kept = {"p0", "p1"}
 
@@ -80,12 +90,12 @@ def test_once_drawn_hidden_labels_move_nothing(script, labelled, monkeypatch):
         assert code == 0, said
         [run] = Path(out).glob("*/unlabeled/*/seed0")
         about = torch.load(run / "model.pt", weights_only=True)["data"]["patients"]
-        assert about == {"train": sorted(labels_kept | hidden), "valid": sorted(judged)}  # hidden ones were seen without labels
+        assert about == {"train": sorted(labels_kept | hidden), "valid": sorted(judged)}  # hidden patients were seen without labels
         found.append(weights(run))
     assert same(*found)
 
 
-def test_both_phases_stand_in_the_report(script):
+def test_both_phases_are_in_the_report(script):
     code, out = script("distill", [*UNLABELED, "--labeled-fraction", "0.3", "--finetune", "kd", "--finetune-lr", "5e-4"])
     assert code == 0, out
     report = reports.read(FEW / "unlabeled/kdwide-kdtiny/seed0")
@@ -97,18 +107,18 @@ def test_both_phases_stand_in_the_report(script):
     assert {row["phase"] for row in rows} == {"match", "finetune"} and report["results"]["best"]["epoch"] > 2
     assert all(("train_agreement" in row) == (row["phase"] == "match") for row in rows)
     assert "train_kd" in rows[-1] and report["data"]["pool"]["images"] == 140 and report["results"]["reason"] is None
-    assert report["teacher"]["members"][0]["split"] == report["data"]["split_hash"]  # trained on those same labels
+    assert report["teacher"]["members"][0]["split"] == report["data"]["split_hash"]  # trained on the same labels
 
 
-def test_phase_one_alone_reads_no_label_and_chooses_no_epoch(script):
+def test_phase_one_alone_reads_no_label_and_selects_no_epoch(script):
     code, out = script("distill", [*ONLY, "--knowledge", "kd", "--temperature", "2", "8", "--epochs", "3"])
-    assert code == 0 and "no label was read" in out
+    assert code == 0 and "no labels were read" in out
     report = reports.read(DATA / "unlabeled-only/kdwide-kdtiny/seed0")
     assert report["results"]["best"] == report["results"]["last"] and report["results"]["best"]["train_accuracy"] is None
     assert report["teacher"]["gradient_ratio"] is None and report["teacher"]["gradient_reason"]
     assert [phase["name"] for phase in report["history"]["phases"]] == ["match"]
     code, out = script("evaluate", [DATA / "unlabeled-only/kdwide-kdtiny/seed0"])
-    assert code == 0 and ": the same" in out
+    assert code == 0 and "(reproduced)" in out
     assert script("evaluate", ["--tables", "runs"])[0] == 0
     assert script("evaluate", ["--curves", DATA / "unlabeled-only/kdwide-kdtiny/seed0"])[0] == 0
 
@@ -139,7 +149,7 @@ def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic)
     (["--mode", "random", "--teacher-checkpoint", "x.pt", "--knowledge", "hint", "--layers", "conv"], ["--teacher-checkpoint"]),
     (["--mode", "self", "--generations", "2", "--teacher-weights", "2", "--knowledge", "dkd", "--dkd-beta", "2"],
      ["--teacher-weights"])])
-def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
+def test_flags_that_a_mode_does_not_use_are_named(words, idle):
     [settings] = parsing.parse(DistillSettings, words)
     assert list(resolve(settings).idle) == idle
     assert not resolve(parsing.parse(TeacherSettings, [])[0]).idle
@@ -147,13 +157,13 @@ def test_flags_that_a_mode_does_not_look_at_are_named(words, idle):
 
 def test_one_step_is_too_few_for_two_phases(script):
     code, out = script("distill", [*UNLABELED, "--max-steps", "1"])
-    assert code == 2 and "1 in all for 2 phases" in out.splitlines()[-1] and "training it first" not in out
+    assert code == 2 and "2 phases, but the run has only 1." in out.splitlines()[-1] and "training it first" not in out
     code, out = script("distill", [*UNLABELED, "--max-steps", "2"])
     phases = reports.read(DATA / "unlabeled/kdwide-kdtiny/seed0")["history"]["phases"]
     assert code == 0 and [phase["steps"] for phase in phases] == [1, 1]
 
 
-def test_what_a_student_saw_without_labels_counts_as_seen(script, labelled, clinic):
+def test_images_that_a_student_saw_without_labels_count_as_seen(script, labelled, clinic):
     code, _ = script("distill", [*ONLY, "--dataset", "folder", "--data-dir", labelled, "--unlabeled-dir", clinic, "--max-steps",
                                  "2"])
     model = torch.load(next(Path("runs").glob("*/unlabeled-only/*/seed0")) / "model.pt", weights_only=True)
@@ -163,9 +173,9 @@ def test_what_a_student_saw_without_labels_counts_as_seen(script, labelled, clin
 
 
 @pytest.mark.case(12)
-def test_a_pool_that_changed_under_a_begun_run_is_refused(script, clinic):
+def test_a_pool_that_changed_since_a_run_began_is_refused(script, clinic):
     argv = [*UNLABELED, "--unlabeled-dir", clinic]
-    assert script("distill", [*argv, "--max-minutes", "0"])[0] == 143  # the teacher
+    assert script("distill", [*argv, "--max-minutes", "0"])[0] == 143  # stopped while training the teacher
     assert script("train_teacher", ["--model", "kdwide", *TINY, "--batch-size", "12"])[0] == 0
     assert script("distill", [*argv, "--max-minutes", "0"])[0] == 143
     next(clinic.rglob("*.png")).unlink()
@@ -175,8 +185,11 @@ def test_a_pool_that_changed_under_a_begun_run_is_refused(script, clinic):
 
 @pytest.mark.case(2, 6)
 @pytest.mark.parametrize("phase", ["match", "finetune"])
-def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
-    """kill -9 after a step of the phase; the same command again ends with the weights and report of a run left alone."""
+def test_a_kill_in_either_phase_changes_nothing(script, prepared, phase):
+    """Kill a run with SIGKILL after a step of the phase, and run the same command again.
+
+    The run ends with the weights and the report of a run that was never killed.
+    """
     prepared([("train_teacher", ["--model", "kdwide", *TINY, "--batch-size", "12"]), ("distill", [*UNLABELED, "--out", "whole"])])
     argv = [*UNLABELED, "--save-every-minutes", "0"]
 
@@ -196,7 +209,7 @@ def test_a_kill_in_either_phase_costs_nothing(script, prepared, phase):
     child = in_child(until_killed)
     assert child.code == -9, child.err
     code, out = script("distill", argv)
-    assert code == 0 and "going on from step" in out
+    assert code == 0 and "continuing from step" in out
     run = DATA / "unlabeled/kdwide-kdtiny/seed0"
     whole = "whole" / run.relative_to("runs")
     first, second = ({key: value for key, value in reports.read(folder).items() if key not in ("clock", "settings", "teacher")}
@@ -214,12 +227,12 @@ def test_lists_take_several_students_through_one_pool(script):
             parsing.parse(DistillSettings, words)
 
 
-def test_pictures_that_a_network_has_seen_are_told_when_it_is_judged_on_them(script, labelled, clinic):
+def test_images_that_a_network_has_seen_are_reported_when_it_is_evaluated_on_them(script, labelled, clinic):
     code, _ = script("distill", [*ONLY, "--dataset", "folder", "--data-dir", labelled, "--unlabeled-dir", clinic, "--max-steps",
                                  "2"])
     [run] = Path("runs").glob("*/unlabeled-only/*/seed0")
     write_table(clinic, [(path.relative_to(clinic).as_posix(),) for path in clinic.rglob("*.png")], "path")
     code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", clinic])
-    assert code == 0 and "warning: 12 of 12 pictures were seen in training" in out
+    assert code == 0 and "warning: 12 of 12 images were seen in training" in out
     result = json.loads(next(run.glob("evaluation-*/evaluation.json")).read_text())
     assert result["data"]["seen_in_training"] == 12

@@ -1,4 +1,4 @@
-"""Batches: pure functions of (seed, epoch, slot), each image once, the right pixels."""
+"""Batches: pure functions of (seed, epoch, slot), with each image once and the right pixels."""
 
 import threading
 
@@ -35,7 +35,7 @@ def test_the_same_seed_epoch_and_slot_give_the_same_view_in_any_batch(store):
 
 
 @pytest.mark.parametrize("shown, sizes", [(33, [8] * 3 + [9]), (32, [8] * 4), (34, [8] * 4 + [2])])
-def test_an_epoch_may_show_a_part_of_the_slots_and_another_shows_others(store, shown, sizes):
+def test_an_epoch_may_use_some_of_the_slots_and_the_next_uses_others(store, shown, sizes):
     views = make(store, np.arange(50), shown=shown)
     epochs = [[batch.slots.tolist() for batch in views.epoch(epoch)] for epoch in range(12)]
     assert [len(slots) for slots in epochs[0]] == sizes and views.steps == len(sizes)
@@ -51,14 +51,14 @@ def test_two_slots_of_one_image_differ(store):
     assert not torch.equal(images[0], images[1]) and not torch.equal(images[1], images[2])
 
 
-def test_seed_and_epoch_move_order_and_views(store):
+def test_seed_and_epoch_change_order_and_views(store):
     views, other = make(store, np.arange(56)), make(store, np.arange(56), seed=1)
     assert (views.order(0) != views.order(1)).any() and (views.order(0) != other.order(0)).any()
     assert not np.allclose(view_recipe(0, 0, 5), view_recipe(0, 1, 5))
     assert np.array_equal(view_recipe(0, 0, 5), view_recipe(0, 0, 500)[:5])
 
 
-def test_an_epoch_can_be_entered_at_any_step(store):
+def test_an_epoch_can_start_at_any_step(store):
     views = make(store, np.arange(50))
     whole = [batch.slots.tolist() for batch in views.epoch(2)]
     assert [batch.slots.tolist() for batch in views.epoch(2, 3)] == whole[3:] and not list(views.epoch(2, views.steps))
@@ -70,7 +70,7 @@ def test_a_last_training_batch_of_one_joins_the_one_before_it(store, count, batc
     assert [len(found.labels) for found in views.epoch(0)] == sizes and views.steps == len(sizes)
 
 
-def test_evaluation_takes_every_slot_once_in_order_as_it_is(store):
+def test_evaluation_uses_every_slot_once_in_order_and_unchanged(store):
     rows = np.array([5, 3, 3, 40, 7])
     views = make(store, rows, batch_size=4, shuffle=False, augment=False)
     batches = list(views.epoch(0))
@@ -88,7 +88,7 @@ def test_warp_mirrors_and_shifts_as_the_matrix_says():
     assert torch.allclose(warp(image, shift)[..., :3], image[..., 1:], atol=1e-5) and (warp(image, shift)[..., 3] == 0).all()
 
 
-def test_recipes_stay_within_what_is_promised():
+def test_recipes_stay_within_the_documented_range():
     recipe = view_recipe(0, 0, 4000)
     determinant = recipe[:, 0, 0] * recipe[:, 1, 1] - recipe[:, 0, 1] * recipe[:, 1, 0]
     assert 0.45 < (determinant < 0).mean() < 0.55
@@ -97,7 +97,7 @@ def test_recipes_stay_within_what_is_promised():
 
 
 @pytest.mark.parametrize("way", [feed.resident, feed.ahead])
-def test_every_way_to_the_device_gives_the_same_pictures(store, way):
+def test_every_way_to_the_device_gives_the_same_images(store, way):
     rows = np.array([9, 4, 4, 50, 7, 11])
     batches = [np.array([0, 3]), np.array([2, 1, 5]), np.array([4])]
     found, expected = list(way(store, rows, CPU)(batches)), list(feed.mapped(store, rows)(batches))
@@ -110,9 +110,9 @@ def test_every_way_to_the_device_gives_the_same_pictures(store, way):
 
 
 @pytest.mark.parametrize("free, way", [(10**9, "resident"), (56 * 24 * 24 * 4 - 1, "ahead")])
-def test_a_gpu_holds_the_pictures_where_they_fit(store, monkeypatch, free, way):
+def test_a_gpu_holds_the_images_if_they_fit(store, monkeypatch, free, way):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**10))
     for name in ("resident", "ahead", "mapped"):
         monkeypatch.setattr(feed, name, lambda *_, name=name: name)
-    rows = np.arange(56).repeat(2)  # repeats lie in memory once
+    rows = np.arange(56).repeat(2)  # repeated rows are in memory once
     assert feed.feed(store, rows, torch.device("cuda")) == way and feed.feed(store, rows, CPU) == "mapped"

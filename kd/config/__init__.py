@@ -1,1 +1,1 @@
-"""What a run is asked to do: settings, their parsing, and the plan that they mean."""
+"""The settings of a run, their parsing, and the plan made from them."""

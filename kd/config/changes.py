@@ -6,11 +6,11 @@ from pathlib import Path
 from kd.config import parsing
 from kd.config.plan import Plan
 
-PLACES = ("data_dir", "unlabeled_dir")  # of images, whose hashes a run knows
+PLACES = ("data_dir", "unlabeled_dir")  # folders of images, whose hashes a run knows
 
 
 def portable(settings: dict) -> dict:
-    """The same settings with absolute paths of the data, so that a run is found from anywhere."""
+    """Return the settings with absolute paths of the data, valid in any working folder."""
     paths = {
         key: str(Path(settings[key]).resolve()) for key in (*PLACES, "errata") if settings.get(key)
     }
@@ -18,9 +18,10 @@ def portable(settings: dict) -> dict:
 
 
 def changed(old: dict, plan: Plan, ignored: tuple[str, ...] = ()) -> list[str]:
-    """`key: old -> new` for every setting that the run uses and that changes what is computed.
+    """Return `key: old -> new` for every changed setting that affects what the run computes.
 
-    Keys that `old` lacks count as defaults.
+    Settings that the run does not use and those in `ignored` are skipped. Keys missing in `old`
+    have their defaults.
     """
     settings = plan.settings
     new, default = portable(parsing.flat(settings)), parsing.flat(type(settings)())

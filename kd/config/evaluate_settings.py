@@ -1,6 +1,7 @@
-"""What evaluate.py can be asked for: every field is declared once, here."""
+"""All settings of evaluate.py; every one is declared once, here."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kd.config.option import option
 from kd.config.settings import DATASETS
@@ -8,83 +9,95 @@ from kd.config.settings import DATASETS
 
 @dataclass(frozen=True)
 class Evaluation:
-    """what to do (exactly one)"""
+    """more actions"""
 
     runs: list[str] = option(
         [],
-        "evaluate finished runs: each on its own test part, or on --dataset",
+        "evaluate finished runs, each on its own test split or on --dataset",
+        common=True,
         metavar="RUN",
         nargs="*",
         positional=True,
     )
     tables: str | None = option(
         None,
-        "all runs below DIR as the thesis's tables, with published figures, intervals and the "
-        "commands that fill empty cells; written to DIR",
+        "write the tables of the thesis for all runs below DIR to DIR, with published results,"
+        " intervals and the commands that fill empty cells",
+        common=True,
         metavar="DIR",
     )
     card: str | None = option(
         None,
-        "student and teacher of a run side by side: size, arithmetic, latency, accuracy",
+        "compare student and teacher of a run: size, operations, latency, accuracy",
         metavar="RUN",
     )
     shift: list[str] = option(
         [],
-        "runs, their teachers and the student alone on shifted test images (contrast, brightness, "
-        "noise, blur, resolution, rotation): a table and a plot",
+        "evaluate runs, their teachers and the student trained alone (baseline) on shifted test"
+        " images (contrast, brightness, noise, blur, resolution, rotation), as a table and a plot",
         metavar="RUN",
         nargs="+",
     )
     arms: str | None = option(
         None,
-        "learning with few labels: four arms over label fractions, from all runs below DIR, as a "
-        "table and a plot written there",
+        "compare four ways of learning with few labels, from all runs below DIR, by label fraction;"
+        " writes a table and a plot to DIR",
         metavar="DIR",
     )
     curves: list[str] = option(
         [],
-        "learning curves of runs in one picture, curves.png beside the runs",
+        "plot the learning curves of runs in one figure, curves.png, next to the runs",
         metavar="RUN",
         nargs="+",
     )
-    check_data: bool = option(False, "what is wrong with a data set; exit 2 if anything is")
+    check_data: bool = option(False, "check --dataset for faults; exit code 2 if any", common=True)
 
 
 @dataclass(frozen=True)
 class Judging:
-    """how"""
+    """more options"""
 
     dataset: str | None = option(
         None,
-        "other pictures than the run's own test part, or what --check-data looks at",
+        "data set for --check-data, or to use instead of the test split of each RUN",
+        common=True,
         choices=DATASETS,
     )
     data_dir: str | None = option(
         None,
-        "their folder (for folder: class folders, images.csv, or unlabelled); without "
-        "--dataset: where the run's own data lie now",
+        "folder of --dataset (folder: class folders, images.csv, or unlabelled images); without"
+        " --dataset, where the data set of the runs is now",
+        common=True,
         metavar="DIR",
     )
-    label: str = option("part", "MURA's label", choices=("part", "abnormal"))
-    errata: str | None = option(None, "corrections of a retinopathy set", metavar="FILE")
+    label: str = option("part", "label of MURA", choices=("part", "abnormal"))
+    errata: str | None = option(None, "CSV with corrections of a retinopathy set", metavar="FILE")
     margin: float = option(
         0.01,
-        "a student is as good as its teacher where the interval of the difference ends above minus"
-        " this",
+        "a student is as good as its teacher if the interval of the difference is above -MARGIN",
+        metavar="MARGIN",
         least=0,
         most=1,
     )
-    batch_size: int = option(64, "images at a time", least=1, most=10**6)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE")
-    cache_dir: str = option("cache", "decoded pictures; may be deleted at any time", metavar="DIR")
-    out: str = option("runs", "where --check-data writes check-NAME.json", metavar="DIR")
+    batch_size: int = option(64, "images per batch", least=1, most=10**6)
+    device: str = option(
+        "auto", "cpu, cuda, cuda:1 or mps; auto: the fastest one", common=True, metavar="DEVICE"
+    )
+    cache_dir: str = option("cache", "decoded images; may be deleted at any time", metavar="DIR")
+    out: str = option("runs", "folder for check-NAME.json of --check-data", metavar="DIR")
 
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluate runs, compare them, look at data: exactly one of RUN ..., --tables, --arms, --shift,
-    --card, --curves, --check-data.
+    """Evaluate finished runs, compare them in tables, or check a data set.
+
+    Use exactly one of: RUN ..., --tables, --card, --shift, --arms, --curves, --check-data.
     """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "python evaluate.py runs/synthetic-patient-48/normal/seresnet50-vgg11/seed0",
+        "python evaluate.py --tables runs",
+    )
 
     evaluation: Evaluation = field(default_factory=Evaluation)
     judging: Judging = field(default_factory=Judging)

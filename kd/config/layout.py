@@ -1,6 +1,6 @@
 """The layout of a run's folder: OUT/DATA/MODE[-TAG]/PAIR/seedN and the files in it.
 
-No other file counts these levels, or spells the names of what a finished run leaves.
+Only this module depends on the number of levels and on the names of the files.
 """
 
 import os
@@ -23,7 +23,7 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """Written last: a run that has it is finished."""
+        """The report, which is written last: a run that has it is finished."""
         return self.path / "report.json"
 
     @property
@@ -46,17 +46,17 @@ class RunPaths:
 
     @property
     def evaluation(self) -> Path:
-        """What `evaluate.py RUN` writes."""
+        """The output of `evaluate.py RUN`."""
         return self.path / "evaluation.json"
 
     @property
     def card(self) -> Path:
-        """What `evaluate.py --card RUN` writes."""
+        """The output of `evaluate.py --card RUN`."""
         return self.path / "card.json"
 
     @property
     def pair(self) -> str:
-        """PAIR of the folder's path: `TEACHER-STUDENT`, or the network that is trained alone."""
+        """PAIR of the folder's path: `TEACHER-STUDENT`, or a network trained without a teacher."""
         return self.path.parent.name
 
     def figure(self, name: str) -> Path:
@@ -73,21 +73,24 @@ class RunPaths:
         return self.resume.is_file() or self.previous.is_file()
 
     def forget(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         for file in (self.resume, self.previous):
             file.unlink(missing_ok=True)
 
 
 def run_path(out: str, data: str, mode: str, tag: str, pair: str, seed: int) -> Path:
-    """OUT/DATA/MODE[-TAG]/PAIR/seedN. `mode` is `teacher` for a network trained on labels alone."""
+    """Return OUT/DATA/MODE[-TAG]/PAIR/seedN.
+
+    mode  `teacher` for a network trained on labels only
+    """
     tagged = f"{mode}-{tag}" if tag else mode
     return Path(out) / data / tagged / pair / f"seed{seed}"
 
 
 def data_name(data: Data) -> str:
-    """The name of a data set, its split, size and labels; known without reading the data.
+    """Return the name of a data set, its split, image size and labels, without reading the data.
 
-    `mura-patient-224`; with the labels of 5 % of the patients, drawn by seed 1,
+    Examples: `mura-patient-224`, and with the labels of 5 % of the patients, selected by seed 1,
     `mura-patient-224-labels0.05.1`.
     """
     name = data.dataset
@@ -104,39 +107,39 @@ def data_name(data: Data) -> str:
 
 
 def slug(text: str) -> str:
-    """`text` as it may stand in the name of a folder."""
+    """Return `text` with everything replaced that a folder name cannot contain."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"
 
 
 def is_folder_name(text: str) -> bool:
-    """Whether `text` may stand in the name of a folder as it is."""
+    """Return whether `text` can be part of a folder name unchanged."""
     return slug(text) == text
 
 
 def finished_below(root: Path) -> list[Path]:
-    """The folders of all finished runs below `root`, sorted by their reports' paths."""
+    """Return the folders of all finished runs below `root`, sorted by the path of the report."""
     reports = sorted(root.rglob(RunPaths(root).report.name))
     return [report.parent for report in reports]
 
 
 def out_of(run: Path) -> Path:
-    """OUT of a run's folder, relative to the working folder where `run` is given relative."""
+    """Return OUT of a run's folder, relative to the working folder if `run` is relative."""
     return _above(run, 3)
 
 
 def data_of(run: Path) -> Path:
-    """OUT/DATA of a run's folder, relative to the working folder where `run` is given relative."""
+    """Return OUT/DATA of a run's folder, relative to the working folder if `run` is relative."""
     return _above(run, 2)
 
 
 def alone_path(run: Path, tag: str, name: str, seed: int) -> Path:
-    """Where the network `name` trained on labels alone lies, beside a run on the same data."""
+    """Return the folder of the network `name` trained on labels only, next to a run on its data."""
     data = data_of(run)
     return run_path(str(data.parent), data.name, "teacher", tag, name, seed)
 
 
 def _above(run: Path, levels: int) -> Path:
-    """The folder so many levels above the parent of `run`; the topmost where there are fewer."""
+    """Return the folder `levels` above the parent of `run`, or the topmost if there are fewer."""
     if len(run.parents) > levels and ".." not in run.parts:
         return run.parents[levels]
     above = run.resolve().parents

@@ -1,32 +1,41 @@
-"""The tables of modes and knowledge in Markdown: what --list-modes prints."""
+"""The tables of modes and knowledge in Markdown, as printed by --list-modes."""
 
 from collections.abc import Iterable
 
 from kd.methods import KNOWLEDGE, MODES, PHASE_LOSSES, Kind, Mode, ModePhase
 from kd.system.markdown import table
 
-IMAGES = {"train": "labelled images", "pool": "all images without labels"}
+IMAGES = {"train": "labelled images", "pool": "all images without their labels"}
 
 
 def list_modes() -> str:
-    """What `distill.py --list-modes` prints."""
+    """Return what `distill.py --list-modes` prints."""
     return (
-        f"{modes_table()}\n\nThe thesis's pairs: {pairs_text()}.\n--teacher a+b: the mean of both"
-        f" teachers' softened probabilities.\n\n{knowledge_table()}\n\n--knowledge a+b: the"
-        " weighted sum of both terms."
+        f"{modes_table()}\n\nPairs of the thesis (teachers -> students): {pairs_text()}.\nAny"
+        " pair can be used in any mode. With --teacher A+B, the teacher is an ensemble: the mean of"
+        f" both networks' softened probabilities.\n\n{knowledge_table()}\n\nWith --knowledge A+B,"
+        " the loss is the weighted sum of both terms. Sources are arXiv numbers."
     )
 
 
 def modes_table() -> str:
-    """The modes as Markdown."""
+    """Return the table of modes in Markdown."""
     header = ["`--mode`", "data", "teacher", "start of the student", "knowledge", "location"]
     header += ["transfer", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
 def knowledge_table() -> str:
-    """The kinds of knowledge as Markdown."""
-    header = ["`--knowledge`", "what", "location", "transfer", "weight", "needs", "source"]
+    """Return the table of kinds of knowledge in Markdown."""
+    header = [
+        "`--knowledge`",
+        "what is transferred",
+        "location",
+        "transfer",
+        "default weight",
+        "needs",
+    ]
+    header += ["source"]
     rows = [
         [
             f"`{name}`",
@@ -43,9 +52,9 @@ def knowledge_table() -> str:
 
 
 def pairs_text() -> str:
-    """The thesis's pairs in words."""
+    """Return the pairs of the thesis in words, mode by mode."""
     return "; ".join(
-        f"`{name}` {', '.join(mode.teachers)} -> {', '.join(mode.students)}"
+        f"`{name}`: {', '.join(mode.teachers)} -> {', '.join(mode.students)}"
         for name, mode in MODES.items()
         if mode.teachers
     )
@@ -53,12 +62,14 @@ def pairs_text() -> str:
 
 def _mode_row(name: str, mode: Mode) -> list[str]:
     kinds = _kinds(mode)
-    what = "label distribution"
+    what = "fixed class probabilities"
     if mode.teacher.is_network:
         what = _each(kind.what for kind in kinds.values())
-    start = "drawn anew, or ImageNet" if mode.teacher.is_students_own else "ImageNet, or drawn"
+    # Every generation of a chain draws weights of its own, so that it differs from its teacher.
+    fresh = "new random weights" if mode.teacher.is_students_own else "random weights"
+    start = f"ImageNet or {fresh}"
     if len(mode.phases) > 1:
-        start += ", then where it stands"
+        start += ", then the weights of the previous phase"
     return [
         f"`{name}`",
         ", then ".join(_data(mode, phase) for phase in mode.phases),
@@ -72,7 +83,7 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
 
 
 def _kinds(mode: Mode) -> dict[str, Kind]:
-    """The kinds of knowledge that a mode passes on by default."""
+    """Return the kinds of knowledge that a mode transfers by default, by name."""
     found = {}
     for phase in mode.phases:
         if PHASE_LOSSES[phase.loss].passes_knowledge:
@@ -85,19 +96,19 @@ def _names(mode: Mode, phase: ModePhase) -> list[str]:
 
 
 def _each(words: Iterable[str]) -> str:
-    """Distinct words, in their order."""
+    """Return the distinct words in their order, joined by commas."""
     return ", ".join(dict.fromkeys(words))
 
 
 def _data(mode: Mode, phase: ModePhase) -> str:
-    """Which images a phase shows, and whether a teacher sees them too."""
+    """Return which images a phase uses, and whether a teacher sees them, too."""
     if mode.teacher.is_network and PHASE_LOSSES[phase.loss].passes_knowledge:
-        return f"{IMAGES[phase.images]}, one view for both"
+        return f"{IMAGES[phase.images]} (same view for teacher and student)"
     return IMAGES[phase.images]
 
 
 def _transfer(mode: Mode, phase: ModePhase) -> str:
-    """The loss of a phase in words."""
+    """Return the loss of a phase in words."""
     knowledge = " + ".join(KNOWLEDGE[name].transfer for name in _names(mode, phase))
     if mode.fixed_t:
         knowledge += f" at T = {mode.fixed_t:g}"
@@ -109,9 +120,9 @@ def _needs(kind: Kind) -> list[str]:
     if kind.labels:
         needs.append("labels")
     if kind.inside:
-        needs.append("a teacher that is a network")
+        needs.append("a network as teacher")
     if kind.maps:
-        needs.append("maps")
+        needs.append("feature maps [B, C, H, W]")
     if kind.least_classes > 2:
-        needs.append(f"{kind.least_classes} classes")
+        needs.append(f"at least {kind.least_classes} classes")
     return needs

@@ -1,19 +1,35 @@
-"""A setting: its default, its flag's help and the values that it allows."""
+"""Declaration of a setting: its default, the help of its flag and the values it allows."""
 
 from dataclasses import field
 
 LIMITS = {"choices": None, "above": None, "least": None, "most": None, "joined": False}
 
 
-def option(default, help, *, identity=True, positional=False, several=False, metavar=None, **more):
-    """A field with its flag's help and the values it allows.
+def option(
+    default,
+    help,
+    *,
+    common=False,
+    identity=True,
+    positional=False,
+    several=False,
+    metavar=None,
+    **more,
+):
+    """Return a dataclass field that declares a setting.
 
-    identity    False: the value may be another one when a run continues: where things lie, how
-                often they are saved
-    several     may be given as a list, for one run after the other
-    metavar     as `argparse` has it
-    more        `nargs`, as `argparse` has it, and limits: choices, above, least, most, joined (one
-                or several of the choices, joined by +). Raises TypeError for anything else
+    default     the default value
+    help        help text of the flag, one line if possible
+    common      whether --help lists the flag in its first group, before all sections
+    identity    whether the setting changes what is computed. False: a run may be continued with
+                another value, as for paths and for how often a run is saved
+    positional  whether the command line takes the values without a flag
+    several     whether a list of values may be given, with one run for each of them
+    metavar     name of the value in --help, as in `argparse`
+    more        `nargs`, as in `argparse`, and limits of the value: `choices`, `above`, `least`,
+                `most` and `joined` (one or more of the choices, joined by +)
+
+    Raises TypeError for any other keyword.
     """
     argument = {"metavar": metavar, "nargs": more.pop("nargs", None)}
     unknown = more.keys() - LIMITS.keys()
@@ -22,6 +38,7 @@ def option(default, help, *, identity=True, positional=False, several=False, met
     metadata = {
         "help": help,
         "limits": LIMITS | more,
+        "common": common,
         "identity": identity,
         "positional": positional,
         "several": several,

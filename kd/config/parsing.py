@@ -1,6 +1,6 @@
 """Settings from dataclass defaults, then a TOML or JSON file, then flags.
 
-One clear line for each mistake.
+Every mistake is reported in one line.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from pathlib import Path
 from kd.config.evaluate_settings import EvaluateSettings
 from kd.config.flags import make_parser
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.config.values import checked, nearest
-from kd.system.errors import Problem, speaks
+from kd.config.values import checked, empty_list, nearest
+from kd.system.errors import Problem, reports_to_user
 
 KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)
 
@@ -26,11 +26,13 @@ def parse(
     from_file: bool = True,
     shows: dict[str, tuple[str, Callable[[], str]]] | None = None,
 ) -> list:
-    """Settings of `kind` from the command line and, with `from_file`, --config.
+    """Return the settings of `kind`, one for each run that the command line asks for.
 
-    One for each run that is asked for. --dry-run prints them and returns none, as does each flag of
-    `shows`: flag -> (its help, what makes the text it prints). Raises Problem (exit code 2) for an
-    unknown flag or key, a value of the wrong type and one out of range.
+    from_file  whether settings are also read from the file in --config
+    shows      flags that only print a text: flag -> (its help, function that returns the text)
+
+    --dry-run and the flags of `shows` print their text, and the list is empty. Raises Problem (exit
+    code 2) for an unknown flag or key, and for a value of the wrong type or out of range.
     """
     shows = shows or {}
     flags = vars(make_parser(kind, from_file, shows).parse_args(argv))
@@ -52,7 +54,7 @@ def parse(
 
 
 def _given(kind, flags: dict) -> dict:
-    """{key: (value, where it was given)} of the flags and of the file in --config; flags win."""
+    """Return {key: (value, flag or file)} of the file in --config and the flags, which win."""
     file, values = flags.pop("config", None), {}
     if file is not None:
         for key, value in _read_file(kind, Path(file)).items():
@@ -63,19 +65,19 @@ def _given(kind, flags: dict) -> dict:
 
 
 def _lists(kind, values: dict) -> dict[str, list]:
-    """Those settings that were given as a list, for one run after the other."""
+    """Return the settings that have a list of values, with one run for each of them."""
     lists = {}
     for key in _keys(kind, "several"):
         value, where = values.get(key, ("", ""))
         if isinstance(value, list):
             lists[key] = value
             if not value:
-                raise Problem(f"{key} '[]' in {where}: an empty list; give at least one")
+                raise empty_list(key, where)
     return lists
 
 
 def _as_toml(settings, lists: dict[str, list]) -> str:
-    """Settings as a TOML file; in place of each value of `lists` the whole list."""
+    """Return settings as a TOML file, with the complete list for each key of `lists`."""
     values = flat(settings)
     for key, items in lists.items():
         values[key] = items if len(items) > 1 else items[0]
@@ -84,14 +86,15 @@ def _as_toml(settings, lists: dict[str, list]) -> str:
 
 
 def _print(text: str) -> None:
-    if speaks():
+    if reports_to_user():
         print(text, end="")
 
 
 def build(kind, values: dict):
-    """Settings of `kind` from {key: (value, where it was given)}.
+    """Return settings of `kind` from {key: (value, flag or file that sets it)}.
 
-    Keys that are left out keep their defaults.
+    Missing keys keep their defaults, and keys that `kind` does not have are ignored. Raises Problem
+    for a value of the wrong type or out of range.
     """
     sections = {}
     for section in fields(kind):
@@ -104,7 +107,10 @@ def build(kind, values: dict):
 
 
 def flat(settings, identity_only: bool = False) -> dict:
-    """All settings as one dictionary; with `identity_only`, those that change what is computed."""
+    """Return all settings as one dictionary {key: value}.
+
+    identity_only  only those that change what is computed
+    """
     values = {}
     for section in fields(settings):
         own = getattr(settings, section.name)
@@ -115,7 +121,7 @@ def flat(settings, identity_only: bool = False) -> dict:
 
 
 def replace(settings, **changes):
-    """A copy with some keys changed, whatever section they stand in."""
+    """Return a copy of settings with some keys changed, whatever their section."""
     sections = {}
     for section in fields(settings):
         names = {entry.name for entry in fields(section.type)}
@@ -125,9 +131,9 @@ def replace(settings, **changes):
 
 
 def _read_file(kind, file: Path) -> dict:
-    """The keys of a settings file.
+    """Return {key: value} of a settings file.
 
-    Keys of the other script are passed over: one file serves both.
+    Keys of another script are skipped, so that one file can be used with several scripts.
     """
     language = "JSON" if file.suffix == ".json" else "TOML"
     try:
@@ -137,36 +143,41 @@ def _read_file(kind, file: Path) -> dict:
             values = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise Problem(
-            f"config '{file}' in --config: no such file; the project's own lie in configs/"
+            f"--config '{file}' cannot be read: no such file. The project's own files are in"
+            " configs/."
         ) from None
     except OSError as error:
         raise Problem(
-            f"config '{file}' in --config: cannot be read ({error.strerror}); give another file"
+            f"--config '{file}' cannot be read: {error.strerror}. Check the path, or use another"
+            " file."
         ) from None
     except (ValueError, RecursionError) as error:
         raise Problem(
-            f"config '{file}' in --config: not valid {language} ({error}); mend the file"
+            f"--config '{file}' is not valid {language}: {error}. Fix the file."
         ) from None
     if not isinstance(values, dict):
-        raise Problem(f"config '{file}' in --config: holds no keys; give one 'key = value' a line")
+        raise Problem(
+            f"--config '{file}' is not valid: it must contain a JSON object of settings. Use the"
+            " settings.json of a run, or a TOML file with one 'key = value' per line."
+        )
     return _keys_of(kind, values, file)
 
 
 def _keys_of(kind, values: dict, file: Path) -> dict:
-    """The values that `kind` has. Raises Problem for a key that no script has."""
+    """Return the values of keys that `kind` has. Raises Problem for a key that no script has."""
     here = _keys(kind)
     known = set().union(*map(_keys, KINDS))
     for key in values:
         if key not in known:
             raise Problem(
-                f"unknown key '{key}' in {file}: no setting has that name; "
-                f"{nearest(key, sorted(here))}see --dry-run for all of them"
+                f"Unknown key '{key}' in {file}: there is no such setting. "
+                f"{nearest(key, sorted(here))}--dry-run prints all of them."
             )
     return {key: value for key, value in values.items() if key in here}
 
 
 def _keys(kind, only: str | None = None) -> list[str]:
-    """The names of all settings, or of those with some metadata."""
+    """Return the names of all settings, or only of those for which the metadata `only` is set."""
     names = []
     for section in fields(kind):
         for entry in fields(section.type):

@@ -1,7 +1,7 @@
-"""A run, as its settings mean it: its networks, phases, knowledge and teachers.
+"""The plan of a run: its networks, phases, knowledge and teachers, as the settings imply them.
 
-`resolve` makes a plan, without torch. Nothing that is given one reads a mode's name, or asks which
-loss a phase's word stands for.
+`resolve` makes a plan without importing torch. Code that receives a plan does not depend on the
+name of the mode, or on the names of losses in the tables.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from kd.methods import KNOWLEDGE, Kind
 
 @dataclass(frozen=True)
 class KnowledgePlan:
-    """The kinds of knowledge that a phase passes on.
+    """The kinds of knowledge that a phase transfers.
 
-    weights       kind -> weight of its term; empty where the phase passes on none
-    temperatures  of several the mean of a kind's losses
+    weights       kind -> weight of its term; empty if the phase transfers no knowledge
+    temperatures  with several, the loss of a kind is the mean over them
     options       kind -> its own hyper-parameters
     """
 
@@ -30,17 +30,20 @@ class KnowledgePlan:
 
     @property
     def inside(self) -> list[str]:
-        """Those kinds that lie in feature maps."""
+        """The names of the kinds that are in feature maps, sorted."""
         return sorted(name for name, kind in self.kinds.items() if kind.inside)
 
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """A phase: which images, which loss.
+    """The images and the loss of a phase.
 
-    shows_pool    all images that may be seen, without their labels; otherwise the train split
-    reads_labels  whether labels are in its loss
-    knowledge     what the teachers pass on in it; empty where they are not in its loss
+    name          name of the phase in reports and messages
+    shows_pool    True: all images that may be used in training, without their labels; False: the
+                  labelled train split
+    reads_labels  whether the loss has a term of labels
+    knowledge     what the teachers transfer; empty if the loss has no term of teachers
+    lr            learning rate
     """
 
     name: str
@@ -51,7 +54,7 @@ class PhasePlan:
 
 
 def kinds_of(phases: tuple[PhasePlan, ...]) -> dict[str, Kind]:
-    """The kinds of knowledge that phases pass on, by name."""
+    """Return the kinds of knowledge that phases transfer, by name."""
     kinds = {}
     for phase in phases:
         kinds |= phase.knowledge.kinds
@@ -60,12 +63,13 @@ def kinds_of(phases: tuple[PhasePlan, ...]) -> dict[str, Kind]:
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """A network that teaches, and where it comes from: a file, a run, or a seed.
+    """A network that teaches, and its origin: a file, a run, or a seed.
 
-    file    of --teacher-checkpoint
-    plan    the run that trains it, where there is no file
-    places  the folders in which that run is looked for; it is trained in the first of them
-    seed    draws the weights of a network that is never trained
+    name    name of the network
+    file    file in --teacher-checkpoint
+    plan    plan of the run that trains the network, if there is no file
+    places  folders in which that run is searched for; it is trained in the first of them
+    seed    seed of the weights of a network that is never trained
     """
 
     name: str
@@ -77,27 +81,34 @@ class TeacherPlan:
 
 @dataclass(frozen=True)
 class Distribution:
-    """A teacher that is no network: the probability of the true class; None: all classes alike."""
+    """A teacher that is not a network but fixed class probabilities.
+
+    correct  probability of the true class, with the rest divided equally among the others; None:
+             the same probability for every class
+    """
 
     correct: float | None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, as its settings mean it.
+    """The plan of a run, as its settings imply it.
 
-    mode          its name, for messages; `teacher` for a network trained on labels alone
-    student       the network that is trained
-    weights_seed  draws its fresh weights
-    phases        in their order
-    alpha         weight of the knowledge beside the labels
-    teachers      the networks that teach; empty where none does
-    shares        how much each of them counts; they sum to 1
-    distribution  what teaches where no network does; None in a run without a teacher
-    teacher_name  what the teachers are called together; empty in a run without a teacher
-    unused        settings that the run does not look at, whatever their values
-    idle          flags among them that were given another value than their default
-    remarks       for the user
+    settings      the settings of the run
+    folder        folder of the run
+    mode          name of the mode, for messages; `teacher` for a network trained on labels only
+    student       name of the network that is trained
+    weights_seed  seed of its random initial weights
+    phases        phases of training, in order
+    alpha         weight of the knowledge; the weight of the labels is 1 - alpha
+    teachers      networks that teach; empty if there are none
+    shares        weight of each teacher; they sum to 1
+    distribution  class probabilities that replace a teacher network; None if there is a network or
+                  no teacher at all
+    teacher_name  name of all teachers together; empty in a run without a teacher
+    unused        settings that the run does not use, whatever their values
+    idle          flags of unused settings whose value is not the default
+    remarks       remarks for the user, each a sentence
     """
 
     settings: TeacherSettings | DistillSettings
@@ -117,31 +128,31 @@ class Plan:
 
     @property
     def distils(self) -> bool:
-        """Whether it is a student's run: the settings of distill.py, with a teacher of any kind."""
+        """Whether the run has a teacher of any kind, and so the settings of distill.py."""
         return isinstance(self.settings, DistillSettings)
 
     @property
     def stop_at(self) -> float | None:
-        """The validation accuracy past which training stops: that of a defective teacher."""
+        """The validation accuracy above which the training of a defective teacher stops."""
         return None if self.distils else self.settings.teacher.stop_at_val_accuracy
 
     @property
     def shows_pool(self) -> bool:
-        """Whether the run sees images without labels."""
+        """Whether the run uses images without their labels."""
         return any(phase.shows_pool for phase in self.phases)
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """The kinds of knowledge of all phases."""
+        """The kinds of knowledge of all phases, by name."""
         return kinds_of(self.phases)
 
     @property
     def inside(self) -> list[str]:
-        """The kinds of knowledge, of all phases, that lie in feature maps."""
+        """The names of the kinds of knowledge of all phases that are in feature maps, sorted."""
         return sorted(name for name, kind in self.kinds.items() if kind.inside)
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """At which both networks are softened; empty where no phase passes knowledge on."""
+        """The temperatures that soften both networks; empty if no phase transfers knowledge."""
         found = [phase.knowledge.temperatures for phase in self.phases if phase.knowledge.weights]
         return found[0] if found else ()

@@ -1,4 +1,4 @@
-"""Settings that contradict each other or lack something, refused before any data are read."""
+"""Checks that refuse incomplete or contradictory settings before any data are read."""
 
 from kd.config.layout import is_folder_name, slug
 from kd.config.plan import PhasePlan, kinds_of
@@ -9,19 +9,23 @@ from kd.system.errors import Problem
 
 
 def refuse_tag(tag: str) -> None:
-    """Raise Problem for a tag that cannot stand in the name of a folder."""
+    """Raise Problem for a tag that cannot be part of the name of a folder."""
     if tag and not is_folder_name(tag):
         raise Problem(
-            f"tag '{tag}' in --tag: must be letters, digits, '.', '_' and '-', as it names a"
-            f" folder; try '{slug(tag)}'"
+            f"--tag '{tag}' is not valid: it is part of a folder name, so it may contain only"
+            f" letters, digits, '.', '_' and '-'. Try --tag {slug(tag)}."
         )
 
 
 def refuse_misfits(
     settings: DistillSettings, mode: Mode, phases: tuple[PhasePlan, ...], unused: frozenset[str]
 ) -> None:
-    """Raise Problem for knowledge that a mode cannot pass on, and for lists of other lengths."""
-    where = f"in --knowledge: --mode {settings.distillation.mode}"
+    """Raise Problem for settings of a student that do not fit its mode or each other.
+
+    These are knowledge that the mode cannot transfer, lists of the wrong length, a teacher that is
+    named twice, and --compile with knowledge in feature maps.
+    """
+    where = f"cannot be used with --mode {settings.distillation.mode}"
     _refuse_kinds(settings, mode, phases, where)
     for row, phase in zip(mode.phases, phases):
         _refuse_phase(settings, mode, row, phase, where)
@@ -31,14 +35,14 @@ def refuse_misfits(
     files = settings.distillation.teacher_checkpoint and "teacher_checkpoint" not in unused
     if twice and not files:
         raise Problem(
-            f"teacher '{twice[0]}' in --teacher: named twice, it is the same network twice; give"
-            " other names, or files of differently trained ones with --teacher-checkpoint"
+            f"--teacher names '{twice[0]}' twice, but both are the same network. Use other"
+            " names, or set --teacher-checkpoint to files of differently trained networks."
         )
     inside = _inside(phases)
     if settings.training.compile and inside:
         raise Problem(
-            "compile in --compile: a compiled network does not show its feature maps, which"
-            f" '{inside[0]}' needs; leave one of both out"
+            f"--compile cannot be used with --knowledge {inside[0]}: a compiled network does not"
+            " expose its feature maps. Remove --compile or choose another kind of knowledge."
         )
 
 
@@ -47,42 +51,43 @@ def _refuse_kinds(settings, mode: Mode, phases: tuple[PhasePlan, ...], where: st
     chosen = chosen_kinds(settings, mode)
     if len(set(chosen)) < len(chosen):
         raise Problem(
-            f"knowledge '{'+'.join(chosen)}' in --knowledge: names a kind twice; give it once, with"
-            " a weight in --knowledge-weights"
+            f"--knowledge {'+'.join(chosen)} names a kind twice. Name it once and set its weight"
+            " with --knowledge-weights."
         )
     inside = _inside(phases)
     if inside and not mode.teacher.is_network:
         outputs = [name for name, kind in KNOWLEDGE.items() if not kind.inside]
         raise Problem(
-            f"knowledge '{inside[0]}' {where} has no network to look into; give one of"
-            f" {', '.join(outputs)}"
+            f"--knowledge {inside[0]} {where}: its teacher is not a network and has no feature"
+            f" maps. Use one of {', '.join(outputs)}."
         )
     others = sorted(kinds_of(phases).keys() - {"kd"})
     if others and mode.teacher.distribution == "uniform":
         raise Problem(
-            f"knowledge '{others[0]}' {where} is label smoothing, which is kd of a uniform teacher;"
-            " leave --knowledge out"
+            f"--knowledge {others[0]} {where}: label smoothing is kd with a uniform teacher. Remove"
+            " --knowledge."
         )
 
 
 def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where: str) -> None:
-    """Raise Problem for a phase that needs labels where none are read."""
+    """Raise Problem for a phase that needs labels but does not read any."""
     lacking = [name for name, kind in phase.knowledge.kinds.items() if kind.labels]
     if lacking and not phase.reads_labels:
         raise Problem(
-            f"knowledge '{lacking[0]}' {where} reads no labels, which it needs; give another kind"
+            f"--knowledge {lacking[0]} {where}: it needs labels, but phase '{row.name}' reads none."
+            " Use another kind."
         )
     labels_in_pool = phase.shows_pool and phase.reads_labels
     if labels_in_pool or not (phase.reads_labels or mode.teacher.is_network):
         raise Problem(
-            f"phase '{row.name}' of --mode {settings.distillation.mode}: '{row.loss}' on"
-            f" '{row.images}', teacher '{mode.teacher.words}', needs labels where none are read;"
-            " let it match a network's knowledge"
+            f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: loss"
+            f" '{row.loss}' on images '{row.images}' with the teacher '{mode.teacher.words}' needs"
+            " labels, but none are read. Use the loss 'match' with a network as teacher."
         )
 
 
 def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str]) -> None:
-    """Raise Problem for a list of another length than the teachers, or the kinds, it is for."""
+    """Raise Problem for a list without exactly one value for each teacher or kind."""
     how, teachers = settings.distillation, len(teacher_names(settings))
     kinds = len(chosen_kinds(settings, mode))
     lengths = [
@@ -93,11 +98,11 @@ def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str
     for key, given, what, expected in lengths:
         if given and len(given) != expected and key not in unused:
             raise Problem(
-                f"{key} of {len(given)} in --{key.replace('_', '-')}: {what} {expected}; give one"
-                " for each, or none"
+                f"--{key.replace('_', '-')} has the wrong number of values, {len(given)}: {what}"
+                f" {expected}. Set one value for each, or none."
             )
 
 
 def _inside(phases: tuple[PhasePlan, ...]) -> list[str]:
-    """The kinds of knowledge, of all phases, that lie in feature maps."""
+    """Return the kinds of knowledge, of all phases, that are in feature maps."""
     return sorted(name for name, kind in kinds_of(phases).items() if kind.inside)

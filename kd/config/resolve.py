@@ -1,4 +1,4 @@
-"""From settings to the plan of a run. What the settings alone can tell is refused here."""
+"""From settings to the plan of a run, with every check that needs only the settings."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ UNTRAINED = 10**6  # above every generation, each of which draws a student's wei
 
 
 def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
-    """The plan of a run. Raises Problem for settings that contradict each other."""
+    """Return the plan of a run. Raises Problem for settings that contradict each other."""
     refuse_tag(settings.output.tag)
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)
@@ -63,26 +63,27 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
 
 
 def _remarks(settings: DistillSettings, name: str, teachers: tuple[TeacherPlan, ...]) -> tuple:
-    """What the settings alone say of a pair that a user should know."""
+    """Return remarks for the user that follow from the settings alone, each a sentence."""
     found = [unusual(settings.distillation.mode, name, settings.distillation.student)]
     given = any(teacher.file is not None for teacher in teachers)
     if given and settings.data.labeled_fraction < 1:
         found.append(
-            "a teacher of --teacher-checkpoint may know labels that --labeled-fraction hides"
+            "A teacher in --teacher-checkpoint may have been trained on labels that"
+            " --labeled-fraction hides."
         )
     return tuple(filter(None, found))
 
 
 def another_seed(seed: int, number: int) -> int:
-    """A seed far from `seed`, another for each number.
+    """Return a seed that is unrelated to `seed`, and different for every number.
 
-    Of 32 bits: torch's generator on a CPU does not look at more.
+    It has 32 bits, because torch's CPU generator does not use more.
     """
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _resolve_alone(settings: TeacherSettings) -> Plan:
-    """The plan of a network that is trained on labels alone."""
+    """Return the plan of a network that is trained on labels only."""
     model, stops = settings.teacher.model, settings.teacher.stop_at_val_accuracy is not None
     phases = tuple(_phase(settings, None, phase) for phase in ALONE)
     unused = unused_by_network_alone(settings, phases)
@@ -110,7 +111,7 @@ def _folder(settings, mode: str, pair: str) -> Path:
 
 
 def _teacher_name(settings: DistillSettings) -> str:
-    """`a+b`, `none`, or in a chain of generations the one before, as `a-generation1`."""
+    """Return `a+b`, `none`, or in a chain of generations the previous one, e.g. `a-generation1`."""
     name = "+".join(teacher_names(settings)) or "none"
     if is_chain(settings) and settings.distillation.generations > 1:
         name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
@@ -118,7 +119,7 @@ def _teacher_name(settings: DistillSettings) -> str:
 
 
 def _weights_seed(settings: DistillSettings) -> int:
-    """--seed, and another for each generation, so that none begins where its teacher did."""
+    """Return --seed, or another seed for every generation, so that none starts like its teacher."""
     if is_chain(settings):
         return another_seed(settings.training.seed, settings.distillation.generations)
     return settings.training.seed
@@ -135,7 +136,10 @@ def _distribution(settings: DistillSettings, origin: Origin) -> Distribution | N
 
 
 def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
-    """A mode's phase with --finetune decided; `mode` is None where a network is trained alone."""
+    """Return the plan of a phase, with --finetune applied.
+
+    mode  None for a network that is trained without a teacher
+    """
     named = PHASE_LOSSES[phase.loss]
     loss = PHASE_LOSSES[named.chosen[settings.unlabeled.finetune]] if named.chosen else named
     own_lr = settings.unlabeled.finetune_lr if named.chosen else None
@@ -154,7 +158,10 @@ def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
 def _knowledge(
     settings: DistillSettings, mode: Mode, phase: ModePhase, alone: bool
 ) -> KnowledgePlan:
-    """What a phase passes on. `alone`: no label is in its loss, so a single kind counts for 1."""
+    """Return the knowledge that a phase transfers.
+
+    alone  whether the loss has no term of labels, in which case a single kind has weight 1
+    """
     given = settings.transfer
     kinds = phase.knowledge.split("+") if phase.knowledge else chosen_kinds(settings, mode)
     weights = [] if phase.knowledge else given.knowledge_weights
@@ -176,16 +183,16 @@ def _knowledge(
 
 
 def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
-    """Where the teacher at a place of --teacher comes from."""
+    """Return where the teacher at a position of --teacher comes from."""
     name, files = teacher_names(settings)[place], settings.distillation.teacher_checkpoint
     if not mode.teacher.trained:
         return TeacherPlan(name, seed=another_seed(settings.training.seed, UNTRAINED))
     later = is_chain(settings) and settings.distillation.generations > 1
-    if files and not later:  # in a chain, the file teaches the first generation
+    if files and not later:  # in a chain, only the first generation is taught by the file
         return TeacherPlan(name, file=files[place])
     plan = resolve(_teacher_settings(settings, mode.teacher, name, later))
     places = [plan.folder]
-    if settings.output.tag and not later:  # a teacher of labels alone may also lie under no tag
+    if settings.output.tag and not later:  # a run without the tag is as good
         untagged = parsing.replace(plan.settings, tag="")
         places.append(resolve(untagged).folder)
     return TeacherPlan(name, plan=plan, places=tuple(places))
@@ -194,7 +201,7 @@ def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
 def _teacher_settings(
     settings: DistillSettings, origin: Origin, name: str, later: bool
 ) -> TeacherSettings | DistillSettings:
-    """Settings that train a student's teacher: its own but for what is the student's alone."""
+    """Return the settings that train a teacher: those of the student, as far as they apply."""
     if later:
         return parsing.replace(settings, generations=settings.distillation.generations - 1)
     teacher = Teacher(model=name, stop_at_val_accuracy=origin.stop_at)

@@ -1,11 +1,11 @@
-"""What the settings of a student name in the tables of modes and knowledge."""
+"""The entries of the tables of modes and knowledge that a student's settings select."""
 
 from kd.config.settings import DistillSettings
 from kd.methods import MODES, Mode
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
-    """The networks that teach a student; none where a label distribution does."""
+    """Return the names of the teachers of a student; empty if no network teaches it."""
     origin = MODES[settings.distillation.mode].teacher
     if not origin.is_network:
         return []
@@ -17,11 +17,11 @@ def teacher_names(settings: DistillSettings) -> list[str]:
 
 
 def is_chain(settings: DistillSettings) -> bool:
-    """Whether a run belongs to a chain of --generations, each taught by the one before."""
+    """Return whether a run belongs to a chain of --generations, each taught by the previous one."""
     origin = MODES[settings.distillation.mode].teacher
     return origin.is_students_own and origin.trained
 
 
 def chosen_kinds(settings: DistillSettings, mode: Mode) -> list[str]:
-    """The kinds of --knowledge, otherwise the mode's own."""
+    """Return the kinds in --knowledge, or by default those of the mode."""
     return (settings.transfer.knowledge or mode.knowledge).split("+")

@@ -1,9 +1,11 @@
-"""What can be set: every field is declared once, here, with its default, help and limits.
+"""All settings of a run; every one is declared once, here, with its default, help and limits.
 
-`parsing` reads it.
+`parsing` reads them from files and flags, and `flags` makes --help from them. The docstring of a
+section is the title of its group in --help.
 """
 
 from dataclasses import dataclass, field, make_dataclass
+from typing import ClassVar
 
 from kd.config.option import option
 from kd.methods import KNOWLEDGE, MODES, option_key
@@ -16,90 +18,85 @@ DATASETS = ("mura", "folder", "synthetic", "eyepacs", "aptos", "messidor", "mess
 
 @dataclass(frozen=True)
 class Teacher:
-    """the teacher"""
+    """defective teacher"""
 
     model: str = option(
         "seresnet50",
-        "network to train: a name of the thesis or any of timm's; several are trained in turn",
+        "network to train, named as in the thesis or in timm; several names: one after the other",
+        common=True,
         several=True,
         metavar="NAME",
     )
     stop_at_val_accuracy: float | None = option(
-        None,
-        "stop as soon as validation accuracy passes this: a defective teacher (the thesis: 0.5)",
-        above=0,
-        most=1,
+        None, "stop once validation accuracy passes this (0.5 in the thesis)", above=0, most=1
     )
-    look_every: int = option(
-        8,
-        "steps between two looks at a fixed part of the validation images, with "
-        "--stop-at-val-accuracy",
-        least=1,
-    )
+    look_every: int = option(8, "steps between checks on a fixed validation subset", least=1)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """teacher and student"""
+    """teacher and distillation loss"""
 
     teacher: str = option(
         "seresnet50",
-        "network that teaches; trained first where no run of it is found; A+B: both together, "
-        "the mean of their softened probabilities; several: all pairs",
+        "network that teaches, trained first if it has no run; A+B: ensemble; several names: all"
+        " pairs in turn",
+        common=True,
         several=True,
         metavar="NAME",
     )
     student: str = option(
-        "resnet18", "network that learns; several: all pairs in turn", several=True, metavar="NAME"
+        "resnet18",
+        "network that learns; several names: all pairs",
+        common=True,
+        several=True,
+        metavar="NAME",
     )
-    mode: str = option("normal", "which teacher meets which student (--list-modes)", choices=MODES)
-    alpha: float = option(0.5, "weight of the knowledge; the label's is 1 - alpha", least=0, most=1)
+    mode: str = option(
+        "normal", "which teacher is used, and how; see --list-modes", common=True, choices=MODES
+    )
+    alpha: float = option(
+        0.5, "weight of the teacher; the labels have 1 - ALPHA", metavar="ALPHA", least=0, most=1
+    )
     temperature: list[float] = option(
         [4.0],
-        "T: softens both networks' logits; of several the mean of the losses",
+        "softens the logits of both networks; several values: mean of the losses",
         metavar="T",
         nargs="+",
         above=0,
         most=1000,
     )
-    generations: int = option(
-        1,
-        "born again (--mode self): the student of one is the teacher of the next",
-        least=1,
-        most=100,
-    )
+    generations: int = option(1, "--mode self: number of born-again generations", least=1, most=100)
     correct_probability: float = option(
-        0.99, "a of --mode virtual: probability of the true class", above=0, most=0.9999
+        0.99, "--mode virtual: probability of the true class", above=0, most=0.9999
     )
     teacher_weights: list[float] = option(
         [],
-        "how much each of several teachers counts (else alike)",
+        "weights of the teachers in an ensemble (default: equal)",
         metavar="W",
         nargs="*",
         above=0,
         most=10**6,
     )
     stored_logits: bool = option(
-        True,
-        "keep the teacher's logits below --cache-dir for every student to come",
-        identity=False,
+        True, "keep the teacher's logits in --cache-dir for reuse", identity=False
     )
     teacher_checkpoint: list[str] = option(
         [],
-        "weights that you have, one for each network of --teacher: a model.pt of ours or a timm"
-        " state_dict (.pt, .safetensors)",
+        "weights of each network in --teacher: a model.pt of this project or a timm state_dict"
+        " (.pt, .safetensors)",
         metavar="FILE",
         nargs="*",
     )
     allow_foreign_teacher: bool = option(
         False,
-        "take a --teacher-checkpoint of another data set or other parts; never one that "
-        "has seen the student's validation or test patients",
+        "accept a --teacher-checkpoint from another data set or split; never one that has seen"
+        " validation or test patients of the student",
     )
 
 
 def _kind_options() -> list[tuple]:
-    """(name, type, field) of every hyper-parameter of a kind of knowledge, from the table."""
+    """Return (name, type, field) of every hyper-parameter in the table of knowledge."""
     found = []
     for name, kind in KNOWLEDGE.items():
         for one in kind.options:
@@ -111,17 +108,18 @@ def _kind_options() -> list[tuple]:
 
 @dataclass(frozen=True)
 class ChosenKinds:
-    """The kinds of knowledge and their weights."""
+    """Kinds of knowledge and their weights."""
 
     knowledge: str | None = option(
         None,
-        "one kind or several joined by +, whose weighted terms add up (else the mode's own)",
+        f"kinds to transfer, joined by +: {', '.join(KNOWLEDGE)} (default: see --mode)",
+        metavar="KIND[+KIND...]",
         choices=KNOWLEDGE,
         joined=True,
     )
     knowledge_weights: list[float] = option(
         [],
-        "weights of these terms (else each kind's own)",
+        "weights of the kinds in --knowledge (default: see --list-modes)",
         metavar="W",
         nargs="*",
         above=0,
@@ -129,18 +127,18 @@ class ChosenKinds:
     )
 
 
-# Each kind's own hyper-parameters, from the table of knowledge.
+# Adds the hyper-parameters in the table of knowledge.
 KindOptions = make_dataclass("KindOptions", _kind_options(), bases=(ChosenKinds,), frozen=True)
 
 
 @dataclass(frozen=True)
 class Transfer(KindOptions):
-    """what the teacher passes on (--list-modes)"""
+    """knowledge (see --list-modes)"""
 
     layers: list[str] = option(
         [],
-        "where to look inside: names of modules, or STUDENT:TEACHER where they differ (else the"
-        " last four stages that timm names)",
+        "modules that provide feature maps: a name for both networks, or STUDENT:TEACHER (default:"
+        " the last four stages listed by timm)",
         metavar="NAME",
         nargs="*",
     )
@@ -148,108 +146,114 @@ class Transfer(KindOptions):
 
 @dataclass(frozen=True)
 class Unlabeled:
-    """distilling through unlabelled images (--mode unlabeled, unlabeled-only)"""
+    """unlabelled images (--mode unlabeled and unlabeled-only)"""
 
     unlabeled_dir: str | None = option(
         None,
-        "pictures to match the teacher on, beside those of the train part: any tree; labels "
-        "in it are never read",
+        "folder tree of additional images on which the student matches the teacher; labels are"
+        " never read",
         metavar="DIR",
     )
     unlabeled_dataset: str = option(
-        "folder", "whose names tell the patients of --unlabeled-dir", choices=POOLS
+        "folder", "naming scheme of patients in --unlabeled-dir", choices=POOLS
     )
     strict: bool = option(
         False,
-        "refuse a --unlabeled-dir that shows validation or test patients, instead of dropping "
-        "those",
+        "refuse validation or test patients in --unlabeled-dir instead of excluding their images",
     )
     match_share: float = option(
-        0.8, "share of all steps that the first of several phases takes", above=0, most=0.99
+        0.8, "share of the steps in the first of several phases", above=0, most=0.99
     )
     finetune: str = option(
-        "ce",
-        "loss of phase two on the labelled images: labels alone, or --alpha of KD",
-        choices=("ce", "kd"),
+        "ce", "fine-tune on labels (ce) or labels and teacher (kd)", choices=("ce", "kd")
     )
-    finetune_lr: float | None = option(None, "learning rate of phase two (else --lr)", above=0)
+    finetune_lr: float | None = option(
+        None, "learning rate of fine-tuning (default: --lr)", metavar="LR", above=0
+    )
 
 
 @dataclass(frozen=True)
 class Data:
-    """pictures and parts"""
+    """data and splits"""
 
-    dataset: str = option("mura", "how the data lie on disk", choices=DATASETS)
-    data_dir: str | None = option(None, "folder that holds them", metavar="DIR")
+    dataset: str = option(
+        "mura", "data set; folder: your own images", common=True, choices=DATASETS
+    )
+    data_dir: str | None = option(None, "folder of the data set", common=True, metavar="DIR")
     label: str = option(
-        "part",
-        "MURA's label: the body part (the thesis) or abnormal/normal",
-        choices=("part", "abnormal"),
+        "part", "MURA label: body part (thesis) or abnormal/normal", choices=("part", "abnormal")
     )
     errata: str | None = option(
-        None, "corrections of a retinopathy set: image,grade (or drop)", metavar="FILE"
+        None, "CSV of corrections to a retinopathy set: image,grade (or drop)", metavar="FILE"
     )
     graded: bool = option(
         False,
-        "classes 0, 1, 2 ... are ordered grades: kappa and referable AUC too; the retinopathy sets"
-        " know it",
+        "classes are ordered grades 0, 1, ...: report kappa and referable AUC; always on for"
+        " retinopathy sets",
     )
     split: str = option(
         "patient",
-        "patient: no patient in two parts; thesis: by image, leaks; given: as the data say",
+        "patient: no patient in more than one split; thesis: by image, so patients leak; given: as"
+        " the data set specifies",
         choices=("patient", "thesis", "given"),
     )
-    split_seed: int = option(0, "seed of the parts", least=0, most=2**62)
+    split_seed: int = option(0, "seed of the splits", least=0, most=2**62)
     labeled_fraction: float = option(
         1.0,
-        "share of the train part's labels that are kept, of each class, by whole patients; "
-        "their images repeat, so that an epoch keeps its steps",
+        "share of the train labels to keep, per class and by complete patients; images repeat"
+        " to keep the steps per epoch",
+        metavar="F",
         above=0,
         most=1,
     )
-    labeled_seed: int = option(0, "seed of which patients keep their labels", least=0, most=2**62)
+    labeled_seed: int = option(
+        0, "seed that selects the patients whose labels are kept", least=0, most=2**62
+    )
     balance: str = option(
         "none",
-        "rare classes: their images' label losses count for more (weights), or they are drawn as "
-        "often as the others (draw)",
+        "for rare classes, increase the label loss (weights) or draw images as often as of other"
+        " classes (draw)",
         choices=("none", "weights", "draw"),
     )
     train_per_class: int | None = option(
         None,
-        "train images a class; small classes repeat (MURA: 2201; else all)",
+        "train images per class; small classes repeat (default: MURA 2201, otherwise all)",
         least=1,
         most=10**6,
     )
     valid_per_class: int | None = option(
-        None, "validation images a class (MURA: 250; else 15 %%)", least=1, most=10**6
-    )
-    test_per_class: int | None = option(
         None,
-        "test images a class (MURA: 245; else 15 %% or what is given; not with --split thesis)",
+        "validation images per class (default: MURA 250, otherwise 15 %%)",
         least=1,
         most=10**6,
     )
-    synthetic_images: int = option(2100, "pictures of the synthetic set", least=1, most=10**7)
+    test_per_class: int | None = option(
+        None,
+        "test images per class (default: MURA 245, otherwise 15 %% or the given test split; not"
+        " with --split thesis)",
+        least=1,
+        most=10**6,
+    )
+    synthetic_images: int = option(
+        2100, "number of images in the synthetic set", least=1, most=10**7
+    )
     synthetic_seed: int = option(0, "seed of the synthetic set", least=0, most=2**62)
     image_size: int = option(
-        224, "side of the square that networks see, in pixels", least=16, most=2048
+        224, "side of the square input images, in pixels", common=True, least=16, most=2048
     )
     resize: str = option(
-        "squash", "squash to the square (the thesis) or pad to it", choices=("squash", "pad")
+        "squash", "squash (thesis) or pad images to a square", choices=("squash", "pad")
     )
     crop: str = option(
         "auto",
-        "crop to the disc of a fundus photograph; auto: fundus for the retinopathy sets",
+        "fundus: crop to the disc; auto: retinopathy sets",
         choices=("auto", "none", "fundus"),
     )
     channels: int = option(
-        0, "store 1 (grey) or 3 (colour) channels; 0: look at the pictures", choices=(0, 1, 3)
+        0, "channels to store: 1 (grey) or 3 (colour); 0: detect", choices=(0, 1, 3)
     )
     cache_dir: str = option(
-        "cache",
-        "decoded pictures, teachers' logits; may be deleted at any time",
-        metavar="DIR",
-        identity=False,
+        "cache", "images and logits; may be deleted at any time", metavar="DIR", identity=False
     )
 
 
@@ -257,15 +261,12 @@ class Data:
 class Network:
     """networks"""
 
-    pretrained: bool = option(True, "start from ImageNet weights")
+    pretrained: bool = option(True, "start from ImageNet weights", common=True)
     weights: str | None = option(
-        None, "start the network that is trained from this file instead", metavar="FILE"
+        None, "initial weights of the network to train, instead of ImageNet's", metavar="FILE"
     )
     drop_rate: float | None = option(
-        None,
-        "dropout before the classifier (as published: vgg11 0.5, SE nets 0.2)",
-        least=0,
-        most=0.99,
+        None, "dropout before the classifier (default: vgg11 0.5, SE nets 0.2)", least=0, most=0.99
     )
 
 
@@ -273,46 +274,53 @@ class Network:
 class Training:
     """training"""
 
-    epochs: int = option(20, "passes over the train part", least=1, most=10**6)
-    batch_size: int = option(16, "images a step", least=1, most=10**6)
-    lr: float = option(1e-4, "Adam's learning rate", above=0)
-    schedule: str = option("constant", "learning rate over the run", choices=("constant", "cosine"))
-    weight_decay: float = option(0.0, "Adam's L2 penalty", least=0)
-    clip_norm: float | None = option(None, "clip the gradient's norm to this", above=0)
-    augment: bool = option(True, "train on flipped, turned, scaled and shifted views")
-    seed: int = option(0, "seed of weights, order and views", least=0, most=2**31)
+    epochs: int = option(20, "passes over the train split", common=True, least=1, most=10**6)
+    batch_size: int = option(16, "images per step", common=True, least=1, most=10**6)
+    lr: float = option(1e-4, "learning rate of Adam", above=0)
+    schedule: str = option("constant", "learning rate schedule", choices=("constant", "cosine"))
+    weight_decay: float = option(0.0, "L2 penalty of Adam", least=0)
+    clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
+    augment: bool = option(True, "train on flipped, rotated, scaled, shifted views")
+    seed: int = option(0, "seed of the weights, image order and views", least=0, most=2**31)
     amp: str = option(
         "auto",
-        "precision of training; evaluation is always float32",
+        "training precision; evaluation always uses float32",
         choices=("auto", "bf16", "fp16", "off"),
     )
-    sync_bn: bool = option(False, "BatchNorm over the images of all ranks (torchrun); CUDA only")
-    compile: bool = option(
-        False, "torch.compile the student's training step, with CUDA graphs; CUDA only"
-    )
-    max_steps: int | None = option(None, "end training after this many steps", least=1)
+    sync_bn: bool = option(False, "BatchNorm over all ranks of torchrun; CUDA only")
+    compile: bool = option(False, "torch.compile with CUDA graphs; CUDA only")
+    max_steps: int | None = option(None, "end training after this number of steps", least=1)
     device: str = option(
-        "auto", "cpu, cuda, cuda:1, mps; auto takes the fastest", metavar="DEVICE", identity=False
+        "auto",
+        "cpu, cuda, cuda:1 or mps; auto: the fastest one",
+        common=True,
+        metavar="DEVICE",
+        identity=False,
     )
-    save_every_minutes: float = option(5.0, "save for resuming this often", least=0, identity=False)
+    save_every_minutes: float = option(
+        5.0, "minutes between saves for resuming", least=0, identity=False
+    )
     max_minutes: float | None = option(
-        None, "stop after so long, saved; the same command again goes on", least=0, identity=False
+        None, "save and stop after this time; run again to continue", least=0, identity=False
     )
 
 
 @dataclass(frozen=True)
 class Output:
-    """where results go"""
+    """output"""
 
-    out: str = option("runs", "folder of all runs", metavar="DIR", identity=False)
-    tag: str = option("", "name a variant: its runs get folders of their own", metavar="NAME")
+    out: str = option("runs", "folder of all runs", common=True, metavar="DIR", identity=False)
+    tag: str = option("", "name of a variant, whose runs get their own folders", metavar="NAME")
 
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """Train a network on labels alone: a teacher, a student's baseline, or (stopped early) a
-    defective teacher.
-    """
+    """Train a network on labels only: a teacher, a student's baseline, or a defective teacher."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "python train_teacher.py --model seresnet50 --config configs/demo.toml",
+        "python train_teacher.py --model resnet50 --dataset folder --data-dir DIR",
+    )
 
     teacher: Teacher = field(default_factory=Teacher)
     data: Data = field(default_factory=Data)
@@ -323,7 +331,12 @@ class TeacherSettings:
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Train a student on the labels and on what a teacher knows of the same images."""
+    """Train a student on labels and on the outputs of a teacher for the same images."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "python distill.py --teacher seresnet50 --student vgg11 --config configs/demo.toml",
+        "python distill.py --teacher resnet50 --student resnet18 --dataset folder --data-dir DIR",
+    )
 
     distillation: Distillation = field(default_factory=Distillation)
     transfer: Transfer = field(default_factory=Transfer)

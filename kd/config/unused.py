@@ -1,4 +1,4 @@
-"""The settings that a run does not look at, whatever their values."""
+"""The settings that a run does not use, whatever their values."""
 
 from kd.config import parsing
 from kd.config.plan import PhasePlan, kinds_of
@@ -8,7 +8,7 @@ from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
 
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
-    """Setting -> whether a run of any kind looks at it; those that are not listed always count."""
+    """Return {setting: whether a run of any kind uses it}; unlisted settings are always used."""
     pooled = any(phase.shows_pool for phase in phases)
     others = pooled and settings.unlabeled.unlabeled_dir is not None
     used = {
@@ -26,7 +26,7 @@ def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
 def unused_by_student(
     settings: DistillSettings, mode: Mode, phases: tuple[PhasePlan, ...]
 ) -> frozenset[str]:
-    """Settings of another mode, another teacher or another kind of knowledge."""
+    """Return the settings that belong to another mode, teacher or kind of knowledge."""
     kinds = kinds_of(phases)
     origin = mode.teacher
     tunes = any(PHASE_LOSSES[row.loss].chosen for row in mode.phases)
@@ -57,7 +57,7 @@ def unused_by_student(
 def unused_by_network_alone(
     settings: TeacherSettings, phases: tuple[PhasePlan, ...]
 ) -> frozenset[str]:
-    """Settings that a network without a teacher does not look at."""
+    """Return the settings that a network without a teacher does not use."""
     return _unused_keys(settings, _used_by_any(settings, phases))
 
 
@@ -67,7 +67,7 @@ def _unused_keys(settings, used: dict[str, bool]) -> frozenset[str]:
 
 
 def idle_flags(settings, unused: frozenset[str]) -> tuple[str, ...]:
-    """The flags of unused settings that were given another value than their default."""
+    """Return the flags of unused settings whose value is not the default."""
     given, default = parsing.flat(settings), parsing.flat(type(settings)())
     idle = [key for key in sorted(unused) if given[key] != default[key]]
     return tuple("--" + key.replace("_", "-") for key in idle)

@@ -1,8 +1,10 @@
-"""A value from a flag or a file as the type of its setting, within its limits."""
+"""Conversion of a value from a flag or a file to the type of its setting, within its limits."""
 
 import difflib
+import json
 import math
 import os
+import shlex
 import types
 import typing
 
@@ -10,7 +12,7 @@ from kd.system.errors import Problem
 
 
 def type_of(entry, section) -> tuple[type, bool]:
-    """(type, may be None) of a field."""
+    """Return (type, whether None is allowed) of a field."""
     hint = typing.get_type_hints(section)[entry.name]
     if not isinstance(hint, types.UnionType):
         return hint, False
@@ -20,17 +22,19 @@ def type_of(entry, section) -> tuple[type, bool]:
 
 
 def checked(entry, section, value, where):
-    """`value` as the field's type, within its limits.
+    """Return `value` as the type of the field, within its limits.
 
-    where: what gave it, for the message. Raises Problem.
+    where  the flag or the file that sets the value, for messages
+
+    Raises Problem for a value of the wrong type or out of range.
     """
     kind, optional = type_of(entry, section)
-    if optional and value in (None, "none"):  # the word clears what a settings file says
+    if optional and value in (None, "none"):  # 'none' clears a value of a settings file
         return None
     if entry.metadata["limits"]["joined"] and isinstance(value, list):
         raise Problem(
-            f"{entry.name} '{value}' in {where}: a list; give several in one run as"
-            f" '{'+'.join(map(str, value))}'"
+            f"{assignment(entry.name, value, where)} is not valid: it must not be a list. Join"
+            f" several values with '+', as in '{'+'.join(map(str, value))}'."
         )
     if typing.get_origin(kind) is not list:
         return _within_limits(entry, _converted(value, kind, entry.name, where), value, where)
@@ -38,7 +42,7 @@ def checked(entry, section, value, where):
     if given in ([None], ["none"]) and not entry.default_factory():
         return []
     if not given and entry.default_factory():
-        raise Problem(f"{entry.name} '[]' in {where}: an empty list; give at least one")
+        raise empty_list(entry.name, where)
     [item_kind] = typing.get_args(kind)
     found = []
     for item in given:
@@ -47,26 +51,51 @@ def checked(entry, section, value, where):
     return found
 
 
+def assignment(name: str, value, where: str) -> str:
+    """Return a setting, its value and its place, for messages.
+
+    `--epochs 0` if `where` is a flag, or `epochs = 0 in grid.toml` if it is a file.
+    """
+    if where.startswith("--"):
+        return f"{where} {shlex.quote(str(value))}"
+    return f"{name} = {_as_in_file(value)} in {where}"
+
+
+def empty_list(name: str, where: str) -> Problem:
+    """Return the Problem of a list that must have at least one value."""
+    return Problem(
+        f"{assignment(name, [], where)} is not valid: the list is empty. Set at least one value."
+    )
+
+
+def _as_in_file(value) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_in_file, value))}]"
+    if value is None or isinstance(value, (bool, str)):
+        return json.dumps(value)
+    return str(value)
+
+
 def _within_limits(entry, value, given, where):
     limits = entry.metadata["limits"]
-    for part in value.split("+") if limits["joined"] else [value]:
-        if limits["choices"] and part not in limits["choices"]:
-            near = nearest(str(part), [str(choice) for choice in limits["choices"]])
+    for item in value.split("+") if limits["joined"] else [value]:
+        if limits["choices"] and item not in limits["choices"]:
+            near = nearest(str(item), [str(choice) for choice in limits["choices"]])
             raise Problem(
-                f"{entry.name} '{part}' in {where}: not one of"
-                f" {', '.join(map(str, limits['choices']))}; {near}give one of them"
+                f"{assignment(entry.name, item, where)} is not valid: it must be one of"
+                f" {', '.join(map(str, limits['choices']))}. {near}See --help."
             )
     bounds = _broken_bounds(limits, value)
     if bounds or (type(value) is float and not math.isfinite(value)):
         must = " and ".join(bounds) or "finite"
         raise Problem(
-            f"{entry.name} '{given}' in {where}: must be {must}; give another value (see --help)"
+            f"{assignment(entry.name, given, where)} is not valid: it must be {must}. See --help."
         )
     return value
 
 
 def _broken_bounds(limits: dict, value) -> list[str]:
-    """The bounds that a value does not keep, in words. NaN keeps none."""
+    """Return the bounds that a value violates, in words. NaN violates all of them."""
     broken = []
     if limits["above"] is not None and not value > limits["above"]:
         broken.append(f"above {limits['above']}")
@@ -87,11 +116,16 @@ def _converted(value, kind, name, where):
             return kind(value)
     except (ValueError, OverflowError):
         pass
-    word = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
-    raise Problem(f"{name} '{value}' in {where}: not {word}; give {word}")
+    word = {int: "a whole number", float: "a number", bool: "true or false", str: "plain text"}
+    raise Problem(
+        f"{assignment(name, value, where)} is not valid: it must be {word[kind]}. See --help."
+    )
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The known name that is most like a word, as a question; empty where none is near."""
+    """Return a question for the known name most similar to a word, followed by a space.
+
+    The result is empty if no name is similar.
+    """
     near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean '{near[0]}'? " if near else ""
+    return f"Did you mean '{near[0]}'? " if near else ""

@@ -1,1 +1,1 @@
-"""Images on disk -> batches on the device: reader -> Index -> splits -> store -> views."""
+"""From images on disk to batches on the device: reader -> Index -> splits -> store -> views."""

@@ -1,6 +1,7 @@
-"""What is wrong with a data set, as a table.
+"""Check a data set and report what is wrong with it.
 
-It shows counts, unreadable files, modes, copies, and patients in more than one split.
+The report covers counts, unreadable files, image modes, identical files, and patients in more than
+one split.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from kd.data.duplicates import groups
-from kd.data.index import Index, Sample
+from kd.data.index import Index, Sample, counted
 from kd.data.mura import FOLDERS
 from kd.data.mura import PARTS as BODY_PARTS
 from kd.data.store import decode
@@ -20,7 +21,7 @@ from kd.system import markdown
 from kd.system.console import shows_progress
 from kd.system.errors import printable
 
-# MURA v1.1 as Stanford counts it, images by folder: train, valid.
+# Official counts of MURA v1.1: images in the folders train and valid.
 OFFICIAL = {
     "elbow": (4931, 465),
     "finger": (5106, 461),
@@ -35,46 +36,46 @@ LISTED = 20
 
 
 def audit(index: Index) -> dict:
-    """Read every image once and count what was found.
+    """Read every image once and return what was found.
 
-    Returns the counts and `problems`: one line for each kind of fault, empty for a sound set.
-    Splits are those that the data give (MURA's train folder, and its valid folder, which is the
-    test split here).
+    The result holds the counts and `problems`: one line for each kind of fault, empty for a sound
+    data set. The splits are those that the data set specifies. For MURA, these are its folder
+    train and its folder valid, which is the test split here.
     """
-    looks = _look_at_all(index)
+    findings = _inspect_all(index)
     bad = []
-    for sample, look in zip(index.samples, looks):
-        if look["fault"]:
-            bad.append(f"{sample.path} ({look['fault']})")
-    sound = [row for row, look in enumerate(looks) if not look["fault"]]
-    bits = Counter(looks[row]["bits"] for row in sound)
+    for sample, finding in zip(index.samples, findings):
+        if finding["fault"]:
+            bad.append(f"{sample.path} ({finding['fault']})")
+    sound = [row for row, finding in enumerate(findings) if not finding["fault"]]
+    bits = Counter(findings[row]["bits"] for row in sound)
     result = {
         "name": index.name,
         "images": len(index.samples),
         "hidden_files": index.skipped,
         "counts": _counts(index),
         "official": _official(index),
-        "modes": dict(Counter(looks[row]["mode"] for row in sound).most_common()),
+        "modes": dict(Counter(findings[row]["mode"] for row in sound).most_common()),
         "bits": {str(depth): bits[depth] for depth in sorted(bits)},
-        "sizes": _sizes([looks[row]["size"] for row in sound]),
+        "sizes": _sizes([findings[row]["size"] for row in sound]),
         "unreadable": list(map(printable, bad)),
-        **_copies(index, looks, sound),
+        **_copies(index, findings, sound),
         **_patients(index),
         "notes": list(map(printable, index.notes)),
     }
     return result | {"problems": _problems(result)}
 
 
-def _look_at_all(index: Index) -> list[dict]:
-    """What `_look` finds for each row, under a progress bar."""
+def _inspect_all(index: Index) -> list[dict]:
+    """Return the result of `_inspect` for each row, and show a progress bar."""
     rows = range(len(index.samples))
 
-    def look(row):
-        return _look(index, row)
+    def inspect(row):
+        return _inspect(index, row)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         bar = tqdm(
-            threads.map(look, rows),
+            threads.map(inspect, rows),
             total=len(rows),
             desc="reading",
             unit="img",
@@ -83,8 +84,8 @@ def _look_at_all(index: Index) -> list[dict]:
         return list(bar)
 
 
-def _look(index: Index, row: int) -> dict:
-    """Mode, bit depth, size and content hash of one image, or why it cannot be read."""
+def _inspect(index: Index, row: int) -> dict:
+    """Return mode, bit depth, size and content hash of an image, or why it cannot be read."""
     try:
         if index.draw is not None:
             drawing = index.draw(row)
@@ -92,7 +93,7 @@ def _look(index: Index, row: int) -> dict:
             image = Image.fromarray(drawing)
         else:
             content, image = decode(index.file(row))
-    except Exception as error:  # as in the store: Pillow raises exceptions of any type
+    except Exception as error:  # Pillow raises exceptions of any type, see the store
         return {"fault": str(error) or type(error).__name__}
     return {
         "fault": "",
@@ -104,7 +105,7 @@ def _look(index: Index, row: int) -> dict:
 
 
 def _counts(index: Index) -> dict:
-    """Images of each class in each split that the data give."""
+    """Return the number of images of each class in each split that the data set specifies."""
     counts = defaultdict(Counter)
     for sample in index.samples:
         name = "unlabelled"
@@ -115,9 +116,10 @@ def _counts(index: Index) -> dict:
 
 
 def _official(index: Index) -> dict | None:
-    """Differences to MURA's official counts by body part and folder; None for other data sets.
+    """Return the differences from MURA's official counts by body part and folder.
 
-    `{"elbow train": [images found, images expected], ...}`
+    The result is `{"elbow train": [images found, images expected], ...}`, or None for other data
+    sets.
     """
     if not index.name.startswith("mura"):
         return None
@@ -130,15 +132,16 @@ def _official(index: Index) -> dict | None:
     return differences
 
 
-def _copies(index: Index, looks: list[dict], sound: list[int]) -> dict:
-    """How many files equal another byte for byte, and which groups of them are suspicious.
+def _copies(index: Index, findings: list[dict], sound: list[int]) -> dict:
+    """Return the number of files with an identical copy, and the suspicious groups of copies.
 
-    Groups are suspicious that stand in two splits, and that have two labels or known patients.
+    A group is suspicious if it is in more than one split, or has more than one label or known
+    patient.
     """
     total = 0
     crossing = []
     contrary = []
-    for group in groups(looks[row]["hash"] for row in sound):
+    for group in groups(findings[row]["hash"] for row in sound):
         samples = [index.samples[sound[place]] for place in group]
         line = " = ".join(printable(sample.path) for sample in samples)
         total += len(samples)
@@ -156,12 +159,16 @@ def _copies(index: Index, looks: list[dict], sound: list[int]) -> dict:
 
 
 def _known_patient(sample: Sample) -> str | None:
-    """The patient of an image, or None: readers name unknown patients by the image's path."""
+    """Return the patient of an image, or None if unknown (then readers set it to the path)."""
     return sample.patient if sample.patient != sample.path else None
 
 
 def _patients(index: Index) -> dict:
-    """Patients, those in two given splits, and those with images of two classes (body parts)."""
+    """Return the patients in more than one split, and counts of patients.
+
+    The counts are the number of all patients, and of those with images of several classes (body
+    parts).
+    """
     splits = defaultdict(set)
     classes = defaultdict(set)
     for sample in index.samples:
@@ -186,47 +193,62 @@ def _sizes(sizes: list[tuple[int, int]]) -> dict | None:
 
 
 def _problems(result: dict) -> list[str]:
-    """What a user must mend or know before training, one line for each kind."""
+    """Return what a user must fix or know before training, one line for each kind of fault."""
     counts = []
     for key, (found, expected) in (result["official"] or {}).items():
-        counts.append(f"{key}: {found} for {expected}")
-    kinds = {
-        "files cannot be read": result["unreadable"],
-        "patients stand in two parts": result["patients_across_parts"],
-        "groups of identical files stand in two parts": result["copies_across_parts"],
-        "groups of identical files have two labels or patients": result["copies_that_disagree"],
-        "counts are not the official ones": counts,
-    }
+        counts.append(f"{key}: {found} instead of {expected}")
+    copies = "of identical files"
+    kinds = (
+        ("file", "files", "cannot be read", result["unreadable"]),
+        ("patient is", "patients are", "in more than one split", result["patients_across_parts"]),
+        (
+            f"group {copies} is",
+            f"groups {copies} are",
+            "in more than one split",
+            result["copies_across_parts"],
+        ),
+        (
+            f"group {copies} has",
+            f"groups {copies} have",
+            "more than one label or patient",
+            result["copies_that_disagree"],
+        ),
+        ("count differs", "counts differ", "from the official counts", counts),
+    )
     lines = []
-    for kind, items in kinds.items():
+    for one, several, what, items in kinds:
         if items:
             more = ", ..." if len(items) > LISTED else ""
-            lines.append(f"{len(items)} {kind}: {', '.join(items[:LISTED])}{more}")
+            listed = ", ".join(items[:LISTED]) + more
+            lines.append(f"{counted(len(items), one, several)} {what}: {listed}")
     return lines
 
 
 def text(result: dict) -> str:
-    """The audit as lines and a table."""
+    """Return the audit as lines and a table."""
     lines = [
         (
             f"{result['name']}: {result['images']} images, {result['patients']} patients"
-            f" ({result['patients_with_several_classes']} with images of two classes),"
+            f" ({result['patients_with_several_classes']} with images of several classes),"
             f" {result['hidden_files']} hidden files"
         ),
         "",
         *_table(result["counts"]),
         "",
-        f"modes {result['modes']}, bits a channel {result['bits']}, longest side {result['sizes']}",
-        f"identical files {result['copies']}",
+        (
+            f"modes {result['modes']}, bits per channel {result['bits']},"
+            f" longest side {result['sizes']}"
+        ),
+        f"identical files: {result['copies']}",
     ]
     lines += [f"note: {note}" for note in result["notes"]]
     if result["official"] == {}:
-        lines.append("counts: the official ones")
+        lines.append("counts: equal to the official counts")
     return "\n".join(lines)
 
 
 def _table(counts: dict) -> list[str]:
-    """Images by class and split, as the lines of a table."""
+    """Return the lines of a table of image counts by class and split."""
     splits = sorted(set().union(*counts.values()))
     rows = []
     for name, own in counts.items():

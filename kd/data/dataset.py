@@ -1,6 +1,6 @@
-"""From the data section of the settings to images that are ready.
+"""Open a data set: from the data settings to decoded images.
 
-Brings index, splits and store together in one place.
+This module combines the index, the splits and the store.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import torch
 
 from kd.config.settings import Data
 from kd.data import folder, mura, retinopathy, synthetic
-from kd.data.index import Index, digest
+from kd.data.index import Index, counted, digest
 from kd.data.retinopathy import RETINOPATHY
 from kd.data.splits import Kept, Splits, overlaps, split
 from kd.data.store import Store
@@ -23,7 +23,7 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Dataset:
-    """An index with its splits, whose images are all decoded."""
+    """An index with its splits, whose images are decoded."""
 
     settings: Data
     index: Index
@@ -34,9 +34,9 @@ class Dataset:
     def views(
         self, name: str, device: torch.device, rows: np.ndarray | None = None, **options
     ) -> Views:
-        """A split, or only some of its rows, as batches.
+        """Return a split, or only some of its rows, as batches.
 
-        Without options they are for evaluation: in order, and unchanged.
+        Without options, the batches are for evaluation: in order, and without augmentation.
         """
         if rows is None:
             rows = getattr(self.splits, name)
@@ -44,25 +44,25 @@ class Dataset:
         return Views(self.store, rows, self.index.labels, device=device, **options)
 
     def patients(self, name: str) -> list[str]:
-        """The sorted patients of a split."""
+        """Return the sorted patients of a split."""
         return sorted({self.index.samples[row].patient for row in getattr(self.splits, name)})
 
     def files(self, name: str) -> torch.Tensor:
-        """Content hashes of a split's distinct images: uint8 [n, 16], sorted."""
+        """Return the content hashes of the distinct images of a split: uint8 [n, 16], sorted."""
         return torch.from_numpy(np.unique(self.store.hashes[getattr(self.splits, name)], axis=0))
 
     @property
     def content_hash(self) -> str:
-        """A name for the bytes of all images in their slots.
+        """A hash of the bytes of all images in their slots.
 
-        It changes when a file is replaced, and the split's hash does not.
+        It changes when a file is replaced, whereas `split_hash` does not.
         """
         return digest(self.store.hashes[rows].tobytes().hex() for _, rows in self.splits.items())
 
     def describe(self) -> dict:
-        """The data section of a report.
+        """Return the data section of a report.
 
-        It holds sizes, classes, patients, hashes, and what stands in more than one split.
+        It holds sizes, classes, patients, hashes, and what is in more than one split.
         """
         index = self.index
         splits = dict(self.splits.items())
@@ -70,7 +70,8 @@ class Dataset:
         notes = [*index.notes, *self.splits.notes]
         for kind, count in shared.items():
             if count:
-                notes.append(f"{count} {kind} stand in more than one part")
+                what = counted(count, f"{kind.removesuffix('s')} is", f"{kind} are")
+                notes.append(f"{what} in more than one split.")
         return {
             "name": index.name,
             "reader": self.settings.dataset,
@@ -93,19 +94,20 @@ class Dataset:
         }
 
     def _per_class(self, rows: np.ndarray) -> list[int]:
-        """How many of the rows are of each class."""
+        """Return the number of rows of each class."""
         return np.bincount(self.index.labels[rows], minlength=len(self.index.classes)).tolist()
 
 
 def read_index(data: Data) -> Index:
-    """The index that the settings name, graded where they say so.
+    """Read the index of the data set in the settings, with ordered grades if they ask for it.
 
-    Raises Problem where it cannot be read, or cannot be graded.
+    Raises Problem if the data set cannot be read, or if grades are requested and its classes are
+    not grades.
     """
     if data.errata is not None and data.dataset not in RETINOPATHY:
         raise Problem(
-            f"errata '{data.errata}' in --errata: --dataset {data.dataset} takes none; leave it"
-            f" out, or give one of {', '.join(RETINOPATHY)}"
+            f"--errata '{data.errata}' is not valid with --dataset {data.dataset}: only"
+            f" {', '.join(RETINOPATHY)} have corrections. Remove --errata."
         )
     index = _read(data)
     return replace(index, graded=True) if data.graded else index
@@ -122,10 +124,11 @@ def _read(data: Data) -> Index:
 
 
 def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
-    """Split the data set and decode its images; a second call decodes nothing.
+    """Split the data set and decode its images.
 
-    `check_stop` is called now and then while images are decoded, and may end the work by an
-    exception. Raises Problem for anything wrong with the data.
+    A second call decodes nothing, because decoded images are cached. `check_stop` is called
+    repeatedly while images are decoded, and may raise an exception to end the work. Raises Problem
+    for any fault of the data.
     """
     splits = split(
         index,

@@ -1,4 +1,4 @@
-"""Which files are the same, byte for byte."""
+"""Find files that are identical, byte for byte."""
 
 import contextlib
 import hashlib
@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def groups(keys: Iterable[Hashable | None]) -> list[list[int]]:
-    """The positions of equal keys: one list for each key that occurs more than once.
+    """Return the positions of equal keys: one list for each key that occurs more than once.
 
-    Lists are in the order of their first positions, positions are ascending. None equals no key.
+    The lists are ordered by their first position, and the positions in a list are ascending. A key
+    of None is not equal to any key.
     """
     positions = defaultdict(list)
     for position, key in enumerate(keys):
@@ -22,10 +23,10 @@ def groups(keys: Iterable[Hashable | None]) -> list[list[int]]:
 
 
 def identical_files(root: Path, paths: Sequence[str]) -> list[list[int]]:
-    """The positions of paths whose files are the same, byte for byte; in groups.
+    """Return the positions of paths with identical files, one list for each group.
 
-    Only files whose size occurs more than once are read. What is not a file, is empty or cannot be
-    read belongs to no group: it is reported when it is decoded, with all other bad images.
+    Only files whose size occurs more than once are read. A path belongs to no group if it is not a
+    file, is empty or cannot be read: it is reported with all other bad images when it is decoded.
     """
     candidates = []
     for group in groups(_size(root / path) for path in paths):
@@ -38,15 +39,15 @@ def identical_files(root: Path, paths: Sequence[str]) -> list[list[int]]:
 
 
 def repeats(groups_of_equals: Iterable[list[int]]) -> list[int]:
-    """All positions but the first of each group: what is left out to keep one of each."""
-    left_out = []
+    """Return all positions except the first of each group: those to exclude to keep one of each."""
+    excluded = []
     for group in groups_of_equals:
-        left_out += group[1:]
-    return left_out
+        excluded += group[1:]
+    return excluded
 
 
 def _size(file: Path) -> int | None:
-    """The size of a regular file that is not empty; otherwise None."""
+    """Return the size of a regular file that is not empty, otherwise None."""
     with contextlib.suppress(OSError):
         status = os.stat(file)
         if stat.S_ISREG(status.st_mode) and status.st_size:

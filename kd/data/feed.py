@@ -1,6 +1,7 @@
-"""How images get to the device.
+"""Transfer images to the device.
 
-They are on it already, or they come from a memory map, or a thread gathers them one step ahead.
+The images are on the device already, or they are read from a memory map, or a thread gathers them
+one step ahead.
 """
 
 import math
@@ -13,14 +14,14 @@ import torch
 from kd.data.store import Joined, Store
 from kd.system.devices import to_device
 
-# slots of each batch -> uint8 [B, C, S, S] on the device, one a batch
+# Slots of each batch -> uint8 [B, C, S, S] on the device, one tensor per batch.
 Feed = Callable[[Iterable[np.ndarray]], Iterator[torch.Tensor]]
-# Of the device's free memory; the rest is for networks and activations.
+# Share of the free device memory for images; the rest is for networks and activations.
 RESIDENT_SHARE = 0.25
 
 
 def feed(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """The fastest way to a device for a split whose slots stand for `rows` of the store."""
+    """Return the fastest feed for a split, where `rows` are the store's rows of its slots."""
     if device.type == "cpu":
         return mapped(store, rows)
     needed = len(np.unique(rows)) * math.prod(store.shape)
@@ -30,7 +31,7 @@ def feed(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that is free, also what torch keeps for later; 0 for other devices."""
+    """Return the free memory of a GPU, including torch's unused cache; 0 for other devices."""
     if device.type != "cuda":
         return 0
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -38,9 +39,9 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def mapped(store: Store | Joined, rows: np.ndarray) -> Feed:
-    """Read rows of the memory map as they are needed.
+    """Read rows from the memory map when they are needed.
 
-    On a CPU they are in the page cache, which is the memory that the network computes in.
+    On a CPU no copy to a device is needed: the rows are in the page cache, in main memory.
     """
 
     def images_of(batches):
@@ -51,7 +52,7 @@ def mapped(store: Store | Joined, rows: np.ndarray) -> Feed:
 
 
 def resident(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """Copy all distinct images to the device once; a step then copies only their places."""
+    """Copy all distinct images to the device once; each step then transfers only positions."""
     distinct, places = np.unique(rows, return_inverse=True)
     images = torch.empty(len(distinct), *store.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(distinct), 1024):
@@ -66,14 +67,15 @@ def resident(store: Store | Joined, rows: np.ndarray, device: torch.device) -> F
 
 
 def ahead(store: Store | Joined, rows: np.ndarray, device: torch.device) -> Feed:
-    """Let a thread gather the next batch while the device computes.
+    """Gather the next batch in a thread while the device computes.
 
-    For a GPU it gathers into page-locked memory, which the device copies while it computes.
+    For a GPU, the batch is gathered into page-locked memory, which the GPU can copy while it
+    computes.
     """
     pinned = device.type == "cuda"
 
     def gather(slots):
-        # torch reuses a page-locked block only after the copies that read it are done.
+        # torch reuses a page-locked block only after all copies from it are done.
         block = torch.empty(len(slots), *store.shape, dtype=torch.uint8, pin_memory=pinned)
         return store.gather(rows[slots], block)
 

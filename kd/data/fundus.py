@@ -1,25 +1,26 @@
-"""The bright disc of a fundus photograph: where it is, and the image cropped to it."""
+"""Find the bright disc of a fundus photograph and crop the image to it."""
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-SMALL = 256  # longest side of the copy on which the disc is searched
-LARGEST = 4096  # longest side of an image before it becomes a square
-TRIPLES = 400  # circles that are tried
-TOLERANCE = 1.5  # distance of edge and circle in pixels of the copy, up to which they agree
+SMALL = 256  # longest side of the small copy in which the disc is searched
+LARGEST = 4096  # longest side of an image before it is cropped or padded to a square
+TRIPLES = 400  # number of candidate circles
+TOLERANCE = 1.5  # an edge point this close to a circle is on it, in pixels of the copy
 
 
 def crop_to_circle(image: Image.Image) -> Image.Image:
-    """The square around the disc of a fundus photograph, in RGB.
+    """Return the square around the disc of a fundus photograph, in RGB.
 
-    The square is black where it leaves the image. `image` has 8 bits a channel.
+    The square is black outside the image. `image` must have 8 bits per channel.
 
-    The disc is what is brighter than the near-black background in the image's corners, on a small
-    copy without specks. Of many circles through three points of its edge, that one is chosen which
-    most of the other points lie on, and it is fitted to these by least squares. Where the image
-    cuts the disc off there is no edge, and the remaining arcs give the circle. So text, dark
-    patches and cuts do not move it. Where there is no visible disc (all dark, no dark corners, no
-    circle), the whole image is padded to a square.
+    The disc is searched in a small copy without specks. It consists of the pixels that are brighter
+    than the near-black background in the corners of the image. Many candidate circles are drawn
+    through three points of its edge each. The circle with the most other edge points is chosen, and
+    is fitted to these points by least squares. Where the image cuts the disc off, there is no edge,
+    and the circle follows from the remaining arcs. Text, dark patches and cuts therefore do not
+    move the circle. If no disc is visible (the image is dark everywhere, has no dark corners, or
+    has no circle), the whole image is padded to a square.
     """
     image = image.convert("RGB")
     # The square of a long, thin image would not fit into memory.
@@ -38,7 +39,7 @@ def _square(image: Image.Image, x: float, y: float, side: int) -> Image.Image:
 
 
 def _circle(image: Image.Image) -> tuple[float, float, float] | None:
-    """(x, y, radius) of the disc in pixels of an RGB image, or None."""
+    """Return (x, y, radius) of the disc in pixels of an RGB image, or None if none is found."""
     small = image.copy()
     small.thumbnail((SMALL, SMALL), Image.Resampling.BOX)
     mask = _bright(_largest_channel(small))
@@ -60,9 +61,9 @@ def _circle(image: Image.Image) -> tuple[float, float, float] | None:
 
 
 def _largest_channel(image: Image.Image) -> np.ndarray:
-    """The largest channel of each pixel, without specks: float64 [H, W].
+    """Return the largest channel of each pixel, without specks: float64 [H, W].
 
-    The rim of a dim disc is all but black in green and blue.
+    The rim of a dim disc is nearly black in green and blue.
     """
     red, green, blue = image.split()
     grey = ImageChops.lighter(ImageChops.lighter(red, green), blue)
@@ -70,9 +71,9 @@ def _largest_channel(image: Image.Image) -> np.ndarray:
 
 
 def _bright(grey: np.ndarray) -> np.ndarray | None:
-    """Which pixels are brighter than the background: bool [H, W].
+    """Return which pixels are brighter than the background: bool [H, W].
 
-    None where the corners are not near-black in comparison with the rest.
+    The result is None if the corners are not nearly black in comparison with the rest.
     """
     patch = max(1, min(grey.shape) // 20)
     corners = np.stack(
@@ -86,9 +87,9 @@ def _bright(grey: np.ndarray) -> np.ndarray | None:
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
-    """Where each row and column of the mask begins and ends, [n, 2] as (x, y).
+    """Return where each row and column of the mask begins and ends: [n, 2] as (x, y).
 
-    Without ends that the image cuts off.
+    Ends that the border of the image cuts off are excluded.
     """
     of_rows = _line_ends(mask)
     of_columns = _line_ends(mask.T)[:, ::-1]
@@ -96,7 +97,7 @@ def _edge(mask: np.ndarray) -> np.ndarray:
 
 
 def _line_ends(mask: np.ndarray) -> np.ndarray:
-    """The first ends of all rows of a mask, then the last ends: [n, 2] as (place, row)."""
+    """Return the first ends of all rows of a mask, then the last ends: [n, 2] as (column, row)."""
     length = mask.shape[1]
     rows = np.flatnonzero(mask.any(1))
     first = mask[rows].argmax(1)
@@ -112,9 +113,10 @@ def _line_ends(mask: np.ndarray) -> np.ndarray:
 
 
 def _fit(points: np.ndarray) -> tuple[float, float, float] | None:
-    """(x, y, radius) of the circle that most points [n, 2] lie on.
+    """Return (x, y, radius) of the circle through most of the points [n, 2].
 
-    None where these are less than half of the points, or only a short arc.
+    The result is None if it passes through less than half of the points, or if these points cover
+    only a short arc.
     """
     triples = np.random.default_rng(0).integers(0, len(points), (TRIPLES, 3))
     circles = _through(points[triples])
@@ -132,9 +134,9 @@ def _fit(points: np.ndarray) -> tuple[float, float, float] | None:
 
 
 def _through(triples: np.ndarray) -> np.ndarray:
-    """The circles (x, y, radius) through three points each: [m, 3, 2] -> [m, 3].
+    """Return the circles (x, y, radius) through three points each: [m, 3, 2] -> [m, 3].
 
-    For three points on a line the circle is far away.
+    For three points on a line, the circle is very large and its centre far away.
     """
     a, b, c = triples.astype(np.float64).transpose(1, 0, 2)
     b = b - a
@@ -151,9 +153,9 @@ def _through(triples: np.ndarray) -> np.ndarray:
 
 
 def _least_squares(points: np.ndarray) -> tuple[float, float, float]:
-    """(x, y, radius) of the circle fitted to points [n, 2] by least squares (Kasa 1976).
+    """Return (x, y, radius) of the circle fitted to points [n, 2] by least squares (Kasa 1976).
 
-    It minimises the sum of (distance^2 - radius^2)^2 over the points.
+    The fit minimises the sum of (distance^2 - radius^2)^2 over the points.
     """
     system = np.concatenate([2 * points, np.ones((len(points), 1))], 1)
     x, y, rest = np.linalg.lstsq(system, (points**2).sum(1), rcond=None)[0]

@@ -1,6 +1,6 @@
-"""Tables of images and their grades, and corrections to them.
+"""Read tables of images and their grades, and apply corrections to them.
 
-Each row is checked, and all faults of a kind are reported at once.
+Each row is checked, and all faults of a kind are reported together.
 """
 
 import os
@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.data.folder import PICTURES
+from kd.data.folder import IMAGE_EXTENSIONS
+from kd.data.index import counted
 from kd.data.table import Table, read_csv
 from kd.system.errors import Problem, first_ten, printable
 
@@ -19,10 +20,10 @@ DROP = "drop"
 class Row(NamedTuple):
     """A row of a table.
 
-    where  table, row and first field, for messages
-    stem   of its image, see `stem_of`
-    grade  as it is written; None where the image has none on purpose
-    split  the split that the table gives it to, or None
+    where  table, row number and first field, for messages
+    stem   stem of the image's name, see `stem_of`
+    grade  the grade as it is written, or None if the image has none on purpose
+    split  the split that the table specifies for the image, or None
     """
 
     where: str
@@ -32,24 +33,24 @@ class Row(NamedTuple):
 
 
 def stem_of(name: str) -> str:
-    """A file's name without its folders and, in any case, an image's extension.
+    """Return a file's name without its folders and without the extension of an image.
 
-    A name without such an extension stays as it is.
+    The case of the extension does not matter. A name without such an extension is unchanged.
     """
     base, extension = os.path.splitext(name.rpartition("/")[2])
-    return base if extension.lower() in PICTURES else base + extension
+    return base if extension.lower() in IMAGE_EXTENSIONS else base + extension
 
 
 def number(text: str) -> str:
-    """A whole number without the `.0` that spreadsheets add; anything else stays as it is."""
+    """Return a whole number without the `.0` that spreadsheets add, and other text unchanged."""
     found = re.fullmatch(r"([0-9]+)\.0*", text)
     return found[1] if found else text
 
 
 def rows_of(root: Path, name: str, header: tuple[str, ...], image: int, grade: int) -> list[Row]:
-    """The rows of a CSV with exactly this header; `image` and `grade` are columns.
+    """Return the rows of a CSV with exactly this header.
 
-    Raises Problem as `fields_of` does.
+    `image` and `grade` are the positions of these columns. Raises Problem as `fields_of` does.
     """
     return [
         Row(where, stem_of(fields[image]), fields[grade])
@@ -60,24 +61,26 @@ def rows_of(root: Path, name: str, header: tuple[str, ...], image: int, grade: i
 def fields_of(
     root: Path, name: str, header: tuple[str, ...], read: Callable[[Path], Table] = read_csv
 ) -> list[tuple[str, list[str]]]:
-    """[(where, stripped fields)] of the table `name` below root.
+    """Return [(where, stripped fields)] of the table `name` below root.
 
-    `where` names table, row and first field. Columns may differ from `header` in case. Raises
-    Problem where the table is missing, or has other columns, no rows, or rows of another length.
+    `where` names the table, the row and its first field. Column names may differ from `header` in
+    case. Raises Problem if the table is missing, or has other columns, no rows, or rows of another
+    length.
     """
     table = root / name
     if not table.is_file():
         raise Problem(
-            f"'{name}' in {root}: no such file; give the folder that holds it and its pictures"
+            f"'{name}' in {root} cannot be read: no such file. Set --data-dir to the folder that"
+            " contains this table and its images."
         )
     columns, records = read(table)
     if [column.lower() for column in columns] != [column.lower() for column in header]:
         raise Problem(
-            f"header '{','.join(columns)[:200]}' in {table}: must be {','.join(header)}; mend row"
-            " 1, or restore it"
+            f"'{table}' has an invalid header '{','.join(columns)[:200]}': it must be"
+            f" {','.join(header)}. Fix row 1, or restore the original file."
         )
     if not records:
-        raise Problem(f"'{table}': has no rows below its header; download it again")
+        raise Problem(f"'{table}' has no rows below its header. Download it again.")
     found = []
     uneven = []
     for line, fields in records:
@@ -85,14 +88,14 @@ def fields_of(
         where = f"{name} row {line} '{printable(stripped[0])}'"
         found.append((where, stripped))
         if len(stripped) != len(header):
-            uneven.append(f"{where} (not as many fields as the header)")
+            uneven.append(f"{where} (number of fields differs from the header)")
     if uneven:
-        raise Problem(f"rows in {root}: {first_ten(uneven)}; mend them")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(uneven)}. Fix them.")
     return found
 
 
 def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Row]:
-    """The rows that have a grade, by their stems.
+    """Return the rows that have a grade, by their stems.
 
     Raises Problem for an image with two rows, and for grades that are not on the scale.
     """
@@ -100,12 +103,12 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
     faults = []
     for row in rows:
         if row.stem in found:
-            faults.append(f"{row.where} (stands in {found[row.stem].where} too)")
+            faults.append(f"{row.where} (already listed in {found[row.stem].where})")
         elif row.grade is not None and number(row.grade) not in scale:
-            faults.append(f"{row.where} (grade '{row.grade}' is none of {', '.join(scale)})")
+            faults.append(f"{row.where} (grade '{row.grade}' is not one of {', '.join(scale)})")
         found.setdefault(row.stem, row)
     if faults:
-        raise Problem(f"rows in {root}: {first_ten(faults)}; mend them")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(faults)}. Fix them.")
     graded = {}
     for stem, row in found.items():
         if row.grade is not None:
@@ -116,23 +119,26 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
 def corrected(
     rows: dict[str, Row], errata: str, scale: tuple[str, ...]
 ) -> tuple[dict[str, Row], str]:
-    """(the rows after the corrections of a CSV, a note that counts the corrections).
+    """Return (the rows after the corrections of a CSV, a note that counts the corrections).
 
-    The CSV has the columns image,grade; the grade `drop` leaves an image out. Raises Problem for
-    rows of it that name an image twice, one that the tables do not have, or no grade.
+    The CSV has the columns image,grade, and the grade `drop` excludes an image. Raises Problem if
+    rows of it name an image twice, an image that has no grade in the tables, or no valid grade.
     """
     if not os.path.isfile(errata):
         raise Problem(
-            f"errata '{errata}' in --errata: no such file; give a CSV with the header image,grade"
+            f"--errata '{errata}' cannot be read: no such file. Use a CSV file with the header"
+            " image,grade."
         )
     file = Path(errata)
     corrections = rows_of(file.parent, file.name, ("image", "grade"), 0, 1)
     unknown = []
     for row in corrections:
         if row.stem not in rows:
-            unknown.append(f"{row.where} (the tables give no such picture a grade)")
+            unknown.append(f"{row.where} (the tables have no grade for such an image)")
     if unknown:
-        raise Problem(f"errata '{errata}' in --errata: {first_ten(unknown)}; mend them")
+        raise Problem(
+            f"--errata '{errata}' has rows that cannot be used: {first_ten(unknown)}. Fix them."
+        )
     new = by_stem(file.parent, corrections, (*scale, DROP))
     kept = {}
     changed = 0
@@ -145,4 +151,6 @@ def corrected(
         if grade != row.grade:
             changed += 1
         kept[stem] = row._replace(grade=grade)
-    return kept, f"errata {file.name}: {changed} grades changed, {dropped} pictures dropped"
+    grades = counted(changed, "grade", "grades")
+    images = counted(dropped, "image", "images")
+    return kept, f"--errata '{file.name}' changed {grades} and dropped {images}."

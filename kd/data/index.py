@@ -1,4 +1,4 @@
-"""What a reader returns: which images there are, of which class, patient and study."""
+"""The index that a reader returns: all images with their class, patient and study."""
 
 import hashlib
 import os
@@ -18,9 +18,10 @@ class Sample(NamedTuple):
     """One image.
 
     path     relative to `Index.root`
-    label    its place in `Index.classes`; -1 where it is unlabelled
-    patient  the path where the patient is unknown
-    split    the split that the data give it to, or None
+    label    position of the class in `Index.classes`, or -1 if the image is unlabelled
+    patient  name of the patient; equal to `path` if the patient is unknown
+    study    name of the study that the image belongs to
+    split    the split that the data set specifies for the image, or None
     """
 
     path: str
@@ -34,23 +35,22 @@ class Sample(NamedTuple):
 class Index:
     """A data set as its reader found it.
 
-    name      short, safe in a folder's name; patients of two sets are comparable where the names
-              agree
+    name      short, and safe in a folder's name; patients of two data sets are comparable if the
+              names of the data sets are equal
     classes   class names, in the order of the network's outputs
-    samples   in a fixed order: an image's place here is its row in the store
-    root      the folder that `Sample.path` is relative to; None where images are drawn, not read
-    draw      row -> uint8 [H, W]; for sets without files
-    stamp     names the version of what `draw` draws
-    sizes     images per class (train, valid, test) that the data set's own protocol draws; None for
-              all
-    channels  1 grey, 3 colour, 0 where the images decide
-    skipped   files that were passed over on purpose (hidden ones), for the report
-    notes     what a user should know before training on it
+    samples   in a fixed order: the position of an image is its row in the store
+    root      the folder that `Sample.path` is relative to; None if images are drawn, not read
+    draw      function row -> uint8 [H, W], for data sets without files
+    stamp     version of the images that `draw` returns
+    sizes     images per class (train, valid, test) in the data set's own protocol; None for all
+    channels  1 for grey, 3 for colour, 0 if it depends on the images
+    skipped   number of files that were skipped on purpose (hidden files), for the report
+    notes     what a user should know before training on the data set
     graded    whether the classes are ordered grades "0", "1", ...: class k is grade k
-    crop      how images are prepared before they are resized: `none`, or `fundus` (cropped to the
+    crop      preparation of images before they are resized: `none`, or `fundus` (cropped to the
               disc)
 
-    Raises Problem where it is graded and the classes are not such grades.
+    Raises Problem if `graded` is set and the classes are not such grades.
     """
 
     name: str
@@ -70,23 +70,23 @@ class Index:
         grades = tuple(str(grade) for grade in range(len(self.classes)))
         if self.graded and (len(self.classes) < 2 or self.classes != grades):
             raise Problem(
-                f"classes {list(self.classes)} in {self.root or self.name}: --graded needs the"
-                " grades 0, 1, 2 ... from 0 on, at least two, as their names; rename them, or"
-                " leave --graded out"
+                f"Classes {list(self.classes)} in {self.root or self.name} are not grades:"
+                " --graded needs at least two classes, named 0, 1, 2 and so on. Rename the"
+                " classes, or remove --graded."
             )
 
     def file(self, row: int) -> Path:
-        """The image's file. Only for sets with a root."""
+        """Return the path of an image's file. Only for data sets with a root."""
         return self.root / self.samples[row].path
 
     def identity(self, row: int) -> str:
-        """One line that changes when the sample's path, class, patient or study does."""
+        """Return one line that changes when the sample's path, class, patient or study changes."""
         sample = self.samples[row]
         label = self.classes[sample.label] if sample.label >= 0 else ""
         return "\t".join((sample.path, label, sample.patient, sample.study))
 
     def without_labels(self, rows: np.ndarray) -> "Index":
-        """The same index without the labels of some rows, so that nothing can use them."""
+        """Return the index without the labels of some rows, so that nothing can use them."""
         samples = list(self.samples)
         for row in rows:
             samples[row] = samples[row]._replace(label=UNLABELED)
@@ -94,16 +94,16 @@ class Index:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N], -1 where unlabelled."""
+        """The label of each row: int64 [N], -1 for unlabelled images."""
         return np.array([sample.label for sample in self.samples], dtype=np.int64)
 
 
 def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Yield (folders from root down, sorted file names) of every folder.
+    """Yield (folders from root down, sorted file names) for every folder.
 
-    Links are followed, and each real folder is entered once. Hidden folders and the `__MACOSX` of
-    archives are passed over. Raises Problem, at the end, for folders that cannot be read: training
-    on what is left would be training on other data.
+    Links are followed, and each real folder is entered once. Hidden folders and the folder
+    `__MACOSX` of archives are skipped. Raises Problem, at the end, if folders cannot be read:
+    training on the rest would be training on a different data set.
     """
     entered = set()
     errors = []
@@ -122,12 +122,18 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
         for error in errors:
             faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
         raise Problem(
-            f"folders in {root}: {first_ten(faults)} cannot be read; allow it, or move them out"
+            f"Folders in {root} cannot be read: {first_ten(faults)}. Change their permissions, or"
+            " move them out of the data folder."
         )
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count and its noun: `one` if the count is 1, otherwise `several`."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def digest(lines) -> str:
-    """SHA-256 (first 16 hex digits) of an iterable of strings, in their order."""
+    """Return the first 16 hex digits of the SHA-256 of an iterable of strings, in their order."""
     sha = hashlib.sha256()
     for line in lines:
         sha.update(line.encode("utf-8", "surrogateescape") + b"\n")

@@ -1,15 +1,15 @@
-"""MURA v1.1 as it is downloaded: a tree of studies, with or without its CSV files."""
+"""Read MURA v1.1 as it is downloaded: a tree of studies, with or without its CSV files."""
 
 import os
 import re
 from pathlib import Path
 
-from kd.data.index import Index, Sample, walk
+from kd.data.index import Index, Sample, counted, walk
 from kd.system.errors import Problem, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 THESIS_SIZES = (2201, 250, 245)
-# The official test set is not public; its validation set is the test split here.
+# The official test set is not public, so the official validation set is the test split here.
 FOLDERS = {"train": "train", "valid": "test"}
 _STUDY = re.compile(
     r"(train|valid)/XR_([A-Z]+)/(patient[^/]+)/(study[^/]+_(positive|negative))/([^/]+)"
@@ -21,10 +21,10 @@ DEMO = (
 
 
 def read(data_dir: str | None, label: str) -> Index:
-    """The index of MURA below `data_dir`.
+    """Read the index of MURA below `data_dir`.
 
-    `label` is `part` (seven body parts) or `abnormal` (negative, positive). A patient is one
-    patient across all body parts and splits. Raises Problem where there is no MURA.
+    `label` is `part` (seven body parts) or `abnormal` (negative, positive). Patients with the same
+    name are one patient across all body parts and splits. Raises Problem if MURA is not found.
     """
     root = find_root(data_dir)
     if (root / "train_image_paths.csv").is_file():
@@ -34,8 +34,8 @@ def read(data_dir: str | None, label: str) -> Index:
     samples = _samples(root, paths, label)
     if not samples:
         raise Problem(
-            f"data_dir '{data_dir}' in --data-dir: the folders train and valid hold no PNG; unpack"
-            " MURA-v1.1.zip again"
+            f"--data-dir '{data_dir}' is not valid: its folders train and valid contain no PNG"
+            " files. Unpack MURA-v1.1.zip again."
         )
     return Index(
         "mura" if label == "part" else "mura_abnormal",
@@ -53,7 +53,7 @@ def _classes(label: str) -> tuple[str, ...]:
 
 
 def _samples(root: Path, paths: list[str], label: str) -> list[Sample]:
-    """The samples of sorted paths. Raises Problem for paths that are not as in MURA."""
+    """Return the samples, sorted by path. Raises Problem for paths that are not as in MURA."""
     classes = _classes(label)
     samples = []
     strange = []
@@ -68,40 +68,40 @@ def _samples(root: Path, paths: list[str], label: str) -> list[Sample]:
         samples.append(Sample(path, classes.index(name), patient, study, FOLDERS[folder]))
     if strange:
         raise Problem(
-            f"pictures in {root}: {first_ten(strange)} are not at"
-            " PART/XR_BODYPART/patientN/studyN_positive|negative/imageN.png; move them out of the"
-            " tree"
+            f"Images in {root} are not at"
+            " train|valid/XR_BODYPART/patientN/studyN_positive|negative/imageN.png:"
+            f" {first_ten(strange)}. Move them out of the folder."
         )
     return samples
 
 
 def find_root(data_dir: str | None) -> Path:
-    """The folder that holds train/ and valid/.
+    """Return the folder that contains train/ and valid/.
 
-    Archives nest it up to twice in a folder of its own name.
+    Archives nest it up to twice in a folder with the same name. Raises Problem if it is not found.
     """
     if data_dir is None:
         raise Problem(
-            "data_dir of MURA in --data-dir: not given; give the folder of MURA-v1.1, or try"
-            f" everything without data: {DEMO}"
+            "--data-dir is not set: --dataset mura needs the folder of MURA-v1.1. Use --data-dir"
+            f" DIR, or run the demo, which needs no data: '{DEMO}'."
         )
     start = Path(data_dir)
     for root in (start, start / "MURA-v1.1", start / "MURA-v1.1" / "MURA-v1.1"):
         if os.path.isdir(root / "train") and any((root / "train").glob("XR_*")):
             return root
-    why = "no such folder, or not within reach"
+    why = "no such folder, or it is not accessible"
     if os.path.isdir(start):
-        why = "holds no train/XR_* folders"
+        why = "it contains no train/XR_* folders"
     raise Problem(
-        f"data_dir '{data_dir}' in --data-dir: {why}; give the folder of MURA-v1.1, or try"
-        f" everything without data: {DEMO}"
+        f"--data-dir '{data_dir}' is not valid: {why}. Use the folder of MURA-v1.1, or run the"
+        f" demo, which needs no data: '{DEMO}'."
     )
 
 
 def _from_tree(root: Path) -> tuple[list[str], int]:
-    """(paths of all PNGs relative to root, number of hidden files).
+    """Return (paths of all PNG files relative to root, number of hidden files).
 
-    macOS leaves hidden `._*.png` files that are no images.
+    macOS leaves hidden `._*.png` files that are not images.
     """
     paths = []
     skipped = 0
@@ -116,9 +116,9 @@ def _from_tree(root: Path) -> tuple[list[str], int]:
 
 
 def _from_csv(root: Path) -> tuple[list[str], int]:
-    """The same from the official lists of paths.
+    """Return the same as `_from_tree`, from the official lists of paths.
 
-    Paths in them begin with `MURA-v1.1/`, whatever the folder is called.
+    Paths in these lists begin with `MURA-v1.1/`, whatever the name of the folder.
     """
     paths = []
     missing = []
@@ -149,26 +149,25 @@ def _lines(file: Path) -> list[str]:
         return file.read_text("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise Problem(
-            f"'{file}': no such file, though the other list is there; restore it or remove both"
+            f"'{file}' cannot be read: no such file, although the other list exists. Restore it,"
+            " or remove both lists."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"'{file}': cannot be read ({error}); unpack MURA-v1.1.zip again") from None
+        raise Problem(f"'{file}' cannot be read ({error}). Unpack MURA-v1.1.zip again.") from None
 
 
 def _check_lists(root: Path, paths: list[str], strange: list[str], missing: list[str]) -> None:
     """Raise Problem for rows of the lists that cannot be used."""
     if strange:
         raise Problem(
-            f"CSV files of {root}: {first_ten(strange)} are not MURA-v1.1/PART/XR_.../imageN.png;"
-            " mend the rows"
+            f"CSV files of {root} have rows that are not MURA-v1.1/train|valid/XR_.../imageN.png:"
+            f" {first_ten(strange)}. Fix these rows."
         )
     if missing:
         raise Problem(
-            f"pictures listed in the CSV files of {root}: {first_ten(missing)} are missing; unpack"
-            " MURA-v1.1.zip again, or remove both lists to read the tree as it is"
+            f"Images listed in the CSV files of {root} are missing: {first_ten(missing)}. Unpack"
+            " MURA-v1.1.zip again, or remove both lists to read the folders as they are."
         )
     if len(set(paths)) != len(paths):
-        raise Problem(
-            f"CSV files of {root}: {len(paths) - len(set(paths))} rows stand twice; unpack"
-            " MURA-v1.1.zip again"
-        )
+        rows = counted(len(paths) - len(set(paths)), "duplicate row", "duplicate rows")
+        raise Problem(f"CSV files of {root} contain {rows}. Unpack MURA-v1.1.zip again.")

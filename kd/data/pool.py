@@ -1,6 +1,6 @@
-"""Images to be seen without labels: those of the train split, and any others.
+"""The pool of images that are used without labels: those of the train split, and others.
 
-Images of patients of the validation or test split are never among them.
+Images of patients of the validation or test split are never in it.
 """
 
 from dataclasses import dataclass, replace
@@ -23,10 +23,12 @@ from kd.system.signals import never_stop
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows of a store.
+    """A pool of unlabelled images, as rows of a store.
 
-    patients  whom its images show; of images outside the data set only those who are known
-    summary   for the report: what is in the pool, and what was dropped
+    store     holds the decoded images
+    rows      int64 [n], each image once
+    patients  patients of the images; for images outside the data set, only known patients
+    summary   what is in the pool and what was dropped, for the report
     """
 
     store: Store | Joined
@@ -35,34 +37,34 @@ class Pool:
     summary: dict
 
     def views(self, device: torch.device, **options) -> Views:
-        """The pool as batches without labels."""
+        """Return the pool as batches without labels."""
         return Views(self.store, self.rows, None, device=device, **options)
 
     @property
     def hash(self) -> str:
-        """A name for the bytes of all its images."""
+        """A hash of the bytes of all images in the pool."""
         return digest([self.store.hashes[self.rows].tobytes().hex()])
 
     def files(self) -> torch.Tensor:
-        """Content hashes of its distinct images: uint8 [n, 16], sorted."""
+        """Return the content hashes of the distinct images: uint8 [n, 16], sorted."""
         return torch.from_numpy(np.unique(self.store.hashes[self.rows], axis=0))
 
 
 def open_pool(
     dataset: Dataset, unlabeled: Unlabeled, source: Index | None, check_stop=never_stop
 ) -> Pool:
-    """The pool of a data set: `dataset.splits.pool` and the images of `source`.
+    """Return the pool of a data set: `dataset.splits.pool` and the images of `source`.
 
-    They are decoded as the data set's own images are. An image is dropped if it shows a patient of
-    the validation or test split, or is the same file as one of their images; with --strict such an
-    image of `source` is refused. Patients of equal names are taken for one patient: an archive may
-    name them as the hospital does. Of identical files one is kept. Raises Problem for what is
-    refused, and where no image is left.
+    The images are decoded in the same way as those of the data set. An image is dropped if it
+    belongs to a patient of the validation or test split, or if its file is identical to an image of
+    these splits. Patients with equal names are taken for one patient, because an archive may use
+    the names of the hospital. Of identical files, one is kept. Raises Problem if no image is left,
+    and with --strict if an image of `source` would be dropped.
     """
     store, rows, samples = _decoded(dataset, source, check_stop)
     own_samples = [samples[row] for row in rows]
-    by_patient = _shows_judged_patient(dataset, own_samples)
-    by_file = _is_judged_file(dataset, store.hashes[rows])
+    by_patient = _has_evaluation_patient(dataset, own_samples)
+    by_file = _is_evaluation_file(dataset, store.hashes[rows])
     dropped = by_patient | by_file
     _check_dropped(dataset, unlabeled, source, own_samples, rows, dropped)
     left = _distinct(store, rows[~dropped])
@@ -86,9 +88,9 @@ def open_pool(
 def _decoded(
     dataset: Dataset, source: Index | None, check_stop
 ) -> tuple[Store | Joined, np.ndarray, list[Sample]]:
-    """Decode the data set's pool and all of `source`.
+    """Decode the pool of the data set and all images of `source`.
 
-    Returns (the store that holds both, their rows in it, the samples of all its rows).
+    Returns (the store that holds both, their rows in it, the samples of all rows of the store).
     """
     store = dataset.store
     rows = dataset.splits.pool
@@ -113,7 +115,7 @@ def _check_dropped(
     rows: np.ndarray,
     dropped: np.ndarray,
 ) -> None:
-    """Raise Problem where no image is left, and with --strict where one of `source` is dropped."""
+    """Raise Problem if no image is left, and with --strict if one of `source` is dropped."""
     where = f" in --unlabeled-dir '{unlabeled.unlabeled_dir}'" if source else ""
     foreign = []
     for sample, row, drop in zip(samples, rows, dropped):
@@ -121,19 +123,20 @@ def _check_dropped(
             foreign.append(sample.path)
     if foreign and unlabeled.strict:
         raise Problem(
-            f"unlabelled pictures{where}: {first_ten(foreign)} show patients of the validation or"
-            " test part, or are the same files; take them out, or leave --strict out to have them"
-            " dropped"
+            f"Unlabelled images{where} belong to patients of the validation or test split, or are"
+            f" identical to images of these splits: {first_ten(foreign)}. Remove them, or remove"
+            " --strict to drop them automatically."
         )
     if dropped.all():
         raise Problem(
-            f"unlabelled pictures{where}: none are left, all {len(rows)} show validation or test"
-            " patients; give others"
+            f"Unlabelled images{where} cannot be used: none is left, because all of them"
+            f" ({len(rows)}) belong to patients of the validation or test split or are identical"
+            " to images of these splits. Use other images."
         )
 
 
 def _patients(dataset: Dataset, samples: list[Sample], rows: np.ndarray) -> tuple[str, ...]:
-    """All patients of the data set's own rows, and those of other rows who are known."""
+    """Return all patients of the data set's own rows, and the known patients of other rows."""
     found = set()
     for row in rows:
         sample = samples[row]
@@ -143,9 +146,9 @@ def _patients(dataset: Dataset, samples: list[Sample], rows: np.ndarray) -> tupl
 
 
 def _distinct(store: Store | Joined, rows: np.ndarray) -> np.ndarray:
-    """The rows in the order of their files' content, only the first of identical files.
+    """Return the rows ordered by the content of their files, only one for identical files.
 
-    So the names of files and folders change nothing.
+    The names of files and folders therefore do not change the result.
     """
     rows = rows[np.lexsort(store.hashes[rows].T)]
     copies = repeats(groups(content.tobytes() for content in store.hashes[rows]))
@@ -153,13 +156,13 @@ def _distinct(store: Store | Joined, rows: np.ndarray) -> np.ndarray:
 
 
 def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
-    """The images of --unlabeled-dir, if it is given, without labels.
+    """Return the index of the images in --unlabeled-dir without labels, or None if it is not set.
 
-    No table of labels is opened, and images.csv only for the patients.
+    No table of labels is opened, and images.csv is read only for the patients.
     """
     if unlabeled.unlabeled_dir is None:
         return None
-    index = folder.read_pictures(unlabeled.unlabeled_dir, "--unlabeled-dir")
+    index = folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir")
     kind = unlabeled.unlabeled_dataset
     if kind == "folder":
         return index
@@ -172,29 +175,32 @@ def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
 
 
 def _is_unknown(kind: str, sample: Sample) -> bool:
-    """Whether nothing says whom an image shows; Messidor's file names do not."""
+    """Return whether the patient of an image is unknown.
+
+    File names of Messidor and Messidor-2 do not name the patient.
+    """
     if sample.patient == sample.path:
         return True
     return kind in ("messidor", "messidor2") and sample.patient == stem_of(sample.path)
 
 
-def _judged_rows(dataset: Dataset) -> np.ndarray:
-    """The rows of the validation and the test split."""
+def _evaluation_rows(dataset: Dataset) -> np.ndarray:
+    """Return the rows of the validation and the test split."""
     return np.concatenate([dataset.splits.valid, dataset.splits.test])
 
 
-def _shows_judged_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarray:
-    """Which samples show a known patient of the validation or test split: bool [n]."""
+def _has_evaluation_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarray:
+    """Return which samples have a known patient of the validation or test split: bool [n]."""
     patients = set()
-    for row in _judged_rows(dataset):
+    for row in _evaluation_rows(dataset):
         sample = dataset.index.samples[row]
         if sample.patient != sample.path:
             patients.add(sample.patient)
-    shown = [sample.patient in patients and sample.patient != sample.path for sample in samples]
-    return np.array(shown, bool)
+    found = [sample.patient in patients and sample.patient != sample.path for sample in samples]
+    return np.array(found, bool)
 
 
-def _is_judged_file(dataset: Dataset, hashes: np.ndarray) -> np.ndarray:
-    """Which content hashes, uint8 [n, 16], are of a validation or test image: bool [n]."""
-    judged = {content.tobytes() for content in dataset.store.hashes[_judged_rows(dataset)]}
-    return np.array([content.tobytes() in judged for content in hashes], bool)
+def _is_evaluation_file(dataset: Dataset, hashes: np.ndarray) -> np.ndarray:
+    """Return which hashes, uint8 [n, 16], are those of a validation or test image: bool [n]."""
+    evaluated = {content.tobytes() for content in dataset.store.hashes[_evaluation_rows(dataset)]}
+    return np.array([content.tobytes() in evaluated for content in hashes], bool)

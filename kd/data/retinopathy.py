@@ -1,6 +1,6 @@
-"""EyePACS, APTOS 2019, Messidor and Messidor-2 as they are downloaded.
+"""Read EyePACS, APTOS 2019, Messidor and Messidor-2 as they are downloaded.
 
-Grades come from their tables, and images are found by their stems.
+The grades come from the tables of the data sets, and images are found by their stems.
 """
 
 import os
@@ -9,14 +9,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from kd.data.duplicates import identical_files, repeats
-from kd.data.folder import PICTURES
+from kd.data.folder import IMAGE_EXTENSIONS
 from kd.data.grades import Row, by_stem, corrected, fields_of, number, rows_of, stem_of
-from kd.data.index import Index, Sample, walk
+from kd.data.index import Index, Sample, counted, walk
 from kd.data.table import read_xls
 from kd.system.errors import Problem, first_ten
 
 RETINOPATHY = ("eyepacs", "aptos", "messidor", "messidor2")
-# Messidor's grades 0 to 3 are on another scale than the others.
+# Messidor's grades 0 to 3 are on a different scale from the grades of the others.
 GRADES = {"eyepacs": 5, "aptos": 5, "messidor": 4, "messidor2": 5}
 EYEPACS_TEST = ("testLabels.csv", "retinopathy_solution.csv")
 MESSIDOR = ("Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema")
@@ -24,12 +24,12 @@ MESSIDOR2 = ("image_id", "adjudicated_dr_grade", "adjudicated_dme", "adjudicated
 
 
 def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
-    """The index of one of RETINOPATHY below `data_dir`.
+    """Read the index of a data set of RETINOPATHY below `data_dir`.
 
-    Class k is grade k, and images are to be cropped to their disc. `errata` is a CSV of
-    corrections, see `grades.corrected`. Of identical files one is kept, and images without a row
-    are left out; notes count both. Raises Problem for tables that are not as published, for missing
-    images, for two images of one stem, and for identical files of different grades.
+    Class k is grade k, and images are to be cropped to their disc. `errata` is a CSV file of
+    corrections, see `grades.corrected`. Of identical files, one is kept, and images without a row
+    are excluded. Notes count both. Raises Problem for tables that are not as published, for missing
+    images, for two images with the same stem, and for identical files with different grades.
     """
     root = _root(kind, data_dir)
     images, others, skipped = _files(root, kind)
@@ -37,7 +37,8 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
     scale = tuple(str(grade) for grade in range(GRADES[kind]))
     graded = by_stem(root, rows, scale)
     if len(graded) < len(rows):
-        notes.append(f"{len(rows) - len(graded)} pictures that are not gradable were left out")
+        ungradable = counted(len(rows) - len(graded), "image was", "images were")
+        notes.append(f"{ungradable} excluded: not gradable.")
     if errata is not None:
         graded, note = corrected(graded, errata, scale)
         notes.append(note)
@@ -46,11 +47,14 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
     notes += more
     unlisted = len(images.keys() - {row.stem for row in rows})
     if unlisted:
-        notes.append(f"{unlisted} pictures that no table lists were left out")
+        notes.append(
+            f"{counted(unlisted, 'image was', 'images were')} excluded: not listed in any table."
+        )
     if kind != "eyepacs":
         notes.append(
-            f"{len(samples)} of {len(samples)} pictures have no patient ({kind} tells none): each"
-            " counts as a patient of its own, also where two are a patient's two eyes"
+            f"{len(samples)} of {len(samples)} images have no patient, because {kind} does not"
+            " specify patients: each counts as a patient of its own, even if two images are the"
+            " two eyes of one patient."
         )
     return Index(
         kind,
@@ -66,9 +70,9 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
 
 
 def patient_of(kind: str, path: str) -> str:
-    """The patient of an image in a data set of that kind, by the image's path alone.
+    """Return the patient of an image, derived only from its path and the kind of its data set.
 
-    The path itself where it does not name the patient.
+    The result is the path itself if it does not name the patient.
     """
     if kind == "eyepacs":
         return stem_of(path).partition("_")[0]
@@ -83,23 +87,23 @@ def patient_of(kind: str, path: str) -> str:
 
 def _root(kind: str, data_dir: str | None) -> Path:
     if data_dir is None:
-        raise Problem(f"data_dir in --data-dir: not given; --dataset {kind} needs --data-dir DIR")
+        raise Problem(f"--data-dir is not set: --dataset {kind} needs it. Use --data-dir DIR.")
     if not os.path.isdir(data_dir):
         raise Problem(
-            f"data_dir '{data_dir}' in --data-dir: no such folder, or not within reach; give the"
-            f" folder of {kind}'s tables and pictures"
+            f"--data-dir '{data_dir}' is not valid: no such folder, or it is not accessible. Use"
+            f" the folder that contains the tables and images of {kind}."
         )
     return Path(data_dir)
 
 
 def _files(root: Path, kind: str) -> tuple[dict[str, str], list[str], int]:
-    """({stem: path of its image}, paths of all other files, number of hidden files).
+    """Return ({stem: path of its image}, paths of all other files, number of hidden files).
 
-    Raises Problem where two images have the same stem.
+    Raises Problem if two images have the same stem.
     """
     below = root
     if kind == "aptos" and (root / "train_images").is_dir():
-        below = root / "train_images"  # the test_images beside it have no labels
+        below = root / "train_images"  # the images in test_images have no labels
     images = defaultdict(list)
     others = []
     skipped = 0
@@ -108,7 +112,7 @@ def _files(root: Path, kind: str) -> tuple[dict[str, str], list[str], int]:
             path = "/".join((*below.relative_to(root).parts, *inside, name))
             if name.startswith("."):
                 skipped += 1
-            elif name.lower().endswith(PICTURES):
+            elif name.lower().endswith(IMAGE_EXTENSIONS):
                 images[stem_of(name)].append(path)
             else:
                 others.append(path)
@@ -117,21 +121,24 @@ def _files(root: Path, kind: str) -> tuple[dict[str, str], list[str], int]:
 
 
 def _check_stems(root: Path, images: dict[str, list[str]]) -> None:
-    """Raise Problem where two images have the same stem."""
+    """Raise Problem if two images have the same stem."""
     twice = [" = ".join(paths) for paths in images.values() if len(paths) > 1]
     if twice:
         raise Problem(
-            f"pictures in {root}: {first_ten(twice)} have the same name but for folder and"
-            " extension, which tell no rows apart; move all but one of each out"
+            f"Images in {root} have the same name except for folder and extension, so their rows"
+            f" are ambiguous: {first_ten(twice)}. Move all but one of each out of the folder."
         )
 
 
-# Each reader of tables gets (root, other files, {stem: path of its image}), and returns (rows,
+# Each reader of tables takes (root, other files, {stem: path of its image}) and returns (rows,
 # notes).
 
 
 def _eyepacs(root: Path, others: list[str], images: dict[str, str]) -> tuple[list[Row], list[str]]:
-    """The first of EYEPACS_TEST that is there makes a test split, if images of it are there too."""
+    """Read EyePACS.
+
+    The first file of EYEPACS_TEST that exists specifies a test split, if images of it exist too.
+    """
     train = rows_of(root, "trainLabels.csv", ("image", "level"), 0, 1)
     present = [name for name in EYEPACS_TEST if (root / name).is_file()]
     if not present:
@@ -139,7 +146,8 @@ def _eyepacs(root: Path, others: list[str], images: dict[str, str]) -> tuple[lis
     name = present[0]
     test = rows_of(root, name, ("image", "level", "Usage"), 0, 1)
     if not any(row.stem in images for row in test):
-        return train, [f"{name} was passed over: none of its {len(test)} pictures is there"]
+        images = counted(len(test), "image", "images")
+        return train, [f"{name} was skipped: none of its {images} exists."]
     rows = [row._replace(split="train") for row in train]
     rows += [row._replace(split="test") for row in test]
     return rows, []
@@ -156,8 +164,8 @@ def _messidor(root: Path, others: list[str], images: dict[str, str]) -> tuple[li
             names.append(path)
     if not names:
         raise Problem(
-            f"'Annotation*.xls' in {root}: no such file; give the folder that holds them and their"
-            " pictures"
+            f"'Annotation*.xls' in {root} cannot be read: no such file. Set --data-dir to the"
+            " folder that contains these tables and their images."
         )
     rows = []
     for name in names:
@@ -177,7 +185,7 @@ def _messidor2(
             faults.append(f"{where} (adjudicated_gradable '{fields[3]}' is neither 0 nor 1)")
         rows.append(Row(where, stem_of(fields[0]), fields[1] if gradable == "1" else None))
     if faults:
-        raise Problem(f"rows in {root}: {first_ten(faults)}; mend them")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(faults)}. Fix them.")
     return rows, []
 
 
@@ -185,22 +193,23 @@ _READERS = {"eyepacs": _eyepacs, "aptos": _aptos, "messidor": _messidor, "messid
 
 
 def _samples(kind: str, root: Path, rows: dict[str, Row], images: dict[str, str]) -> list[Sample]:
-    """The samples of graded rows, in the order of the images' paths.
+    """Return the samples of graded rows, ordered by the paths of the images.
 
-    Raises Problem for rows without an image, and where there are no rows.
+    Raises Problem for rows without an image, and if there are no rows.
     """
     missing = []
     for stem, row in rows.items():
         if stem not in images:
-            missing.append(f"{row.where} (no such picture)")
+            missing.append(f"{row.where} (no such image)")
     if missing:
         raise Problem(
-            f"rows in {root}: {first_ten(missing)}; restore the pictures, or give them the grade"
-            " drop in --errata FILE"
+            f"Rows of tables in {root} cannot be used: {first_ten(missing)}. Restore the images,"
+            " or set their grade to 'drop' in --errata FILE."
         )
     if not rows:
         raise Problem(
-            f"tables in {root}: no picture has a grade; download {kind} again, or mend --errata"
+            f"Tables in {root} cannot be used: no image has a grade. Download {kind} again, or fix"
+            " --errata."
         )
     samples = []
     for path, row in sorted((images[stem], row) for stem, row in rows.items()):
@@ -210,25 +219,25 @@ def _samples(kind: str, root: Path, rows: dict[str, Row], images: dict[str, str]
 
 
 def _without_copies(kind: str, root: Path, samples: list[Sample]) -> tuple[list[Sample], list[str]]:
-    """(samples with one of each group of identical files, notes).
+    """Return (samples with one of each group of identical files, notes).
 
-    An image of the test split is kept before others. Raises Problem where grades differ.
+    Images of the test split are kept in preference to others. Raises Problem if grades differ.
     """
     ordered = sorted(samples, key=lambda sample: sample.split != "test")
     groups = identical_files(root, [sample.path for sample in ordered])
     _check_grades(root, ordered, groups)
-    left_out = {ordered[place].path for place in repeats(groups)}
-    if not left_out:
+    excluded = {ordered[place].path for place in repeats(groups)}
+    if not excluded:
         return samples, []
-    note = f"{len(left_out)} pictures were left out: identical to another"
-    if kind == "eyepacs":  # the others do not say which images are of one patient
+    note = f"{counted(len(excluded), 'image was', 'images were')} excluded: identical to another"
+    if kind == "eyepacs":  # the other data sets do not specify patients
         others = _of_other_patients(ordered, groups)
         note += f", {others} of them of another patient" if others else ""
-    return [sample for sample in samples if sample.path not in left_out], [note]
+    return [sample for sample in samples if sample.path not in excluded], [f"{note}."]
 
 
 def _check_grades(root: Path, samples: list[Sample], groups: list[list[int]]) -> None:
-    """Raise Problem for identical files of different grades."""
+    """Raise Problem for identical files with different grades."""
     contrary = []
     for group in groups:
         own = [samples[place] for place in group]
@@ -236,13 +245,13 @@ def _check_grades(root: Path, samples: list[Sample], groups: list[list[int]]) ->
             contrary.append(" = ".join(f"{one.path} (grade {one.label})" for one in own))
     if contrary:
         raise Problem(
-            f"identical files in {root}: {first_ten(contrary)} have different grades; give all but"
-            " one of each the grade drop in --errata FILE (header image,grade)"
+            f"Identical files in {root} have different grades: {first_ten(contrary)}. Set the"
+            " grade of all but one of each to 'drop' in --errata FILE (with header image,grade)."
         )
 
 
 def _of_other_patients(samples: list[Sample], groups: list[list[int]]) -> int:
-    """How many files equal the first one of their group and show another patient."""
+    """Return how many files have another patient than the first file of their group."""
     count = 0
     for group in groups:
         first = samples[group[0]].patient

@@ -1,4 +1,4 @@
-"""Shifted images, as another machine or another hospital might send them.
+"""Shifted images, as from another machine or another hospital.
 
 There are six shifts with five strengths each.
 """
@@ -15,21 +15,21 @@ from kd.system.devices import to_device
 from kd.system.seeds import random_stream
 
 STRENGTHS = 5
-_GRAIN = 3  # of `random_stream`: a purpose of its own
+_GRAIN = 3  # key of `random_stream` for the noise
 
 
 def contrast(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
-    """Multiply each pixel's distance to the image's mean grey by `amount`; below 1 it is flatter.
+    """Multiply the difference of each pixel from the image's mean grey by `amount`.
 
-    images [B, C, S, S].
+    An amount below 1 lowers the contrast. images [B, C, S, S].
     """
     return tv.adjust_contrast(images, amount)
 
 
 def brightness(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
-    """Add `amount` of the full scale to every pixel, black ones too; `shifted` cuts off above 1.
+    """Add `amount` of the full scale to every pixel, including black ones.
 
-    images [B, C, S, S].
+    `shifted` clips values above 1. images [B, C, S, S].
     """
     return images + amount
 
@@ -37,9 +37,9 @@ def brightness(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torc
 def noise(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
     """Add Gaussian noise to each pixel, with a standard deviation of `amount` of the full scale.
 
-    images [B, C, S, S]. The noise is a function of slot and amount, whatever the batch: each slot
-    has a grain of its own, which grows with the strength. All channels have the same grain, so that
-    grey stays grey.
+    images [B, C, S, S]. The noise is a function of slot and amount, and does not depend on the
+    batch: each slot has a grain of its own, which is scaled by the amount. All channels have the
+    same grain, so that grey stays grey.
     """
     side = images.shape[-1]
     grain = []
@@ -53,18 +53,18 @@ def noise(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Ten
 def blur(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
     """Blur with a Gaussian whose sigma is `amount` times the side.
 
-    So images of any size blur alike. images [B, C, S, S].
+    Images of any size are therefore blurred equally. images [B, C, S, S].
     """
     sigma = amount * images.shape[-1]
     taps = 2 * math.ceil(3 * sigma) + 1
-    # Across, then down: the result of both at once, with 2 * taps instead of taps^2 multiplications
-    # a pixel.
+    # Blurring first across and then down gives the same result as both at once, with 2 * taps
+    # instead of taps^2 multiplications per pixel.
     across = tv.gaussian_blur(images, [taps, 1], [sigma, sigma])
     return tv.gaussian_blur(across, [1, taps], [sigma, sigma])
 
 
 def resolution(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
-    """Shrink to `amount` of the side and enlarge again, both bilinear. images [B, C, S, S]."""
+    """Shrink to `amount` of the side and enlarge again, both bilinearly. images [B, C, S, S]."""
     side = images.shape[-1]
     shrunk = max(1, round(amount * side))
     small = tv.resize(images, [shrunk, shrunk], antialias=True)
@@ -72,9 +72,9 @@ def resolution(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torc
 
 
 def rotation(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.Tensor:
-    """Turn by `amount` degrees counter-clockwise about the middle; bilinear, black corners.
+    """Rotate by `amount` degrees counter-clockwise about the centre.
 
-    images [B, C, S, S].
+    Interpolation is bilinear, and the corners are black. images [B, C, S, S].
     """
     return tv.rotate(images, amount, InterpolationMode.BILINEAR)
 
@@ -82,9 +82,9 @@ def rotation(images: torch.Tensor, amount: float, slots: torch.Tensor) -> torch.
 class Shift(NamedTuple):
     """A row of the table of shifts.
 
-    apply    (images [B, C, S, S] in 0..1, amount, slots int64 [B]) -> images, which may pass 0..1
-    amounts  of the strengths 1 to STRENGTHS
-    unit     of the amounts, in words
+    apply    (images [B, C, S, S] in 0..1, amount, slots int64 [B]) -> images, which may exceed 0..1
+    amounts  one amount for each of the strengths 1 to STRENGTHS
+    unit     unit of the amounts, in words
     """
 
     apply: Callable[[torch.Tensor, float, torch.Tensor], torch.Tensor]
@@ -94,21 +94,22 @@ class Shift(NamedTuple):
 
 SHIFTS = {
     "contrast": Shift(contrast, (0.8, 0.65, 0.5, 0.35, 0.2), "factor"),
-    "brightness": Shift(brightness, (0.05, 0.1, 0.2, 0.3, 0.4), "added, of full scale"),
-    "noise": Shift(noise, (0.02, 0.05, 0.1, 0.15, 0.2), "sd, of full scale"),
-    "blur": Shift(blur, (0.01, 0.015, 0.02, 0.03, 0.04), "sigma, of the side"),
-    "resolution": Shift(resolution, (0.5, 0.35, 0.25, 0.15, 0.1), "of the side"),
-    # Training views turn by up to 10 degrees: to a network trained with --augment the first two
-    # amounts are nothing new.
+    "brightness": Shift(brightness, (0.05, 0.1, 0.2, 0.3, 0.4), "added fraction of full scale"),
+    "noise": Shift(noise, (0.02, 0.05, 0.1, 0.15, 0.2), "sd, fraction of full scale"),
+    "blur": Shift(blur, (0.01, 0.015, 0.02, 0.03, 0.04), "sigma, fraction of side"),
+    "resolution": Shift(resolution, (0.5, 0.35, 0.25, 0.15, 0.1), "fraction of side"),
+    # Training views are rotated by up to 10 degrees, so a network trained with --augment has seen
+    # the first two amounts.
     "rotation": Shift(rotation, (5.0, 10.0, 20.0, 30.0, 45.0), "degrees"),
 }
 
 
 def shifted(images: torch.Tensor, slots: torch.Tensor, name: str, strength: int) -> torch.Tensor:
-    """Images of given slots in one shift: a pure function of image, slot and strength.
+    """Return the images of given slots with a shift of a given name and strength.
 
-    Strength 0 leaves them as they are. images float32 [B, C, S, S] in 0..1 (grey ones may have one
-    channel in memory, expanded), slots int64 [B] -> the same shape, in 0..1.
+    The result is a pure function of image, slot, name and strength. Strength 0 does not change the
+    images. images float32 [B, C, S, S] in 0..1 (grey images may have one channel in memory,
+    expanded), slots int64 [B] -> the same shape, in 0..1.
     """
     if strength == 0:
         return images

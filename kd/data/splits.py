@@ -1,4 +1,4 @@
-"""Index -> train, validation and test split, with no patient in two of them by default."""
+"""Split an index into train, validation and test, by default with no patient in two splits."""
 
 import math
 from collections import Counter
@@ -7,27 +7,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.index import Index, digest
+from kd.data.index import Index, counted, digest
 from kd.system.errors import Problem
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
+WORDS = {"train": "train", "valid": "validation", "test": "test"}
 FRACTION = 0.15
-# Of `random_stream`: the purposes of its numbers.
+# Keys of `random_stream`, one for each purpose.
 _DRAWS = 11
 _KEPT = 12
-# What the thesis's own figures imply: 13,866 / 1,575 / 1,715 of 7 x 2,451 images (see the README).
+# These sizes follow from the thesis's own figures: 13,866 / 1,575 / 1,715 of 7 x 2,451 images (see
+# kd/studies/README.md).
 THESIS_TRAIN = 2201
 THESIS_VALID = 250
 
 
 class Kept(NamedTuple):
-    """Which labels of the train split are kept, and how often their images are shown.
+    """Which labels of the train split are kept, and how often their images are used.
 
-    fraction  of each class: whole patients are drawn by `seed`, at least one, until they hold that
-              fraction. The draw itself looks at all labels, and nothing after it does. Their images
-              repeat until an epoch is as long as with all labels
-    balance   `draw`: images of rare classes have more slots, until no class has fewer than another
+    fraction  fraction of each class to keep. At least one patient per class is drawn, and whole
+              patients are added until they hold this fraction. The draw uses all labels, but
+              nothing after it does. The images repeat, so that an epoch is as long as with all
+              labels
+    seed      seed of this draw
+    balance   with `draw`, images of rare classes have more slots, until all classes have equally
+              many
     """
 
     fraction: float = 1.0
@@ -41,9 +46,9 @@ class Splits:
 
     A repeated image has several slots.
 
-    pool   [m], each row once: what may be trained on without a label, the images of the train split
-           among it
-    shown  number of `train` slots that an epoch shows, drawn anew in each; None for all
+    pool   [m], each row once: the images that may be used without a label, including those of the
+           train split
+    shown  number of `train` slots that each epoch uses, drawn again for each epoch; None for all
     leaks  whether images of one patient may be in several splits
     notes  what a user should know before training
     """
@@ -57,11 +62,11 @@ class Splits:
     notes: tuple[str, ...] = field(default=())
 
     def items(self) -> list[tuple[str, np.ndarray]]:
-        """(name, rows) of the three splits."""
+        """Return (name, rows) of the three splits."""
         return [(name, getattr(self, name)) for name in NAMES]
 
     def hash(self, index: Index) -> str:
-        """A name for exactly these images, classes and patients in exactly these slots."""
+        """Return a hash of the images, classes and patients in their slots."""
         lines = []
         for name, rows in self.items():
             lines += [f"{name}\t{index.identity(row)}" for row in rows]
@@ -77,22 +82,21 @@ def split(
     sizes: tuple[int | None, int | None, int | None],
     kept: Kept = Kept(),
 ) -> Splits:
-    """The splits of an index.
+    """Return the splits of an index.
 
-    Images without a label are in the pool alone. Which labels are kept changes the train split
-    alone.
+    Images without a label are only in the pool. `kept` changes only the train split.
 
-    how    `patient`: no patient in two splits. A split that the data give is kept (patients of the
-           test split leave the others, those of the validation split leave the train split); a
-           missing one is drawn from the patients of the train split. `thesis`: images drawn at
-           random from a balanced pool with repeats, which puts patients and even copies on both
-           sides. `given`: as the data say, whatever the patients; a missing split is drawn as under
-           `patient`.
-    seed   decides what is drawn, nothing else.
-    sizes  images a class for train, valid and test; None takes all that is there (15 % where a
+    how    `patient`: no patient is in two splits. A split that the data set specifies is kept
+           (patients of the test split are removed from the others, and those of the validation
+           split from the train split). A missing split is drawn from the patients of the train
+           split. `thesis`: images are drawn at random from a balanced pool with repeats, which puts
+           patients and even copies into several splits. `given`: as the data set specifies,
+           whatever the patients; a missing split is drawn as with `patient`.
+    seed   determines what is drawn, and nothing else.
+    sizes  images per class for train, valid and test; None takes all images (15 % of them if the
            split must be drawn).
 
-    Raises Problem where a class would be left without images.
+    Raises Problem if the train split has no images of a class, or another split has no images.
     """
     if how == "thesis":
         _check_thesis(index, sizes, kept)
@@ -108,35 +112,39 @@ def split(
 
 
 def _check_thesis(index: Index, sizes, kept: Kept) -> None:
-    """Refuse settings that the thesis's split cannot follow."""
+    """Raise Problem for settings that do not fit the thesis's split."""
     train, valid, test = sizes
     one_is_missing = (train is None) != (valid is None) and index.sizes is None
     if test is not None or one_is_missing:
         raise Problem(
-            "sizes under --split thesis: the test part is a tenth of the pool; give"
-            " --train-per-class and --valid-per-class together, or neither, and no --test-per-class"
+            "--split thesis does not accept these sizes: its test split is a tenth of the pool."
+            " Set --train-per-class and --valid-per-class together, or neither, and do not set"
+            " --test-per-class."
         )
     if kept.fraction < 1 or kept.balance == "draw":
         raise Problem(
-            "--labeled-fraction or --balance draw under --split thesis: it balances its images"
-            " anyway, and puts patients in several parts; use --split patient"
+            "--labeled-fraction and --balance draw are not valid with --split thesis: it balances"
+            " its images anyway, and has patients in more than one split. Use --split patient."
         )
 
 
 def _check_classes(index: Index, how: str, splits: Splits) -> None:
-    """Raise Problem for a train split that lacks a class, and for other splits without images."""
+    """Raise Problem if the train split lacks a class, or another split has no images."""
     for name, rows in splits.items():
         present = set(index.labels[rows].tolist())
         absent = [word for label, word in enumerate(index.classes) if label not in present]
         if absent and (name == "train" or not len(rows)):
             raise Problem(
-                f"split '{how}' in --split: the {name} part of '{index.name}' gets no image of "
-                f"{', '.join(absent)}; add images or patients, or give another --split"
+                f"--split {how} leaves the {WORDS[name]} split of '{index.name}' without images of"
+                f" {', '.join(absent)}. Add images or patients, or use another --split."
             )
 
 
 def _by_image(index: Index, random, sizes) -> Splits:
-    """The thesis's split: 10 % of all images for test, the rest in the proportion of the sizes."""
+    """Return the thesis's split.
+
+    It has 10 % of all images for test, and the rest in proportion to the sizes.
+    """
     train = sizes[0] or THESIS_TRAIN
     valid = sizes[1] or THESIS_VALID
     drawn_from = np.flatnonzero(index.labels >= 0)
@@ -153,12 +161,12 @@ def _by_image(index: Index, random, sizes) -> Splits:
         np.sort(order[:n_test]),
         np.union1d(train_rows, np.flatnonzero(index.labels < 0)),
         leaks=True,
-        notes=("split 'thesis' draws by image: it LEAKS patients and copies between the parts",),
+        notes=("--split thesis draws by image: it LEAKS patients and copies between splits.",),
     )
 
 
 def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
-    """The splits `patient` and `given`. The order of the draws from `random` is fixed."""
+    """Return the splits for `patient` and `given`. The order of draws from `random` is fixed."""
     labels = index.labels
     patients = np.unique([sample.patient for sample in index.samples], return_inverse=True)[1]
     given = np.array([sample.split or "train" for sample in index.samples])
@@ -190,7 +198,7 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
 
 
 def _draw_missing(rows: dict, labels, patients, sizes, random) -> None:
-    """Move patients of the train split to a test and a validation split that have no images yet."""
+    """Move patients of the train split to the test and the validation split if these are empty."""
     for name, size in (("test", sizes[2]), ("valid", sizes[1])):
         if not len(rows[name]):
             drawn = _draw_patients(rows["train"], labels, patients, size, random)
@@ -200,7 +208,7 @@ def _draw_missing(rows: dict, labels, patients, sizes, random) -> None:
 
 
 def _cut(index: Index, rows: dict, sizes, random) -> list[str]:
-    """Cut validation and test to their sizes; returns notes on classes that have fewer images."""
+    """Cut validation and test to their sizes; return notes on classes that have fewer images."""
     labels = index.labels
     notes = []
     for name, size in (("valid", sizes[1]), ("test", sizes[2])):
@@ -213,10 +221,10 @@ def _cut(index: Index, rows: dict, sizes, random) -> list[str]:
 def _keep(
     rows, slots: int, labels, patients, per_class: int | None, kept: Kept
 ) -> tuple[np.ndarray, list[str]]:
-    """The train split where only some labels are kept, or rare classes are drawn more often.
+    """Return the train split if only some labels are kept, or rare classes are drawn more often.
 
-    Returns (rows of the patients whose labels are kept, at least `slots`; notes). It has random
-    numbers of its own, so that the other splits are the same whatever is kept.
+    The result is (rows of the patients whose labels are kept, at least `slots` of them; notes). A
+    random stream of its own keeps the other splits the same whatever is kept.
     """
     random = random_stream(kept.seed, _KEPT)
     notes = []
@@ -225,28 +233,30 @@ def _keep(
         few = len(np.unique(patients[chosen]))
         all_of_them = len(np.unique(patients[rows]))
         notes.append(
-            f"labels of {len(chosen)} of {len(rows)} train images kept"
+            f"Labels of {len(chosen)} of {len(rows)} train images are kept"
             f" ({100 * len(chosen) / len(rows):.1f} %; {few} of {all_of_them} patients, at least"
-            " one a class); they repeat, so that an epoch keeps its steps"
+            " one per class). These images repeat, so that the steps per epoch stay the same."
         )
         rows = chosen
     if per_class is None and kept.balance == "none":
         return np.resize(random.permutation(rows), slots), notes
     if not per_class:
         counts = np.bincount(labels[rows])
-        # At least as many as the largest class has, and as fill all slots.
+        # At least as many as in the largest class, and enough to fill all slots.
         per_class = max(counts.max(), math.ceil(slots / np.count_nonzero(counts)))
     return _balanced(rows, labels, per_class, random), notes
 
 
 def _separate(rows: dict, patients) -> list[str]:
-    """Keep patients in one split: test goes before validation, and validation before train."""
+    """Keep each patient in one split: in test before validation, and in validation before train."""
     notes = []
     for keep, name in (("test", "valid"), ("test", "train"), ("valid", "train")):
         shared = np.isin(patients[rows[name]], patients[rows[keep]])
         if shared.any():
+            images = counted(int(shared.sum()), "image was", "images were")
             notes.append(
-                f"{int(shared.sum())} {name} images left out: their patients are in the {keep} part"
+                f"{images} excluded from the {WORDS[name]} split because of patients who are in the"
+                f" {WORDS[keep]} split."
             )
             rows[name] = rows[name][~shared]
     return notes
@@ -255,9 +265,10 @@ def _separate(rows: dict, patients) -> list[str]:
 def _draw_patients(
     rows, labels, patients, per_class: int | None, random, fraction: float = FRACTION
 ) -> np.ndarray:
-    """Rows of randomly drawn patients that hold enough images of each class.
+    """Return the rows of randomly drawn patients with enough images of each class.
 
-    Enough are `per_class`, or without it a fraction of each class, at least one.
+    Enough means `per_class` images. If it is None, it means a fraction of each class, but at least
+    one image.
     """
     need = _needed(labels[rows], per_class, fraction)
     by_patient = {}
@@ -276,7 +287,7 @@ def _draw_patients(
 
 
 def _needed(labels, per_class: int | None, fraction: float) -> dict:
-    """How many images of each class are needed: {label: images}."""
+    """Return how many images of each class are needed: {label: images}."""
     need = {}
     for label, count in zip(*np.unique(labels, return_counts=True)):
         need[label] = per_class or max(1, int(np.round(count * fraction)))
@@ -284,9 +295,9 @@ def _needed(labels, per_class: int | None, fraction: float) -> dict:
 
 
 def _balanced(rows, labels, per_class: int, random) -> np.ndarray:
-    """`per_class` rows of each class.
+    """Return `per_class` rows of each class.
 
-    They are distinct where there are enough; otherwise all of them, and some repeated.
+    The rows are distinct if the class has enough. Otherwise, all its rows are used and repeated.
     """
     chosen = []
     for label in np.unique(labels[rows]):
@@ -296,7 +307,7 @@ def _balanced(rows, labels, per_class: int, random) -> np.ndarray:
 
 
 def _at_most(rows, labels, per_class: int, random) -> np.ndarray:
-    """At most `per_class` rows of each class, all distinct."""
+    """Return at most `per_class` rows of each class, all distinct."""
     chosen = []
     for label in np.unique(labels[rows]):
         own = random.permutation(rows[labels[rows] == label])
@@ -305,17 +316,20 @@ def _at_most(rows, labels, per_class: int, random) -> np.ndarray:
 
 
 def _short(index: Index, name: str, labels, size: int) -> list[str]:
-    """Notes where a split without repeats has fewer images of a class than were asked for."""
+    """Return notes on classes of which a split has fewer images than requested."""
     counts = np.bincount(labels, minlength=len(index.classes))
     notes = []
     for count, word in zip(counts, index.classes):
         if count < size:
-            notes.append(f"the {name} part has {count} images of {word}, {size} were asked for")
+            images = counted(count, "image", "images")
+            notes.append(
+                f"The {WORDS[name]} split has {images} of {word}, fewer than the {size} requested."
+            )
     return notes
 
 
 def overlaps(index: Index, splits: Splits, hashes: np.ndarray) -> dict[str, int]:
-    """How many patients, and how many identical files, are in more than one split.
+    """Return how many patients, and how many identical files, are in more than one split.
 
     hashes: uint8 [N, 16].
     """
@@ -328,7 +342,7 @@ def overlaps(index: Index, splits: Splits, hashes: np.ndarray) -> dict[str, int]
 
 
 def _in_several(sets: list[set]) -> int:
-    """How many keys are in more than one of the sets."""
+    """Return how many keys are in more than one of the sets."""
     counts = Counter()
     for keys in sets:
         counts.update(keys)

@@ -1,4 +1,4 @@
-"""Every image decoded once, into a memory map of uint8 [N, C, S, S] with content hashes."""
+"""Decode every image once, into a memory map of uint8 [N, C, S, S], with content hashes."""
 
 import hashlib
 import io
@@ -28,16 +28,16 @@ _RECIPE = "decoding 1"
 
 
 class Store:
-    """Decoded images of an index.
+    """A cache of the decoded images of an index.
 
-    Rows that were asked for once stay on disk; others take no space there, as the files are sparse.
+    Decoded rows stay on disk. Other rows take no space, because the files are sparse.
 
-    pictures  uint8 [N, C, S, S], read-only memory map; a row is defined once `ensure` was called
-              with it
-    hashes    uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined where
-              `pictures` is
-    crop      `none`, or `fundus`: each image is cropped to its disc before it is resized, and kept
-              in colour where `channels` is 0
+    images  uint8 [N, C, S, S], read-only memory map; a row is defined after a call of `ensure`
+            with it
+    hashes  uint8 [N, 16], the first half of the SHA-256 of each file's bytes; defined for the same
+            rows as `images`
+    crop    `none`, or `fundus`: each image is cropped to its disc before it is resized, and stays
+            in colour if `channels` is 0
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class Store:
         # The stamp of a row changes with its file, so that a replaced image is decoded again.
         self._stamps = _stamps(index)
         self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
-        if crop != "none":  # without a crop the recipe is as before there were crops: caches stay
+        if crop != "none":  # without a crop, the recipe of older caches stays valid
             self.recipe += f" {crop}"
         key = digest([self.recipe, index.stamp, *(sample.path for sample in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
         self._open_files(len(index.samples), self.channels * size * size)
-        self.pictures = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
+        self.images = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
         self._read_progress()
 
     def _open_files(self, rows: int, image_bytes: int) -> None:
-        """Create the files of the cache, or open those that are there."""
+        """Create the files of the cache, or open those that exist."""
         row_bytes = {"pictures": image_bytes, "hashes": HASH_BYTES, "stamps": HASH_BYTES}
         self._files = {}
         try:
@@ -83,16 +83,16 @@ class Store:
             os.close(file)
 
     def ensure(self, rows: np.ndarray, check_stop=never_stop) -> int:
-        """Decode those of `rows` that are not there yet; returns their number.
+        """Decode those of `rows` that are not decoded yet, and return their number.
 
         Images that cannot be decoded are collected and raised as one Problem, after all others are
-        safe. What was decoded stays when the process dies. `check_stop()` is called between two
-        chunks and may end the work by an exception.
+        saved. Decoded images remain if the process dies. `check_stop()` is called after each
+        chunk, and may raise an exception to end the work.
         """
         rows = np.unique(rows)
         if not self._missing(rows).size:
             return 0
-        # Of several processes with one cache, ranks or not, one decodes and the others wait.
+        # If several processes share a cache, one of them decodes and the others wait.
         with wait_for_lock(self.folder, check_stop):
             self._read_progress()
             return self._decode(self._missing(rows), check_stop)
@@ -101,10 +101,10 @@ class Store:
         return rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
 
     def _read_progress(self) -> None:
-        """Read what has been decoded by now, by any process.
+        """Read which rows any process has decoded so far.
 
-        The files are read and not mapped: a hole in a mapped file on a full tmpfs is a SIGBUS. The
-        stamps are read first, because they are written last.
+        The files are read, not mapped, because on a full tmpfs a hole in a mapped file causes a
+        SIGBUS. The stamps are read first, because they are written last.
         """
         self._decoded = self._read_rows("stamps")
         self.hashes = self._read_rows("hashes")
@@ -128,13 +128,12 @@ class Store:
         if bad:
             where = self.index.root or self.index.name
             raise Problem(
-                f"pictures in {where}: {first_ten(bad)} cannot be read; replace them or take"
-                " them out"
+                f"Images in {where} cannot be read: {first_ten(bad)}. Replace or remove them."
             )
         return len(rows)
 
     def _stamp(self, rows: Iterable[int]) -> None:
-        """Mark rows as decoded, after their images are on disk: a stamped row is always whole."""
+        """Mark rows as decoded after their images are on disk: a marked row is always complete."""
         self._sync("pictures", "hashes")
         for row in rows:
             self._write("stamps", self._stamps[row].tobytes(), int(row))
@@ -142,28 +141,28 @@ class Store:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of an image."""
-        return self.pictures.shape[1:]
+        """The shape (C, S, S) of an image."""
+        return self.images.shape[1:]
 
     def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-        """The images of `rows`, in their order and with repeats: uint8 [len(rows), C, S, S].
+        """Return the images of `rows`, in their order and with repeats: uint8 [len(rows), C, S, S].
 
-        They are on the CPU; in `out` where it is given.
+        The result is on the CPU, and in `out` if it is given.
         """
         if out is None:
-            return torch.from_numpy(self.pictures[rows])
-        np.take(self.pictures, rows, axis=0, out=out.numpy(), mode="clip")
+            return torch.from_numpy(self.images[rows])
+        np.take(self.images, rows, axis=0, out=out.numpy(), mode="clip")
         return out
 
     def _decode_row(self, row) -> str:
-        """Decode and write one image; returns why it cannot be decoded, or an empty text."""
+        """Decode and write one image; return why it cannot be decoded, or an empty string."""
         row = int(row)
         try:
             content, image = self._read_image(row)
             array = _squared(image, self.size, self.resize, self.channels, self.crop)
         except Exception as error:
-            # Pillow raises anything from SyntaxError to struct.error for bad files. Each of them is
-            # a bad image, never a crash.
+            # For bad files, Pillow raises anything from SyntaxError to struct.error. Each of these
+            # is reported as a bad image and must not end the program.
             return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
         content_hash = _hash(content)
         self._write("pictures", array.tobytes(), row)
@@ -172,22 +171,23 @@ class Store:
         return ""
 
     def _read_image(self, row: int) -> tuple[bytes, Image.Image]:
-        """(the bytes of an image's file, the image), at least as large as it is needed."""
+        """Return (the bytes of an image's file, the image, at least as large as needed)."""
         if self.index.draw is not None:
             drawing = self.index.draw(row)
             return drawing.tobytes(), Image.fromarray(drawing)
         content = _file_bytes(self.index.file(row))
-        # A disc is smaller than its image.
+        # The disc is smaller than the image, so twice the size is read.
         size = 2 * self.size if self.crop == "fundus" else self.size
         return content, _open(content, size, self.channels)
 
     def _write(self, name: str, data: bytes, row: int) -> None:
         """Write a row of a file.
 
-        By pwrite, not by the memory map, where a full disk would be a SIGBUS and not an error.
+        This uses pwrite, because on a full disk a write to the memory map would cause a SIGBUS
+        instead of an error.
         """
         start = row * len(data)
-        done = 0  # pwrite may write a part only
+        done = 0  # pwrite may write fewer bytes than requested
         try:
             while done < len(data):
                 done += os.pwrite(self._files[name], data[done:], start + done)
@@ -203,7 +203,7 @@ class Store:
 
 
 class Joined:
-    """Two stores of the same recipe as one, the rows of the second after those of the first."""
+    """Two stores of the same recipe as one: the rows of the second follow those of the first."""
 
     def __init__(self, first: Store, second: Store):
         self.first = first
@@ -213,7 +213,7 @@ class Joined:
         self.hashes = np.concatenate([first.hashes, second.hashes])
 
     def gather(self, rows: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-        """As `Store.gather`."""
+        """Return the images of `rows`, as `Store.gather` does."""
         if out is None:
             out = torch.empty(len(rows), *self.shape, dtype=torch.uint8)
         start = len(self.first.hashes)
@@ -224,9 +224,9 @@ class Joined:
 
 
 def _stamps(index: Index) -> np.ndarray:
-    """For each sample a hash that changes when its file does: uint8 [N, 16].
+    """Return a hash for each sample that changes when its file changes: uint8 [N, 16].
 
-    Raises Problem for files that are gone.
+    Raises Problem if files are missing.
     """
     stamps = np.ones((len(index.samples), HASH_BYTES), np.uint8)
     if index.root is None:
@@ -242,8 +242,7 @@ def _stamps(index: Index) -> np.ndarray:
         stamps[row] = np.frombuffer(_hash(version.encode()), np.uint8)
     if missing:
         raise Problem(
-            f"pictures in {index.root}: {first_ten(missing)} cannot be read; restore them or take"
-            " them out"
+            f"Images in {index.root} cannot be read: {first_ten(missing)}. Restore or remove them."
         )
     return stamps
 
@@ -256,7 +255,7 @@ def _file_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise OSError("not a regular file")
     size = path.stat().st_size
-    if size == 0:  # also files of /proc, which may never end
+    if size == 0:  # includes files of /proc, which may be endless
         raise OSError("empty")
     if size > MAX_BYTES:
         raise OSError(f"{size} bytes, more than {MAX_BYTES >> 30} GiB")
@@ -264,7 +263,10 @@ def _file_bytes(path: Path) -> bytes:
 
 
 def decode(path: Path) -> tuple[bytes, Image.Image]:
-    """(a file's bytes, its image as it is stored). Raises whatever Pillow raises for a bad file."""
+    """Return (a file's bytes, its image as it is stored).
+
+    Raises whatever Pillow raises for a bad file.
+    """
     content = _file_bytes(path)
     image = _opened(content)
     image.load()
@@ -272,22 +274,23 @@ def decode(path: Path) -> tuple[bytes, Image.Image]:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """An image whose size and checksum are in order, its pixels not decoded yet."""
+    """Return an image whose size and checksum are valid, but whose pixels are not decoded yet."""
     image = Image.open(io.BytesIO(content))
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million"
         )
     if image.format == "PNG":
-        # Decoding alone does not check the checksum of the pixels.
+        # Decoding does not verify the checksum of the pixels.
         Image.open(io.BytesIO(content)).verify()
     return image
 
 
 def _open(content: bytes, size: int, channels: int) -> Image.Image:
-    """Decode file bytes; JPEGs at the smallest scale that is no smaller than `size`.
+    """Decode the bytes of a file.
 
-    That is several times faster than at full scale.
+    A JPEG is decoded at its smallest scale that is not below `size`, which is several times faster
+    than at full scale.
     """
     image = _opened(content)
     image.draft("L" if channels == 1 else "RGB", (size, size))
@@ -296,7 +299,7 @@ def _open(content: bytes, size: int, channels: int) -> Image.Image:
 
 
 def _squared(image: Image.Image, size: int, resize: str, channels: int, crop: str) -> np.ndarray:
-    """Prepare a Pillow image: -> uint8 [C, S, S]."""
+    """Convert a Pillow image to a square array: uint8 [C, S, S]."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bits(image)
     if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
@@ -313,9 +316,9 @@ def _squared(image: Image.Image, size: int, resize: str, channels: int, crop: st
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits, where Pillow's own conversion would clip it.
+    """Scale 16-bit grey to 8 bits, because Pillow's own conversion would clip it.
 
-    32-bit grey does not say its range: values that fit into 8 bits are taken as 8 bits.
+    The range of 32-bit grey is unknown: values that fit into 8 bits are taken as 8-bit values.
     """
     values = np.asarray(image, dtype=np.float64)
     has_16_bits = image.mode.startswith("I;16") or values.max() > 255
@@ -325,12 +328,12 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _default_channels(index: Index, crop: str) -> int:
-    """Channels where the settings leave them open: 1 or 3."""
+    """Return the number of channels if the settings do not specify it: 1 or 3."""
     if crop == "fundus":
         return 3
     if index.channels:
         return index.channels
-    # 32 images spread over the set decide, by what they show and not by how they are stored.
+    # 32 images spread over the data set decide, by their visible colour and not by their mode.
     for row in np.unique(np.linspace(0, len(index.samples) - 1, 32).astype(int)):
         if _has_colour(index, int(row)):
             return 3
@@ -338,9 +341,9 @@ def _default_channels(index: Index, crop: str) -> int:
 
 
 def _has_colour(index: Index, row: int) -> bool:
-    """Whether an image has visible colour.
+    """Return whether an image has visible colour.
 
-    A bad image has none here: it is reported when it is decoded, with all others.
+    A bad image counts as grey: it is reported with all other bad images when it is decoded.
     """
     try:
         image = _open(_file_bytes(index.file(row)), 64, 3)

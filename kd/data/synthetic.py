@@ -1,9 +1,9 @@
-"""Seven kinds of bone-like grey drawings, with which everything can be tried without data.
+"""Grey drawings of seven kinds of bones, to try everything without data.
 
-They have patients and studies. A drawing is a pure function of (seed, row) and is the same on every
-machine: random numbers come from a counter-based generator, and the arithmetic keeps to + - * / and
-square roots, which IEEE 754 rounds alike everywhere (sin and exp differ between processors in the
-last bit).
+They have patients and studies. A drawing is a pure function of (seed, row), and is the same on
+every machine: random numbers come from a counter-based generator, and the arithmetic is limited to
++ - * / and square roots, which IEEE 754 rounds equally everywhere (the last bit of sin and exp
+differs between processors).
 """
 
 import functools
@@ -21,9 +21,10 @@ _GRID = (np.arange(CANVAS, dtype=np.float64) + 0.5) / CANVAS * 2 - 1
 
 
 def read(images: int, seed: int) -> Index:
-    """The index of `images` drawings.
+    """Return the index of `images` drawings.
 
-    Consecutive rows are the views of a study, and then the studies of a patient, all of one class.
+    Consecutive rows are the views of a study, and consecutive studies belong to a patient. All
+    drawings of a patient have the same class.
     """
     samples = []
     for row in range(images):
@@ -45,9 +46,9 @@ def read(images: int, seed: int) -> Index:
 
 
 def draw(row: int, seed: int) -> np.ndarray:
-    """The drawing of a row: uint8 [128, 128].
+    """Return the drawing of a row: uint8 [128, 128].
 
-    The build depends on the patient, pose and exposure on the view.
+    The shape of the bones depends on the patient, and pose and exposure depend on the view.
     """
     patient = row // VIEWS_PER_PATIENT
     body = _random(seed, 0, patient)
@@ -72,13 +73,16 @@ def _between(random, low, high, size=None):
 
 
 def _turn(tangent_of_half):
-    """(cos, sin) of an angle from the tangent of its half, without transcendental functions."""
+    """Return (cos, sin) of an angle from the tangent of half the angle.
+
+    This needs no transcendental functions.
+    """
     square = tangent_of_half * tangent_of_half
     return (1 - square) / (1 + square), 2 * tangent_of_half / (1 + square)
 
 
 def _ray(x, y, length, bend):
-    """The end of a ray from (x, y) that points up and is turned.
+    """Return the end of a ray from (x, y) that points up, rotated by an angle.
 
     `bend` is the tangent of half the angle.
     """
@@ -87,8 +91,8 @@ def _ray(x, y, length, bend):
 
 
 # Each builder returns rows of (x0, y0, x1, y1, radius): a bone is a segment with a radius, in units
-# of half the image. `body` and `view` are random numbers; the order of the draws is part of the
-# drawing.
+# of half the image. `body` and `view` are random generators, and changing the order of their draws
+# would change the drawings.
 
 
 def _elbow(body, view):
@@ -184,7 +188,7 @@ _BUILDERS = (_elbow, _finger, _forearm, _hand, _humerus, _shoulder, _wrist)
 
 
 def _pose(bones: np.ndarray, view) -> np.ndarray:
-    """Mirror, turn (up to about 44 degrees), scale and shift: [n, 5] -> [n, 5]."""
+    """Mirror, rotate (by up to about 44 degrees), scale and shift bones: [n, 5] -> [n, 5]."""
     cos, sin = _turn(_between(view, -0.4, 0.4))
     mirror = 1.0 if view.random() < 0.5 else -1.0
     scale = _between(view, 0.65, 0.95)
@@ -201,7 +205,7 @@ def _pose(bones: np.ndarray, view) -> np.ndarray:
 def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
     """Add a segment of a given radius to the canvas, in place.
 
-    A hollow one is brighter at its rim, like cortical bone.
+    A hollow segment is brighter at its rim, like cortical bone.
     """
     rows = _window(min(y0, y1) - radius, max(y0, y1) + radius)
     columns = _window(min(x0, x1) - radius, max(x0, x1) + radius)
@@ -222,16 +226,17 @@ def _stamp(canvas, x0, y0, x1, y1, radius, hollow):
 
 
 def _window(low: float, high: float) -> slice:
-    """The pixels of the canvas between two coordinates of its grid (-1..1)."""
+    """Return the slice of canvas pixels between two coordinates of its grid (-1..1)."""
     first = int(max((low + 1) / 2 * CANVAS - 1, 0))
     end = int(max(min((high + 1) / 2 * CANVAS + 2, CANVAS), 0))
     return slice(first, end)
 
 
 def _expose(soft: np.ndarray, bone: np.ndarray, view) -> np.ndarray:
-    """Attenuation -> grey values: uint8 [128, 128].
+    """Convert attenuation to grey values: uint8 [128, 128].
 
-    With uneven exposure, contrast, noise, sometimes a collimator's edges, and sometimes inverted.
+    Exposure is uneven, contrast varies, and noise is added. Some images have the dark edges of a
+    collimator, and some are inverted.
     """
     slope = _between(view, -0.2, 0.2, 2)
     image = _between(view, 0.25, 0.5) * soft + _between(view, 0.3, 0.6) * bone

@@ -1,4 +1,4 @@
-"""Batches: their order and augmentation are pure functions of (seed, epoch, slot)."""
+"""Batches whose order and augmentation are pure functions of (seed, epoch, slot)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from kd.system.seeds import random_stream
 TURN = 10.0  # degrees
 SCALE = 0.1
 SHIFT = 0.05  # of the side
-# To be counted up when the same (seed, epoch, slot) begins to give other pixels.
+# Increase the number when a change makes the same (seed, epoch, slot) give other pixels.
 _RECIPE = "views 1"
-# Of `random_stream`: the purposes of its numbers.
+# Keys of `random_stream`, one for each purpose.
 _ORDER = 0
 _VIEW = 1
 
@@ -27,13 +27,14 @@ _VIEW = 1
 class Batch(NamedTuple):
     """A batch, or one rank's share of it.
 
-    images  float32 [B, 3, S, S] in 0..1; grey ones have one channel in memory, expanded to three
+    images  float32 [B, 3, S, S] in 0..1; grey images have one channel in memory, expanded to three
     labels  int64 [B], or None
-    slots   int64 [B], on the CPU: places in the split
-    epoch   in which the images are seen
+    slots   int64 [B], on the CPU: positions in the split
+    epoch   the epoch that the batch belongs to
     whole   number of images of all ranks together
-    share   weight of this rank's mean in the mean over ranks: 1 where all ranks have the same
-            number of images, 0 for images that stand in where there are too few for all ranks
+    share   weight of this rank's mean in the mean over ranks: 1 if all ranks have the same number
+            of images, 0 if the images are only a placeholder, because the batch has too few images
+            for all ranks
     """
 
     images: torch.Tensor
@@ -48,10 +49,10 @@ class Batch(NamedTuple):
 class BatchOrder:
     """How the slots of a split become batches.
 
-    seed     of the order and the views
-    shuffle  another order in each epoch; otherwise that of the slots
-    augment  changed views, others in each epoch; otherwise every image as it is
-    shown    number of slots in an epoch, with `shuffle` others in each; None for all
+    seed     seed of the order and the augmentation
+    shuffle  whether each epoch has another order; otherwise, it is that of the slots
+    augment  whether images are augmented, differently in each epoch; otherwise, they are unchanged
+    shown    number of slots in an epoch, other slots in each epoch with `shuffle`; None for all
     """
 
     batch_size: int
@@ -62,10 +63,10 @@ class BatchOrder:
 
 
 class Views:
-    """One split of the data as batches.
+    """A split of the data as batches.
 
     rows    int64 [n]: the store's row of each slot
-    labels  int64 [N], of the store's rows; None for images that are seen without labels
+    labels  int64 [N]: the label of each row of the store; None for images without labels
     order   the fields of a BatchOrder
     """
 
@@ -97,8 +98,8 @@ class Views:
     def steps(self) -> int:
         """Number of batches in an epoch.
 
-        In training a last batch of one image joins the one before it, because BatchNorm computes no
-        variance of one value.
+        In training, a last batch of one image is merged into the previous batch, because BatchNorm
+        cannot compute the variance of one value.
         """
         full, rest = divmod(self.shown, self.batch_size)
         fewest = 2 if self.shuffle else 1
@@ -107,17 +108,17 @@ class Views:
         return max(1, full)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Slots in the order of an epoch: int64 [shown]."""
+        """Return the slots in the order of an epoch: int64 [shown]."""
         slots = np.arange(len(self))
         if self.shuffle:
             slots = random_stream(self.seed, _ORDER, epoch).permutation(slots)
         return slots[: self.shown]
 
     def epoch(self, epoch: int, first_step: int = 0):
-        """Yield the batches of an epoch from `first_step` on; of several ranks, this one's shares.
+        """Yield the batches of an epoch from `first_step` on.
 
-        A batch is the same set of images on any number of ranks. In training (with `shuffle`) every
-        rank has a share of each batch.
+        With several ranks, this yields the shares of this rank. A batch is the same set of images
+        for any number of ranks. In training (with `shuffle`), every rank has a share of each batch.
         """
         sizes = []
         own_slots = []
@@ -133,7 +134,7 @@ class Views:
             yield batch._replace(whole=size, share=share)
 
     def _slots_of_steps(self, epoch: int, first_step: int) -> list[np.ndarray]:
-        """The slots of each step of an epoch; those left over after the last step belong to it."""
+        """Return the slots of each step of an epoch; the last step includes all remaining slots."""
         order = self.order(epoch)
         steps = []
         for step in range(first_step, self.steps):
@@ -143,7 +144,7 @@ class Views:
         return steps
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
-        """Yield the batches of given slots, as they are seen in an epoch."""
+        """Yield the batches of given slots, with the augmentation of an epoch."""
         recipe = None
         if self.augment:
             recipe = torch.from_numpy(view_recipe(self.seed, epoch, len(self)))
@@ -157,9 +158,9 @@ class Views:
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
     def identity(self) -> str:
-        """A name for the pixels of every (epoch, slot).
+        """Return a hash that identifies the pixels of every (epoch, slot).
 
-        It changes with the images, their preparation, and the way in which they are seen.
+        It changes with the images, their preparation and their augmentation.
         """
         seen = "as they are"
         if self.augment:
@@ -168,11 +169,11 @@ class Views:
 
 
 def view_recipe(seed: int, epoch: int, slots: int) -> np.ndarray:
-    """How each slot is seen in an epoch: float32 [slots, 2, 3].
+    """Return the augmentation of each slot in an epoch: float32 [slots, 2, 3].
 
-    They are matrices from output to input coordinates (-1..1). Images are mirrored with probability
-    1/2, turned by up to 10 degrees, scaled by up to 10 %, and shifted by up to 5 % of the side. A
-    row depends on (seed, epoch, slot) alone, not on the number of slots.
+    The result holds affine matrices from output to input coordinates (-1..1). Images are mirrored
+    with probability 1/2, rotated by up to 10 degrees, scaled by up to 10 %, and shifted by up to
+    5 % of the side. A matrix depends only on (seed, epoch, slot), not on the number of slots.
     """
     random = random_stream(seed, _VIEW, epoch).random((slots, 5))
     centred = 2 * random - 1
@@ -188,14 +189,14 @@ def view_recipe(seed: int, epoch: int, slots: int) -> np.ndarray:
 
 
 def warp(images: torch.Tensor, recipe: torch.Tensor) -> torch.Tensor:
-    """Images [B, C, S, S] seen through affine matrices [B, 2, 3].
+    """Transform images [B, C, S, S] by affine matrices [B, 2, 3].
 
-    Interpolation is bilinear; beyond the edges all is black.
+    Interpolation is bilinear, and pixels outside the image are black.
     """
     side = images.shape[-1]
     centres = (2 * torch.arange(side, dtype=torch.float32, device=images.device) + 1) / side - 1
-    # The grid of F.affine_grid as a sum of rows and columns: it takes half the time, and has the
-    # same bits in a batch of any size.
+    # This computes the grid of F.affine_grid as a sum of rows and columns, which takes half the
+    # time and gives the same bits for a batch of any size.
     across = recipe[:, None, None, :, 0] * centres.view(1, 1, side, 1)
     down = recipe[:, None, None, :, 1] * centres.view(1, side, 1, 1) + recipe[:, None, None, :, 2]
     return F.grid_sample(

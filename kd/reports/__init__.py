@@ -1,1 +1,1 @@
-"""The report of a run: its schema, metrics, statistics and figures."""
+"""Reports of runs: schema, metrics, statistics and figures."""

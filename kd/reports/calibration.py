@@ -1,4 +1,7 @@
-"""How well the confidence of predictions matches their accuracy. Pure functions of arrays."""
+"""Calibration: how well the confidence of predictions matches their accuracy.
+
+All functions are pure functions of arrays.
+"""
 
 import numpy as np
 from scipy.optimize import brentq
@@ -7,21 +10,21 @@ from scipy.special import softmax
 from kd.reports import metrics
 
 BINS = 15
-# The temperatures that are considered.
+# Range of the fitted temperature.
 LOWEST = 0.01
 HIGHEST = 100.0
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """softmax(logits / T) in float64. logits [N, K] -> [N, K]."""
+    """Return softmax(logits / T) in float64. logits [N, K] -> [N, K]."""
     return softmax(logits.astype(np.float64) / temperature, axis=1)
 
 
 def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict]:
-    """Count, mean confidence and accuracy of the images in each bin of confidence.
+    """Return the count, mean confidence and accuracy of the images in each bin of confidence.
 
-    The bins are equal steps of 0..1; mean confidence and accuracy of an empty one are None. A
-    confidence on a border counts below it. p [N, K], labels [N].
+    The bins divide 0..1 into equal steps. In an empty bin, mean confidence and accuracy are None. A
+    confidence on a border belongs to the lower bin. p [N, K], labels [N].
     """
     confidence = p.max(1)
     correct = p.argmax(1) == labels
@@ -38,9 +41,10 @@ def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
 
 
 def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error: sum over bins of n_b / N * |accuracy_b - confidence_b|.
+    """Return the expected calibration error.
 
-    Guo et al. 2017, 1706.04599, eq. 3.
+    It is the sum over bins of n_b / N * |accuracy_b - confidence_b| (Guo et al. 2017, 1706.04599,
+    eq. 3). p [N, K], labels [N].
     """
     total = 0
     for row in confidence_bins(p, labels, bins):
@@ -50,25 +54,27 @@ def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
 
 
 def brier(p: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over images of the squared distance between p and the one-hot label.
+    """Return the Brier score: the mean squared distance between p and the one-hot label.
 
-    Summed over classes, so between 0 and 2 (Brier 1950).
+    The distance is summed over classes, so the score is between 0 and 2 (Brier 1950).
     """
     return float(((p - np.eye(p.shape[1])[labels]) ** 2).sum(1).mean())
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T that makes softmax(logits / T) most likely for the labels, within 1/100 to 100.
+    """Return the T from 1/100 to 100 at which softmax(logits / T) makes the labels most likely.
 
-    Guo et al. 2017, section 4.2. The negative log-likelihood is convex in 1/T, so the T is where
-    its slope is 0, or a bound where the slope has one sign between them. logits [N, K], labels [N].
+    Guo et al. 2017, section 4.2. The negative log-likelihood is convex in 1/T. T is therefore the
+    point where its slope is 0, or a bound if the slope has the same sign at both bounds. logits
+    [N, K], labels [N].
     """
     logits = logits.astype(np.float64)
-    # Relative to the label's own logit: where all images are right, no rounding hides the sign.
+    # Relative to the label's own logit, so that rounding does not hide the sign of the slope when
+    # all images are classified correctly.
     above_own = logits - logits[np.arange(len(labels)), labels][:, None]
 
     def slope(log_t: float) -> float:
-        """Derivative of the mean negative log-likelihood by 1/T, at T = 10^log_t."""
+        """Return the derivative of the mean negative log-likelihood by 1/T at T = 10^log_t."""
         return float((probabilities(logits, 10**log_t) * above_own).sum(1).mean())
 
     lowest, highest = np.log10([LOWEST, HIGHEST])
@@ -80,9 +86,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
-    """ECE, NLL (nats) and Brier score, before and after scaling by a temperature.
+    """Return ECE, NLL (nats) and Brier score before and after scaling by a temperature.
 
-    The temperature was fitted elsewhere (validation split). logits [N, K], labels [N].
+    The temperature was fitted on other data (the validation split). logits [N, K], labels [N].
     """
     return {
         "temperature": temperature,

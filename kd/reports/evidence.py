@@ -1,4 +1,4 @@
-"""The report's `evidence`: what predictions show beyond accuracy."""
+"""The report's `evidence`: metrics of predictions beyond accuracy."""
 
 import numpy as np
 from sklearn.metrics import f1_score, recall_score
@@ -10,12 +10,14 @@ from kd.reports.calibration import calibration
 def summarise(
     logits: np.ndarray, labels: np.ndarray, studies: list[str], temperature: float, graded: bool
 ) -> dict:
-    """The metrics beyond accuracy of labelled images: logits [N, K], labels [N], studies [N].
+    """Return the metrics beyond accuracy for labelled images.
 
-    F1 and recall are means over the classes that are present.
+    F1 and recall are means over the classes that are present. logits [N, K], labels [N], studies
+    [N].
 
-    temperature  fitted elsewhere, for the calibration after scaling
-    graded       the classes are ordered grades, so kappa and referable AUC are given, too
+    temperature  fitted on other data, for the calibration after scaling
+    graded       whether the classes are ordered grades; if so, the result also has kappa and
+                 referable AUC
     """
     predicted = logits.argmax(1)
     averaged = {"labels": np.unique(labels), "average": "macro", "zero_division": 0}

@@ -1,4 +1,4 @@
-"""Logits and labels -> numbers. Pure functions of arrays."""
+"""Metrics from logits and labels. All functions are pure functions of arrays."""
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
@@ -8,20 +8,26 @@ NEWLY_WRONG_LISTED = 20
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of rows whose largest logit is the label's. logits [N, K], labels [N], N >= 1."""
+    """Return the fraction of rows whose largest logit is that of the label.
+
+    logits [N, K], labels [N], N >= 1.
+    """
     return float((logits.argmax(1) == labels).mean())
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-likelihood (nats) of the labels. logits [N, K], labels [N], N >= 1."""
+    """Return the mean negative log-likelihood (nats) of the labels.
+
+    logits [N, K], labels [N], N >= 1.
+    """
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     return float(-log_p[np.arange(len(labels)), labels].mean())
 
 
 def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[str]) -> dict:
-    """Accuracy of the mean probability over each study's views.
+    """Return the number of studies and the accuracy of the mean probability over their views.
 
-    A study whose images differ in label counts once a label. logits [N, K], labels [N].
+    A study whose images have different labels counts once per label. logits [N, K], labels [N].
     """
     rows_of = {}
     for row, key in enumerate(zip(studies, labels.tolist())):
@@ -36,9 +42,10 @@ def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[str]) -> dict
 def agreement(
     predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, paths: list[str]
 ) -> dict:
-    """How student and teacher differ, image by image: predicted, teacher, labels int [N].
+    """Compare the predictions of student and teacher image by image.
 
-    Lists the first images that are newly wrong.
+    The result also lists the first newly wrong images: the teacher is right and the student is not.
+    predicted, teacher, labels: int [N].
     """
     newly_wrong = np.flatnonzero((teacher == labels) & (predicted != labels))
     newly_right = int(((teacher != labels) & (predicted == labels)).sum())
@@ -51,18 +58,18 @@ def agreement(
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-    """counts[true class][predicted class] over all K columns of the logits."""
+    """Return counts[true class][predicted class] over all K columns of the logits."""
     return sklearn_metrics.confusion_matrix(
         labels, logits.argmax(1), labels=range(logits.shape[1])
     ).tolist()
 
 
 def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Cohen's kappa of predicted and true grade, where a disagreement weighs (i - j)^2.
+    """Return Cohen's kappa of predicted and true grades, with disagreements weighted by (i - j)^2.
 
-    Cohen 1968, Psychological Bulletin 70. None where none is expected, so that kappa is 0 / 0:
-    labels and predictions hold one and the same grade. logits [N, K], column k of grade k, labels
-    [N], N >= 1.
+    Cohen 1968, Psychological Bulletin 70. Returns None if no disagreement is expected, so that
+    kappa is 0 / 0: labels and predictions contain one and the same grade only. logits [N, K],
+    column k for grade k, labels [N], N >= 1.
     """
     predicted = logits.argmax(1)
     if len({*labels.tolist(), *predicted.tolist()}) < 2:
@@ -74,32 +81,33 @@ def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | 
 
 
 def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float | None:
-    """Area under the ROC curve of `grade >= at`, by the probability of those grades.
+    """Return the area under the ROC curve of `grade >= at`, by the probability of those grades.
 
-    The softmax's probabilities are summed and taken as log-odds: the order is the same, and none is
-    lost near 0 and 1. None where all images are on one side or no grade is. logits [N, K], column k
-    of grade k, labels [N], N >= 1.
+    The softmax probabilities are summed and converted to log-odds, which have the same order and
+    keep it near 0 and 1. Returns None if all images are below `at` or none is, or if no column is
+    for a grade >= `at`. logits [N, K], column k for grade k, labels [N], N >= 1.
     """
     referable = labels >= at
     if logits.shape[1] <= at or referable.all() or not referable.any():
         return None
     logits = logits.astype(np.float64)
     odds = logsumexp(logits[:, at:], axis=1) - logsumexp(logits[:, :at], axis=1)
-    # Rounded: equal probabilities from different logits are a tie, which the last bits would break.
+    # Different logits can give equal probabilities. Without rounding, their last bits would break
+    # such ties.
     return float(sklearn_metrics.roc_auc_score(referable, odds.round(10)))
 
 
 def grades(logits: np.ndarray, labels: np.ndarray) -> dict:
-    """`quadratic_kappa` and `referable_auc` (grade 2 on) of ordered grades, with a `reason`.
+    """Return `quadratic_kappa` and `referable_auc` (grade >= 2) of ordered grades, with a `reason`.
 
-    The reason says why one of them is None, and is None otherwise. logits [N, K], column k of grade
-    k, labels [N], N >= 1.
+    The reason explains why one of the metrics is None. Otherwise it is None. logits [N, K],
+    column k for grade k, labels [N], N >= 1.
     """
     kappa = quadratic_weighted_kappa(logits, labels)
     auc = referable_auc(logits, labels)
     reasons = []
     if kappa is None:
-        reasons.append("quadratic_kappa: labels and predictions hold one grade alone")
+        reasons.append("quadratic_kappa: labels and predictions contain only one grade")
     if auc is None:
         reasons.append(f"referable_auc: {_why_no_auc(logits.shape[1], labels)}")
     return {"quadratic_kappa": kappa, "referable_auc": auc, "reason": "; ".join(reasons) or None}
@@ -114,12 +122,12 @@ def _why_no_auc(classes: int, labels: np.ndarray) -> str:
 
 
 def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """scikit-learn's report as a dictionary.
+    """Return scikit-learn's classification report as a dictionary.
 
-    Precision, recall, f1-score and support for each class and the averages. A metric that is not
-    defined (precision of a class never predicted, recall of one that is absent) is None; in the
-    averages it counts as 0, as scikit-learn has it by default: leaving it out would flatter a
-    collapsed network. logits [N, K], labels [N].
+    It has precision, recall, f1-score and support for each class and for the averages. An undefined
+    metric (precision of a class that is never predicted, recall of a class that is absent) is None.
+    In the averages it counts as 0, as in scikit-learn by default, because excluding it would favour
+    a collapsed network. logits [N, K], labels [N].
     """
     single = _sklearn_report(logits, labels, classes, np.nan)
     averaged = _sklearn_report(logits, labels, classes, 0)

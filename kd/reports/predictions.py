@@ -1,4 +1,4 @@
-"""The predictions of a run as CSV, written and read."""
+"""Predictions of a run as CSV: writing and reading."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from kd.data.index import Index, Sample
 from kd.system.errors import BAD_CHECKPOINT, Problem, printable
 
 COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
-_LOGIT = "logit_"  # before the name of a class: the columns after COLUMNS
+_LOGIT = "logit_"  # prefix of the columns after COLUMNS, followed by the name of a class
 
 
 def predictions_csv(
@@ -21,13 +21,14 @@ def predictions_csv(
     logits_of: dict[str, np.ndarray],
     teacher_of: dict[str, np.ndarray] | None = None,
 ) -> str:
-    """CSV text: every image of every split once, with what is known of it and its logits.
+    """Return CSV text with one row per image and split: what is known about it, and its logits.
 
     rows_of     split -> rows of the index [n]
     logits_of   split -> [n, K]
-    teacher_of  split -> the class that the teacher predicts [n], where there are such predictions
+    teacher_of  split -> the class that the teacher predicts [n], for splits with such predictions
 
-    What is unknown is empty; `newly_wrong` is 1 where the teacher is right and the network is not.
+    Unknown values are left empty. `newly_wrong` is 1 if the teacher is right and the network is
+    wrong.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -43,7 +44,7 @@ def predictions_csv(
 
 
 def _csv_row(sample: Sample, names: list[str], logits: np.ndarray, teacher: int | None) -> list:
-    """What stands in COLUMNS after the split, and the logits."""
+    """Return the values of COLUMNS after the split, and the logits."""
     predicted = logits.argmax()
     taught = ["", ""]
     if teacher is not None:
@@ -64,7 +65,8 @@ def _csv_row(sample: Sample, names: list[str], logits: np.ndarray, teacher: int 
 class Predictions:
     """One split of a predictions.csv.
 
-    labels and teacher (the class it predicts): [N], -1 where unknown; logits [N, K].
+    labels and teacher (the class that the teacher predicts) are [N], -1 where unknown; logits are
+    [N, K].
     """
 
     paths: np.ndarray
@@ -76,50 +78,50 @@ class Predictions:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each image is classified as labelled: bool [N]."""
+        """Whether each image is classified correctly: bool [N]."""
         return self.logits.argmax(1) == self.labels
 
     @property
     def teacher_right(self) -> np.ndarray:
-        """Whether the teacher classifies each image as labelled: bool [N]."""
+        """Whether the teacher classifies each image correctly: bool [N]."""
         return self.teacher == self.labels
 
     @property
     def teacher_known(self) -> bool:
-        """Whether the teacher's class is there for every image."""
+        """Whether the teacher's prediction is known for every image."""
         return bool((self.teacher >= 0).all())
 
 
 def read_predictions(folder: Path, split: str = "test") -> Predictions:
-    """A split of a run's predictions.csv. Raises Problem (4) for a missing or damaged file."""
+    """Read a split of a run's predictions.csv. Raises Problem (4) if it is missing or damaged."""
     file = RunPaths(folder).predictions
     try:
         return _parse(file.read_bytes().decode("utf-8"), split)
     except OSError as error:
         raise Problem(
-            f"predictions '{file}': cannot be read ({error.strerror}); is it the folder of a run?",
+            f"'{file}' cannot be read ({error.strerror}). Is it in the folder of a run?",
             BAD_CHECKPOINT,
         ) from None
     except (ValueError, KeyError, csv.Error) as error:
         raise Problem(
-            f"predictions '{file}': damaged ({error}); run the command again in a new --out",
+            f"'{file}' is damaged ({error}). Run the command again in a new --out.",
             BAD_CHECKPOINT,
         ) from None
 
 
 def _parse(text: str, split: str) -> Predictions:
-    """Raises ValueError, KeyError or csv.Error for text that is no predictions.csv."""
+    """Parse a split. Raises ValueError, KeyError or csv.Error if the text is no predictions.csv."""
     header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = [row for row in rows if row and row[0] == split]
     foreign = tuple(header[: len(COLUMNS)]) != COLUMNS
     if foreign or not rows or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"no rows of {split}, or other columns")
+        raise ValueError(f"no rows of split {split}, or other columns than expected")
     column = dict(zip(COLUMNS, zip(*rows)))
     names = [name.removeprefix(_LOGIT) for name in header[len(COLUMNS) :]]
     number = {name: place for place, name in enumerate(names)} | {"": -1}
     logits = np.array([row[len(COLUMNS) :] for row in rows], dtype=np.float32)
     if not np.isfinite(logits).all():
-        raise ValueError("logits that are not finite")
+        raise ValueError("some logits are not finite")
     return Predictions(
         np.array(column["path"]),
         np.array(column["patient"]),

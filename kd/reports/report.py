@@ -1,4 +1,4 @@
-"""The report of a run: its keys and their types, checked where it is read."""
+"""The report of a run: its keys and their types, which are checked on reading."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,7 @@ SCHEMA_VERSION = 4
 _NUMBER = (float, type(None))
 _SCORES = {"ece": float, "nll": float, "brier": float}
 _RESULT = {"epoch": int, "train_accuracy": _NUMBER, "valid_accuracy": float, "test_accuracy": float}
-# Key -> type, tuple of types, or the keys inside. What depends on the time or the machine is in
-# `clock` alone.
+# Key -> type, tuple of types, or nested keys. Only `clock` depends on the time or the machine.
 SCHEMA = {
     "schema_version": int,
     "kind": str,
@@ -119,25 +118,25 @@ AGREEMENT = {
 
 
 def check(report: dict, where: str = "report") -> dict:
-    """The report itself, if it has exactly the schema's keys with their types.
+    """Return the report unchanged if it has exactly the schema's keys with their types.
 
-    Raises Problem (4) naming the first fault.
+    Otherwise raises Problem (4), which names the first fault.
     """
     fault = _fault(report)
     if fault:
         raise Problem(
-            f"{where}: {fault}; run the command again in a new --out, or use the program that"
-            " wrote it",
+            f"{where} is not valid: {fault}. Run the command again in a new --out, or use the"
+            " version of this project that wrote it.",
             BAD_CHECKPOINT,
         )
     return report
 
 
 def _fault(report: dict) -> str:
-    """The first fault of a report; empty where it is sound."""
+    """Return the first fault of a report, or an empty string if it is valid."""
     version = report.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        return f"schema_version is {version!r}, this program reads {SCHEMA_VERSION}"
+        return f"schema_version is {version!r}, but {SCHEMA_VERSION} is required"
     fault = checkpoint.fault(report, SCHEMA, "report")
     if fault:
         return fault
@@ -150,7 +149,7 @@ def _fault(report: dict) -> str:
 
 
 def _optional_sections(report: dict) -> Iterator[tuple]:
-    """(value or None, its schema, where it is) of what SCHEMA does not look into."""
+    """Yield (value or None, its schema, its place) of sections that SCHEMA does not describe."""
     teacher = report["teacher"]
     yield teacher, TEACHER, "teacher"
     yield report["agreement"], AGREEMENT, "agreement"
@@ -163,10 +162,10 @@ def _optional_sections(report: dict) -> Iterator[tuple]:
 
 
 def _table_fault(report: dict) -> str:
-    """What is wrong with the history or the classification report; empty where they are sound."""
+    """Return what is wrong with the history or classification report, or an empty string."""
     for row in report["history"]["epochs"]:
         if not isinstance(row, dict) or not ROW <= row.keys():
-            return f"report.history.epochs holds rows without {', '.join(sorted(ROW))}"
+            return f"report.history.epochs has rows without {', '.join(sorted(ROW))}"
     table = report["classification_report"]
     averages = [table.get(name) for name in ("macro avg", "weighted avg")]
     complete = all(isinstance(row, dict) and AVERAGE <= row.keys() for row in averages)
@@ -176,9 +175,9 @@ def _table_fault(report: dict) -> str:
 
 
 def read(folder: Path) -> dict:
-    """The checked report of a finished run.
+    """Read and check the report of a finished run.
 
-    Raises Problem (4) for a folder without one and for a damaged one.
+    Raises Problem (4) if the folder has no report or the report is damaged.
     """
     file = RunPaths(folder).report
-    return check(read_json(file), f"report '{file}'")
+    return check(read_json(file), f"Report '{file}'")

@@ -1,4 +1,7 @@
-"""Means over seeds, and differences between runs with their intervals. Pure functions of arrays."""
+"""Means over seeds, and differences between runs with intervals.
+
+All functions are pure functions of arrays.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +13,7 @@ LEVEL = 0.95
 
 
 def mean_sd(values: Sequence[float] | np.ndarray) -> dict:
-    """Mean and sample standard deviation over seeds; `sd` is None with one value. N >= 1."""
+    """Return mean and sample standard deviation over seeds, N >= 1. With N = 1, `sd` is None."""
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "sd": sd}
 
@@ -18,10 +21,10 @@ def mean_sd(values: Sequence[float] | np.ndarray) -> dict:
 def patient_variance(
     differences: np.ndarray, patients: np.ndarray, draws: int = DRAWS, seed: int = 0
 ) -> float:
-    """Variance of the mean of `differences` [N] when whole patients are drawn anew.
+    """Return the variance of the mean of `differences` [N] when complete patients are resampled.
 
-    A cluster bootstrap. patients [N]. The factor P / (P - 1) makes up for drawing from the sample
-    itself. 0 where there is one patient.
+    This is a cluster bootstrap. patients [N]. With P patients, the factor P / (P - 1) corrects for
+    drawing from the sample itself. Returns 0 for a single patient.
     """
     _, patient_of = np.unique(patients, return_inverse=True)
     sums = np.bincount(patient_of, differences)
@@ -35,13 +38,14 @@ def patient_variance(
 
 
 def difference(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> dict:
-    """Mean of first - second over seeds and images, with its 95 % interval.
+    """Return the mean of first - second over seeds and images, with its 95 % interval.
 
-    first, second: whether each image is right (or its score), [seeds, N], paired by seed and image;
-    patients [N]. The variance is the sum of that between patients (paired cluster bootstrap of the
-    differences, mean over seeds) and that between seeds (of the seeds' mean differences, over n);
-    the interval is Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, eq.
-    17). With one seed the interval knows of patients only: `seeds` is 1.
+    first, second: whether each image is classified correctly (or its score), [seeds, N], paired by
+    seed and image; patients [N]. The variance is the sum of two components. One is the variance
+    between patients (paired cluster bootstrap of the differences, which are first averaged over
+    seeds), the other that between seeds (of the mean difference of each seed, divided by n). The
+    interval uses Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, eq. 17).
+    With one seed (`seeds` is 1) it includes only the variance between patients.
     """
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     seeds = len(gaps)
@@ -60,10 +64,10 @@ def difference(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> d
 
 
 def half_width(variances: Sequence[tuple[float, int]]) -> float:
-    """Half the width of a 95 % interval of a mean.
+    """Return half the width of a 95 % interval of a mean.
 
-    `variances`: (variance, degrees of freedom) of each independent source. They are added, with the
-    degrees of freedom by Satterthwaite, at least 1.
+    `variances`: (variance, degrees of freedom) of each independent source. The variances are added.
+    The degrees of freedom of the sum are Satterthwaite's, but at least 1.
     """
     variance = sum(part for part, _ in variances)
     spread = sum(part**2 / degrees for part, degrees in variances if degrees > 0)
@@ -74,11 +78,12 @@ def half_width(variances: Sequence[tuple[float, int]]) -> float:
 def paired_difference(
     first: Mapping, second: Mapping, patients: np.ndarray, margin: float | None = None
 ) -> dict | None:
-    """`difference` over the seeds that both sides have, with what it `says`.
+    """Return the `difference` over the seeds that both sides have, with a verdict in `says`.
 
-    first, second: seed -> whether each image is right (or its score), [N]; patients [N]. It says
-    `against_alone`, or with a margin `against_teacher`. None where no seed is on both sides, and
-    where there is only one patient, of whom nothing can be concluded.
+    first, second: seed -> whether each image is classified correctly (or its score), [N]; patients
+    [N]. The verdict is that of `against_alone`, or of `against_teacher` if there is a margin.
+    Returns None if the sides have no seed in common, or if there is only one patient, from whom
+    nothing can be concluded.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds or len(np.unique(patients)) < 2:
@@ -93,7 +98,7 @@ def paired_difference(
 
 
 def against_alone(gap: dict) -> str:
-    """What an interval says of a student compared with the same network trained alone."""
+    """Return the verdict on a student compared with the same network trained alone."""
     if gap["low"] > 0:
         return "better"
     if gap["high"] < 0:
@@ -102,9 +107,9 @@ def against_alone(gap: dict) -> str:
 
 
 def against_teacher(gap: dict, margin: float) -> str:
-    """What an interval says of a student compared with its teacher.
+    """Return the verdict on a student compared with its teacher.
 
-    Non-inferior within `margin` (a fraction), worse, or neither.
+    The student is non-inferior within `margin` (a fraction), worse, or neither is shown.
     """
     if gap["low"] > -margin:
         return f"as good within {margin:g}"

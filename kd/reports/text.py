@@ -1,12 +1,12 @@
-"""Numbers of reports and studies as text."""
+"""Formatting of the numbers of reports and studies as text."""
 
 NOT_KNOWN = "-"
 
 
 def mean_text(score: dict | None, digits: int = 4, n: int | None = None) -> str:
-    """`mean_sd` in words: `0.1234 ± 0.0012 (n = 3)`; `-` where there is none.
+    """Format `mean_sd`: `0.1234 ± 0.0012 (n = 3)`, or `-` for None.
 
-    Without the `±` where there is no standard deviation, without the brackets where no n is given.
+    The part with `±` is omitted without a standard deviation, the brackets without n.
     """
     if score is None:
         return NOT_KNOWN
@@ -17,9 +17,9 @@ def mean_text(score: dict | None, digits: int = 4, n: int | None = None) -> str:
 
 
 def difference_texts(gap: dict, digits: int = 4, factor: float = 1) -> tuple[str, str]:
-    """A difference and its interval: (`+0.0123`, `[-0.0012, +0.0200]`).
+    """Format a difference and its interval: (`+0.0123`, `[-0.0012, +0.0200]`).
 
-    `factor` is the unit's: 100 for points.
+    `factor` converts to another unit: 100 for percentage points.
     """
     low = f"{factor * gap['low']:+.{digits}f}"
     high = f"{factor * gap['high']:+.{digits}f}"
@@ -27,24 +27,24 @@ def difference_texts(gap: dict, digits: int = 4, factor: float = 1) -> tuple[str
 
 
 def difference_text(gap: dict) -> str:
-    """A difference with its interval: `+0.0123 [-0.0012, +0.0200]`."""
+    """Format a difference with its interval: `+0.0123 [-0.0012, +0.0200]`."""
     return " ".join(difference_texts(gap))
 
 
 def grades_text(grades: dict) -> str:
-    """The metrics of ordered grades on a line."""
+    """Format the metrics of ordered grades as one line."""
     texts = {}
     for key in ("quadratic_kappa", "referable_auc"):
         texts[key] = "undefined" if grades[key] is None else f"{grades[key]:.4f}"
     reason = f" ({grades['reason']})" if grades["reason"] else ""
     return (
-        f"quadratic weighted kappa {texts['quadratic_kappa']}, AUC of referable (grade >= 2)"
-        f" {texts['referable_auc']}{reason}"
+        f"quadratic weighted kappa {texts['quadratic_kappa']}, AUC of referable disease"
+        f" (grade >= 2) {texts['referable_auc']}{reason}"
     )
 
 
 def report_text(report: dict, classes: tuple[str, ...]) -> str:
-    """`metrics.classification_report`'s dictionary as the table that scikit-learn prints."""
+    """Format the dictionary of `metrics.classification_report` as the table of scikit-learn."""
     names = [*classes, "macro avg", "weighted avg"]
     width = max(map(len, names))
     columns = ("precision", "recall", "f1-score")

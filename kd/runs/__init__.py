@@ -1,1 +1,1 @@
-"""A run's folder, session and life, from its plan to its report."""
+"""Runs from their plans to their reports: folders, sessions, phases and results."""

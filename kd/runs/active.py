@@ -1,4 +1,4 @@
-"""A run between its first step and its report."""
+"""A run in progress, between its first step and its report."""
 
 import itertools
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ from kd.training.state import State
 
 @dataclass
 class ActiveRun:
-    """Everything that a run trains with.
+    """Everything that is needed to train and finish a run.
 
-    ensemble       None where nobody teaches
-    teacher_entry  the report's `teacher`, or None
+    ensemble       the teachers; None in a run without a teacher
+    teacher_entry  the report's `teacher`; None in a run without a teacher
+    phases         all phases of the run, in order
+    state          the student in training
     """
 
     plan: Plan
@@ -37,7 +39,11 @@ class ActiveRun:
     signals: StopSignals
 
     def save(self) -> None:
-        """Save for resuming, with what may not change under a run that continues."""
+        """Save the state for resuming, and everything that must be the same when the run continues.
+
+        Only the main rank saves. Raises Problem (3) if the state has diverged, and (74) if it
+        cannot be written.
+        """
         if not ranks.is_main_rank():
             return
         self.events.flush()
@@ -45,7 +51,7 @@ class ActiveRun:
         self.folder.save(self.state, **self.data.fixed, teacher=self.teacher_entry, clock=clock)
 
     def describe_ranks(self) -> str:
-        """How many processes work on it, in words; empty for one."""
+        """Return the number of ranks and their devices in words; an empty string for one rank."""
         if ranks.world_size() == 1:
             return ""
         device = self.data.device
@@ -57,4 +63,4 @@ class ActiveRun:
             devices.append(f"{word} x {len(list(group))}")
         batch_size = self.plan.settings.training.batch_size
         world = ranks.world_size()
-        return f"; {world} ranks ({', '.join(devices)}), {batch_size} images a step in all"
+        return f"; {world} ranks ({', '.join(devices)}), {batch_size} images per step in total"

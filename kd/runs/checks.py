@@ -1,6 +1,6 @@
-"""Refusals that need more than the settings: timm, a device, ranks, the data, files of weights.
+"""Checks that need more than the settings: timm, the device, ranks, the data, files of weights.
 
-All of them come before any teacher is trained.
+All of them run before any teacher is trained.
 """
 
 from pathlib import Path
@@ -17,7 +17,11 @@ from kd.teachers.find import has_begun
 
 
 def check_machine(plan: Plan) -> None:
-    """Refuse, before data are read, networks that timm lacks and what this machine cannot do."""
+    """Check the networks and the machine, before any data are read.
+
+    Raises Problem if timm does not have a network of the plan, or if the device or the number of
+    ranks does not support a setting.
+    """
     models.architecture_of(plan.student)
     for teacher in plan.teachers:
         models.architecture_of(teacher.name)
@@ -25,27 +29,27 @@ def check_machine(plan: Plan) -> None:
     device, world = pick_device(training.device), ranks.world_size()
     if training.sync_bn and device.type != "cuda":
         raise Problem(
-            "sync_bn in --sync-bn: PyTorch has it for GPUs only, and this run is on"
-            f" {device.type}; leave it out"
+            f"--sync-bn works on GPUs only, but this run is on {device.type}. Remove --sync-bn."
         )
     if training.sync_bn and world == 1:
-        log("note: --sync-bn: changes nothing on one rank; start several with torchrun")
+        log("note: --sync-bn has no effect on one rank. Start several ranks with torchrun.")
     if world > 1 and training.batch_size < 2 * world:
         raise Problem(
-            f"batch_size '{training.batch_size}' in --batch-size: fewer than two images a step for"
-            f" each of {world} ranks; give more, or start fewer"
+            f"--batch-size {training.batch_size} is too small for {world} ranks: each rank needs at"
+            " least two images per step. Use a larger --batch-size, or start fewer ranks."
         )
     if training.compile and device.type != "cuda":
         raise Problem(
-            f"compile in --compile: made for CUDA, and this run is on {device.type}, where it slows"
-            " training down; leave it out"
+            f"--compile is for CUDA only, but this run is on {device.type}, where it would slow"
+            " training down. Remove --compile."
         )
 
 
 def check_inputs(plan: Plan, session: Session) -> None:
-    """Refuse data without an index, and weights that are missing, out of reach or do not fit.
+    """Check that the data can be indexed and that all weights can be loaded or downloaded.
 
-    It comes before images are decoded. Inputs that were found sound are not checked again.
+    Runs before any image is decoded. The inputs of a plan that passed are not checked again. Raises
+    Problem if an input is missing, unavailable or does not fit.
     """
     if plan.folder in session.checked:
         return
@@ -66,18 +70,18 @@ def check_inputs(plan: Plan, session: Session) -> None:
 
 
 def _check_classes(plan: Plan, classes: int) -> None:
-    """Raise Problem where there are too few classes for a kind of knowledge to say anything."""
+    """Raise Problem if there are fewer classes than a kind of knowledge needs."""
     for name, kind in sorted(plan.kinds.items()):
         if classes < kind.least_classes:
             raise Problem(
-                f"knowledge '{name}' in --knowledge: needs {kind.least_classes} classes, the data"
-                f" have {classes}: of a single other class there is nothing to tell; give"
-                " --knowledge kd"
+                f"--knowledge {name} needs at least {kind.least_classes} classes, but the data set"
+                f" has {classes}: a single other class has no distribution to match. Use"
+                " --knowledge kd."
             )
 
 
 def _check_files(plan: Plan, session: Session) -> None:
-    """Raise Problem (4) for a file of a teacher, or of a teacher's teacher, that does not fit."""
+    """Raise Problem (4) if a file of a teacher, or of a teacher's teacher, does not fit."""
     for teacher in plan.teachers:
         if teacher.file is not None:
             classes = session.read().classes
@@ -87,7 +91,7 @@ def _check_files(plan: Plan, session: Session) -> None:
 
 
 def _fresh_teachers(plan: Plan) -> list[str]:
-    """The networks among a plan's teachers, and theirs, whose training has yet to begin."""
+    """Return the names of the teachers, and of their teachers, whose training has not started."""
     fresh = []
     for teacher in plan.teachers:
         if not has_begun(teacher):

@@ -1,4 +1,4 @@
-"""How long a run took, over all its tries."""
+"""The time that a run took, over all its starts."""
 
 import datetime
 import platform
@@ -13,27 +13,27 @@ from kd.system.devices import Precision
 
 
 class Clock:
-    """Counts the seconds of a run, those of killed tries up to their last save included."""
+    """Counts the seconds of a run, including those of earlier starts up to their last save."""
 
     def __init__(self):
         self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
 
     def seconds(self) -> float:
-        """Seconds so far."""
+        """Return the seconds up to now."""
         return self._before + time.monotonic() - self._mark
 
     def state(self) -> dict:
-        """What `restore` continues from."""
+        """Return the values from which `restore` continues."""
         return {"seconds": self.seconds(), "started": self.started}
 
     def restore(self, state: dict) -> None:
-        """Continue from a saved state."""
+        """Continue from the values that `state` returned."""
         self._before, self.started = state["seconds"], state["started"]
 
     def describe(self, device: torch.device, precision: Precision, images: int) -> dict:
-        """The report's `clock`: everything that depends on the time or the machine.
+        """Return the report's `clock`: everything that depends on the time or the machine.
 
-        images: how many the optimizer's steps held.
+        images  number of images in all steps of the optimizer
         """
         seconds = self.seconds()
         name = platform.processor() or platform.machine()

@@ -11,14 +11,19 @@ from kd.system.errors import Problem
 
 
 class RunData:
-    """What a run trains on and is judged on.
+    """The data that a run trains on and is evaluated on.
 
-    train, unlabeled, pool  views to train on: the train split with labels and without them, and all
-                            images that may be seen without labels (None where no phase shows them)
-    valid, test             views to judge on, in float32
-    class_weights           [K] for --balance weights, otherwise None
-    steps                   optimizer steps of the whole run
-    fixed                   what may not change under a run that continues
+    dataset        the data set, split and decoded
+    pool_images    all images that may be used without labels; None if no phase uses them
+    train          training views of the train split, with labels
+    unlabeled      the same views, without labels
+    pool           training views of `pool_images`, or None
+    valid, test    views for evaluation, which is in float32
+    class_weights  [K] for --balance weights, otherwise None
+    steps          number of optimizer steps of the complete run
+    fixed          values that must be the same when the run continues
+
+    Raises Problem if the device cannot be used, or if there are fewer steps than phases.
     """
 
     def __init__(self, plan: Plan, session: Session):
@@ -46,13 +51,13 @@ class RunData:
         return self.dataset.index.classes
 
     def views(self, phase: PhasePlan) -> Views:
-        """What a phase shows; without labels where it reads none."""
+        """Return the views that a phase uses, without labels if it does not read them."""
         if phase.shows_pool:
             return self.pool
         return self.train if phase.reads_labels else self.unlabeled
 
     def first_batch(self, plan: Plan) -> Batch:
-        """What the student sees first."""
+        """Return the first batch that the student sees."""
         return next(self.views(plan.phases[0]).epoch(0))
 
     def _make_training_views(self, training) -> None:
@@ -69,19 +74,25 @@ class RunData:
         self.pool = self.pool_images and self.pool_images.views(device, **order)
 
     def _count_steps(self, plan: Plan) -> int:
-        """--epochs of the train split, whatever the phases show, or --max-steps."""
+        """Return the number of steps in --epochs of the train split, or --max-steps if lower.
+
+        The epochs are those of the train split, even if the phases use other images.
+        """
         training = plan.settings.training
         steps = training.epochs * self.train.steps
         steps = min(steps, training.max_steps or steps)
         if steps < len(plan.phases):
             raise Problem(
-                f"steps of mode {plan.mode}: {steps} in all for"
-                f" {len(plan.phases)} phases; give more --epochs or --max-steps, or a smaller"
-                " --batch-size"
+                f"--mode {plan.mode} needs at least one step for each of its {len(plan.phases)}"
+                f" phases, but the run has only {steps}. Increase --epochs or --max-steps, or use a"
+                " smaller --batch-size."
             )
         return steps
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: its own error of a GPU; of a CPU only the words tell."""
+    """Return whether torch ran out of memory.
+
+    There is an exception class for GPUs; on a CPU, only the message identifies the error.
+    """
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""A defective teacher: training that stops once validation accuracy passes a threshold."""
+"""Defective teachers, whose training stops once validation accuracy passes a threshold."""
 
 import numpy as np
 
@@ -7,12 +7,16 @@ from kd.runs.active import ActiveRun
 from kd.system.console import log
 from kd.system.errors import Problem
 
-LOOK_IMAGES = 320
-NOT_SO_DEFECTIVE = 0.7
+LOOK_IMAGES = 320  # maximum number of images in a check inside an epoch
+NOT_SO_DEFECTIVE = 0.7  # validation accuracy above which a defective teacher gets a warning
 
 
 def accuracy_watch(run: ActiveRun) -> AccuracyWatch | None:
-    """What ends the training of a defective teacher; None for any other run."""
+    """Return the check that ends the training of a defective teacher; None for any other run.
+
+    Its subset of the validation split has at most LOOK_IMAGES images, spread evenly over the
+    images sorted by class.
+    """
     threshold, data = run.plan.stop_at, run.data
     if threshold is None:
         return None
@@ -26,21 +30,24 @@ def accuracy_watch(run: ActiveRun) -> AccuracyWatch | None:
 
 
 def judge_defective(run: ActiveRun) -> None:
-    """Warn of a defective teacher that is too good. Raises Problem for one that never passed."""
+    """Warn if a defective teacher is too accurate.
+
+    Raises Problem if its accuracy never passed the threshold.
+    """
     threshold, name, progress = run.plan.stop_at, run.plan.student, run.state.progress
     if threshold is None:
         return
     if not progress.stopped:
         best = max(row["valid_accuracy"] for row in progress.history)
-        run.folder.forget()  # so that the cure is not refused as "other settings"
+        run.folder.forget()  # a new run with the suggested settings must not be refused here
         raise Problem(
-            f"stop_at_val_accuracy '{threshold}' of {name}: never passed in {progress.total} steps,"
-            f" the best seen was {best:.4f}; train_teacher.py --model {name} with more --epochs, a"
-            " higher --lr or a lower --stop-at-val-accuracy gives one"
+            f"--stop-at-val-accuracy {threshold} was not exceeded by {name} in {progress.total}"
+            f" steps: the best validation accuracy was {best:.4f}. Run train_teacher.py --model"
+            f" {name} with more --epochs, a higher --lr or a lower --stop-at-val-accuracy."
         )
     if progress.best["valid_accuracy"] > NOT_SO_DEFECTIVE:
         log(
-            "warning: the defective teacher has validation accuracy"
-            f" {progress.best['valid_accuracy']:.4f}, above {NOT_SO_DEFECTIVE}: hardly defective;"
-            " look more often (--look-every) or lower --lr"
+            "warning: The defective teacher has validation accuracy"
+            f" {progress.best['valid_accuracy']:.4f}, above {NOT_SO_DEFECTIVE}, so it is hardly"
+            " defective. Use a smaller --look-every or a lower --lr."
         )

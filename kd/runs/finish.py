@@ -1,6 +1,7 @@
-"""The end of a run: predictions, the chosen weights, and the files that carry them."""
+"""The end of a run: its predictions, its final weights, and all files that a finished run has."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,19 +19,24 @@ from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
 from kd.system.console import log
 from kd.system.errors import Problem, printable
-from kd.system.files import write_json, write_text
+from kd.system.files import reason, write_json, write_text
 from kd.teachers import model_file
 
-NO_LABELS = "train_accuracy is null: no label was read; the last epoch counts, none was chosen"
+# Why a run that ends without labels has no train accuracy; printed, and kept in its report.
+NO_LABELS = (
+    "train_accuracy is null and the best epoch is the last one, because no labels were read in"
+    " training"
+)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the finished networks say.
+    """The predictions of a finished run.
 
-    valid, test  logits [n, K] of the best weights
+    valid, test  logits [n, K] of the best weights on the validation and on the test split
     last         logits [n, K] of the last weights on the test split
-    teacher      the class [n] that the teachers give each test image, where networks teach
+    teacher      classes [n] that the teachers predict on the test split; None without a teacher
+                 that is a network
     """
 
     valid: np.ndarray
@@ -40,11 +46,12 @@ class Predictions:
 
 
 def finish(run: ActiveRun) -> dict:
-    """Predict, write all files of the finished run (the report last), return the report.
+    """Compute the predictions, write all files of the finished run, and return its report.
 
-    A stop signal may end the predictions; the run's state is then as it was.
+    The report is written last. A stop signal may interrupt the predictions, which leaves the state
+    of the run unchanged. Raises Stopped in that case, and Problem (74) if a file cannot be written.
     """
-    # First of all: seconds and images a second are those of the training.
+    # Read before the predictions: seconds and images per second are those of the training.
     clock = run.clock.describe(run.data.device, run.data.precision, run.state.progress.images)
     predictions = _predict(run)
     report = reports.check(
@@ -136,7 +143,7 @@ def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
 
 
 def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
-    """The report's figures of the test split beyond accuracy."""
+    """Return the entries of the report that evaluate the test split beyond its accuracy."""
     index, rows = run.data.dataset.index, run.data.dataset.splits.test
     samples = [index.samples[row] for row in rows]
     logits, labels = predictions.test, run.data.test.labels.numpy()
@@ -154,23 +161,30 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
 
 
 def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
-    """All files of a finished run; a report that is there says that the others are."""
+    """Write all files of a finished run. The report is written last and marks it as finished."""
     checkpoint.save(run.folder.model, _model_content(run, report["kind"]))
     write_text(run.folder.predictions, _predictions_text(run, predictions))
     drawn = {}
     for name, figure in _figures(run, predictions, report).items():
         drawn[name] = figures.pixels(figure)
     for name, pixels in drawn.items():
-        try:
-            figures.save(run.folder.figure(name), pixels)
-        except Problem as problem:  # a figure that can be drawn again is no reason to lose a run
-            log(f"warning: {str(problem).partition(';')[0]}; the run goes on without it")
+        _save_figure(run.folder.figure(name), pixels)
     run.events.finish(report, drawn)
     write_json(run.folder.report, report)
 
 
+def _save_figure(path: Path, pixels: np.ndarray) -> None:
+    """Write a figure, or warn if that fails: it can be drawn again and must not end the run."""
+    try:
+        figures.save(path, pixels)
+    except Problem as problem:
+        cause = problem.__context__  # the OSError that `figures.save` reports as a Problem
+        why = reason(cause) if isinstance(cause, OSError) else "unknown cause"
+        log(f"warning: Figure '{path}' cannot be written ({why}). The run continues without it.")
+
+
 def _model_content(run: ActiveRun, kind: str) -> dict:
-    """The content of model.pt."""
+    """Return the content of model.pt."""
     state, data = run.state, run.data
     teachers = []
     if run.ensemble is not None:
@@ -196,7 +210,7 @@ def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
 
 def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
     index, rows = run.data.dataset.index, run.data.dataset.splits.test
-    title = f"{run.folder.pair}, test part (n = {len(rows)})"
+    title = f"{run.folder.pair}, test split (n = {len(rows)})"
     calibration = report["evidence"]["calibration"]
     confusion = figures.confusion(report["confusion_matrix"], index.classes, title)
     reliability = _reliability(calibration, predictions.test, index.labels[rows], title)
@@ -204,7 +218,7 @@ def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str
 
 
 def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """The reliability diagram of logits [N, K], before and after temperature scaling."""
+    """Return the reliability diagram of logits [N, K] before and after temperature scaling."""
     panels = {}
     for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
         caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"

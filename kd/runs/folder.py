@@ -1,4 +1,4 @@
-"""The folder of a run in its life: claimed by one plan, saved to, continued from."""
+"""The folder of a run: claimed by a plan, saved to, and continued from."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import read_json, write_json
 from kd.training.state import SCHEMA, State
 
-# What a resume file holds, as `checkpoint.fault` reads it.
+# The schema of a resume file for `checkpoint.fault`.
 RESUME = {
     "state": SCHEMA,
     "split_hash": str,
@@ -25,14 +25,14 @@ RESUME = {
 
 
 class RunFolder(RunPaths):
-    """The folder of a run that this process works in."""
+    """The folder of a run, in which this process works."""
 
     def claim(self, plan: Plan) -> None:
-        """Write settings.json, or find the same settings there; remove what a killed save left.
+        """Write settings.json, or check that it has the same settings; remove temporary files.
 
-        Raises Problem, with every `key: old -> new`, where the folder holds the work of other
-        settings. Data that have moved are no other settings for an unfinished run: it knows their
-        hashes.
+        Temporary files remain after a save that was killed. The data of an unfinished run may have
+        moved, because its resume file holds their hashes. Raises Problem, with every
+        `key: old -> new`, if the folder belongs to a run with other settings.
         """
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -40,9 +40,9 @@ class RunFolder(RunPaths):
             changes = changed(read_json(self.settings), plan, () if self.finished else PLACES)
             if changes:
                 raise Problem(
-                    f"run folder '{self.path}': holds a run with other settings"
-                    f" ({'; '.join(changes)}); give --tag NAME for a folder beside it, or the same"
-                    " settings"
+                    f"Run folder '{self.path}' holds a run with other settings"
+                    f" ({'; '.join(changes)}). Use --tag NAME for a separate folder, or restore the"
+                    " old settings."
                 )
         if self.finished:
             self.forget()
@@ -50,30 +50,38 @@ class RunFolder(RunPaths):
             write_json(self.settings, portable(parsing.flat(plan.settings)))
 
     def check_space(self, parameters: int) -> None:
-        """Raise Problem (74) where the disk lacks room for all files this run holds at once.
+        """Raise Problem (74) if the disk has too little space for the resume files of the run.
 
-        Weights, Adam's two moments and the best epoch's weights, in two generations and one being
-        written.
+        A resume file holds the weights, Adam's two moments and the weights of the best epoch. Up to
+        three exist at once: the newest, the one before it, and the one being written.
+
+        parameters  number of float32 parameters of the student
         """
         files = [file for file in (self.resume, self.previous) if file.is_file()]
         need = 4 * parameters * 4 * 3 - sum(file.stat().st_size for file in files)
         free = shutil.disk_usage(self.path).free
         if free < need:
             raise Problem(
-                f"run folder '{self.path}': {free / 1e9:.1f} GB are free, {need / 1e9:.1f} GB may"
-                " be needed; free space or choose another --out",
+                f"Run folder '{self.path}' is on a disk with too little space: {free / 1e9:.1f} GB"
+                f" are free, but {need / 1e9:.1f} GB may be needed. Free space or choose another"
+                " --out.",
                 CANNOT_WRITE,
             )
 
     def save(self, state: State, **more) -> None:
-        """Save for resuming; the file before this one is kept until the next save."""
+        """Save the state and the values in `more` for resuming.
+
+        The previous resume file is kept until the next save. Raises Problem (3) if the state has
+        diverged, and (74) if it cannot be written.
+        """
         checkpoint.save(self.resume, {"state": state.state_dict(), **more}, self.previous)
 
     def load(self, **expected) -> dict | None:
-        """The saved state or None; where the newest is damaged, the one before, with a warning.
+        """Load the newest resume file, or the one before it if the newest is damaged.
 
-        Raises Problem (4) where both are damaged, or where `expected` values (hashes of the data,
-        precision) differ.
+        Returns None if there is no resume file. Prints a warning if the newest is damaged. Raises
+        Problem (4) if both are damaged, or if the values in `expected` (hashes of the data, the
+        precision) are different in the file.
         """
         for file in (self.resume, self.previous):
             if not file.is_file():
@@ -83,31 +91,31 @@ class RunFolder(RunPaths):
             except Problem as problem:
                 if file == self.previous or not self.previous.is_file():
                     raise
-                log(f"warning: {problem}; going on from the one before it")
+                log(f"warning: {problem} Continuing from the resume file before it.")
                 continue
             _check_content(file, content, expected)
             if file == self.previous:
-                # The damaged file must not take the good one's place at the next save.
+                # Otherwise the next save would replace the good file by the damaged one.
                 self.resume.unlink(missing_ok=True)
             return content
         return None
 
 
 def _check_content(file, content: dict, expected: dict) -> None:
-    """Raise Problem (4) for a resume file of another form, or of other data or precision."""
+    """Raise Problem (4) if a resume file violates the schema, or has other data or precision."""
     own = {key: value for key, value in content.items() if key != "format"}
-    fault = checkpoint.fault(own, RESUME, "it")
+    fault = checkpoint.fault(own, RESUME, "its content")
     if fault:
         raise Problem(
-            f"resume file '{file}': {fault}; written by another version? use that one, or give"
-            " --tag NAME to begin anew",
+            f"Resume file '{file}' does not fit this version of the program: {fault}. Use the"
+            " version that wrote it, or start a new run with --tag NAME.",
             BAD_CHECKPOINT,
         )
     for key, value in expected.items():
         if content.get(key) != value:
             raise Problem(
-                f"resume file '{file}': began with {key} {content.get(key)}, now it is {value}; go"
-                " back to those data (or that --amp and --device), or give --tag NAME to begin"
-                " anew",
+                f"Resume file '{file}' cannot be used: its run began with {key} {content.get(key)},"
+                f" but now it is {value}. Restore the data (or --amp and --device), or start a new"
+                " run with --tag NAME.",
                 BAD_CHECKPOINT,
             )

@@ -1,4 +1,4 @@
-"""What happens beside the training of a run: bar, events, saves, stop signals."""
+"""The hooks of a run during training: progress bar, TensorBoard, saves and stop signals."""
 
 import time
 
@@ -13,7 +13,7 @@ from kd.training.state import State
 
 
 class RunHooks(Hooks):
-    """Shows and saves a run as it trains, and stops it when it is asked to."""
+    """Shows the progress of a run, saves its state, and stops it on request."""
 
     def __init__(self, run: ActiveRun):
         self.run, self.steps = run, run.phases[-1].end
@@ -56,7 +56,7 @@ class RunHooks(Hooks):
 
 
 def fit(run: ActiveRun) -> None:
-    """Train a run from wherever it stands to its last step."""
+    """Train a run from its current state to its last step."""
     training = run.plan.settings.training
     hooks = RunHooks(run)
     with hooks.bar:

@@ -1,4 +1,4 @@
-"""From the phases of a plan to those of the loop: images, loss, teachers and steps of each."""
+"""The phases of a run, built from those of its plan: images, loss, teacher and steps of each."""
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from kd.training.objectives import Distillation, Knowledge, Matching, Objective,
 
 
 class PhaseBuilder:
-    """Builds the phases of a run once its teachers are there: first `look_inside`, then `build`.
+    """Builds the phases of a run when its teachers exist. Call `look_inside`, then `build`.
 
-    layers      to look at, of the student and of each teacher; empty where no loss looks inside
-    projectors  to be trained beside the student, or None
-    remarks     for the user, found on the way
+    layers      layers whose features are used, of the student and then of each teacher; empty if no
+                loss uses features
+    projectors  modules that are trained together with the student, or None
+    remarks     notes for the user, each a sentence
     """
 
     def __init__(self, plan: Plan, data: RunData, ensemble: Ensemble | None):
@@ -33,9 +34,10 @@ class PhaseBuilder:
         self.remarks: list[str] = []
 
     def look_inside(self, student: Classifier, first: Batch) -> None:
-        """Try the layers of a plan's feature losses on the first batch.
+        """Try the layers of the plan's feature losses on the first batch; sets `layers`.
 
-        Raises Problem for layers that are not there and for maps that do not fit.
+        Does nothing if no loss uses features. Raises Problem if a layer does not exist or its
+        features do not fit the loss.
         """
         if not self.plan.inside:
             return
@@ -49,7 +51,7 @@ class PhaseBuilder:
             self.projectors = self._projectors(own, others)
 
     def build(self) -> list[Phase]:
-        """The phases with their steps."""
+        """Return the phases with their steps, in order."""
         found, start = [], 0
         share = 1.0
         if len(self.plan.phases) > 1:
@@ -63,20 +65,27 @@ class PhaseBuilder:
     def gradient_ratio(
         self, logits: torch.Tensor, phase: Phase, first: Batch
     ) -> tuple[float | None, str | None]:
-        """(The knowledge's gradient over the label term's on the first batch, why there is none).
+        """Return (norm of the knowledge's gradient over that of the label term, None).
 
-        logits [B, K]: the student's for that batch, before any step.
+        If the ratio is not defined, returns (None, the reason).
+
+        logits  [B, K], of the student for the first batch, before any step
+        phase   the first phase
         """
         if not isinstance(phase.objective, Distillation):
             return None, "the first phase does not weigh knowledge against labels"
         if ranks.world_size() > 1:
-            return None, "not taken on several ranks, each of which has a part of the batch"
+            return None, "not computed on several ranks, because each has only a share of the batch"
         if phase.layers:
-            return None, "knowledge inside a network has no gradient by its logits"
+            return None, "knowledge in feature maps has no gradient with respect to the logits"
         ratio = objectives.gradient_ratio(
             logits, phase.teacher(first), first.labels, phase.objective
         )
-        return (ratio, None) if np.isfinite(ratio) else (None, "the label term has no gradient")
+        return (
+            (ratio, None)
+            if np.isfinite(ratio)
+            else (None, "the gradient of the label term is zero")
+        )
 
     def _phase(self, phase: PhasePlan, start: int, end: int) -> Phase:
         views, looks = self.data.views(phase), bool(phase.knowledge.inside)
@@ -96,7 +105,7 @@ class PhaseBuilder:
         )
 
     def _objective(self, phase: PhasePlan) -> Objective:
-        """Labels, knowledge, or both."""
+        """Return the objective of a phase: labels, knowledge, or both."""
         if not phase.knowledge.weights:
             return Supervised(self.data.class_weights)
         given = phase.knowledge
@@ -106,7 +115,7 @@ class PhaseBuilder:
         return Distillation(knowledge, self.plan.alpha, self.data.class_weights)
 
     def _check_maps(self, own: tuple, others: tuple) -> None:
-        """Raise Problem for a layer that gives no map, where a kind needs maps."""
+        """Raise Problem if a kind needs maps and the features of a layer are not maps."""
         needing = [name for name in self.plan.inside if self.plan.kinds[name].maps]
         if not needing:
             return
@@ -114,13 +123,16 @@ class PhaseBuilder:
             odd = [name for name, one in zip(names, features) if one.ndim != 4]
             if odd:
                 raise Problem(
-                    f"layer '{odd[0]}' in --layers: gives no map [B, C, H, W], which"
-                    f" '{needing[0]}' needs; name another with --layers, or give --knowledge"
-                    " similarity"
+                    f"Layer '{odd[0]}' in --layers does not return a feature map [B, C, H, W],"
+                    f" which --knowledge {needing[0]} needs. Choose another layer, or use"
+                    " --knowledge similarity."
                 )
 
     def _check_points(self, own: tuple, others: tuple) -> None:
-        """Note, or raise Problem, where a map of one point gives a kind nothing to compare."""
+        """Check that the maps have several points if a kind compares their positions.
+
+        Adds a remark if some maps have only one point. Raises Problem if all do.
+        """
         comparing = [name for name in self.plan.inside if self.plan.kinds[name].positions]
         if not comparing:
             return
@@ -132,17 +144,17 @@ class PhaseBuilder:
             return
         if len(points) == len(own):
             raise Problem(
-                f"layer '{points[0]}' in --layers: is one point at this size, as all others are:"
-                f" '{comparing[0]}' has nothing to compare; give a larger --image-size or other"
-                " --layers"
+                f"Layer '{points[0]}' in --layers has a map of a single point at this image size,"
+                f" like all other layers: --knowledge {comparing[0]} has no positions to compare."
+                " Use a larger --image-size or other --layers."
             )
         self.remarks = [
-            f"{comparing[0]}: nothing to compare in {', '.join(points)}, which at this --image-size"
-            " is one point"
+            f"{comparing[0]}: no positions to compare in {', '.join(points)}, where the map is a"
+            " single point at this --image-size."
         ]
 
     def _projectors(self, own: tuple, others: tuple) -> nn.Module:
-        """A projector for every teacher and layer, from the student's channels to the teacher's."""
+        """Return projectors from the student's to the teacher's channels, per teacher and layer."""
         pairs = []
         for features in others:
             pairs += [(mine.shape[1], theirs.shape[1]) for mine, theirs in zip(own, features)]
@@ -150,10 +162,10 @@ class PhaseBuilder:
 
 
 def phase_ends(steps: int, phases: int, first_share: float) -> list[int]:
-    """The step at which each phase ends.
+    """Return the step at which each phase ends.
 
-    The first of several takes a share of all steps, the others share the rest equally; each has at
-    least one.
+    The first of several phases takes `first_share` of all steps, and the others share the rest
+    equally. Each phase has at least one step.
     """
     others = phases - 1
     if not others:
@@ -163,7 +175,10 @@ def phase_ends(steps: int, phases: int, first_share: float) -> list[int]:
 
 
 def cautions(plan: Plan, classes: int) -> list[str]:
-    """What a user should know of this knowledge with so many classes and images a step."""
+    """Return notes for the user about the plan's knowledge, each a sentence.
+
+    They depend on the number of classes and on the number of images per step.
+    """
     found = []
     for kind in plan.kinds.values():
         if kind.cautions is not None:
@@ -171,7 +186,7 @@ def cautions(plan: Plan, classes: int) -> list[str]:
             found += kind.cautions(classes, batch_size, plan.temperatures)
     if plan.inside and plan.settings.distillation.stored_logits:
         found.append(
-            f"{', '.join(plan.inside)}: the teacher runs in every step; only its logits can be"
-            " stored"
+            f"{', '.join(plan.inside)}: the teacher runs in every step, because only its logits can"
+            " be stored."
         )
     return found

@@ -1,6 +1,6 @@
-"""Runs from their plans to their reports; several in one process share what they can.
+"""Runs from their plans to their reports. Several runs in one process share data and teachers.
 
-`train` reads from top to bottom as a run happens.
+`train` lists the steps of a run from top to bottom.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from kd.runs.summary import summary
 from kd.runs.tensorboard import Events
 from kd.system import ranks
 from kd.system.console import log
-from kd.system.errors import CANNOT_WRITE, Problem, Stopped, complain
+from kd.system.errors import CANNOT_WRITE, Problem, Stopped, report_error
 from kd.system.locks import exclusive_lock
 from kd.system.seeds import seed_step
 from kd.system.signals import StopSignals
@@ -40,17 +40,18 @@ from kd.training.state import State
 
 
 def run_ranks(every: list[TeacherSettings] | list[DistillSettings]) -> None:
-    """`run_all`, by this process alone or by all that torchrun started."""
+    """Call `run_all` in this process, or together with the other processes of torchrun."""
     with ranks.process_group():
         run_all(every)
 
 
 def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
-    """Do all runs, one after the other, and print what came out. One that fails stops no other.
+    """Carry out all runs one after the other, and print the results of each.
 
-    Settings that contradict each other, in any of them, are refused before the first. The runs may
-    differ in anything but their data. Raises Problem, with the first code, after the last
-    where any has failed.
+    The runs may differ in everything except their data settings. Contradictory settings in any of
+    them raise Problem before the first run starts. A run that fails does not stop the others:
+    Problem, with the exit code of the first failure, is raised after the last run. On several ranks
+    the first failure ends all.
     """
     plans = [resolve(settings) for settings in every]
     for plan in plans:
@@ -66,21 +67,21 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
             except Exception as error:
                 if isinstance(error, Stopped) or len(plans) == 1 or ranks.world_size() > 1:
                     raise
-                failed.append((plan.folder, complain(error)))
-            gc.collect()  # a run's networks may hang in cycles: the next one needs their memory
+                failed.append((plan.folder, report_error(error)))
+            gc.collect()  # networks may be in reference cycles, and the next run needs their memory
     if failed:
         folders = ", ".join(str(folder) for folder, _ in failed)
         raise Problem(
-            f"{len(failed)} of {len(plans)} runs failed: {folders}; see the lines above, mend that"
-            " and run the same command again",
+            f"{len(failed)} of {len(plans)} runs failed: {folders}. See the messages above, fix the"
+            " causes and run the same command again.",
             failed[0][1],
         )
 
 
 def check_all(plans: list[Plan], session: Session) -> None:
-    """Warn early of the runs of a list that will fail, and open the data that all share.
+    """Warn about the runs of a list that will fail, and open the data that all runs share.
 
-    Raises Problem where all will fail.
+    Raises Problem if all runs will fail.
     """
     unfinished = [
         plan for plan in plans if not ranks.main_rank_says(RunFolder(plan.folder).finished)
@@ -96,16 +97,16 @@ def check_all(plans: list[Plan], session: Session) -> None:
     if len(problems) == len(unfinished):
         raise problems[0]
     for problem in problems:
-        log(f"warning: {problem}; the other runs of the list go on")
+        log(f"warning: {problem} The other runs of the list continue.")
     session.open()
     session.open_pool(unfinished[0])
 
 
 def run(plan: Plan, session: Session) -> dict:
-    """Do what the plan says, or find it done; returns the report.
+    """Carry out a plan and return the report of the run.
 
-    A finished run is read, an interrupted one continues exactly, a missing teacher is trained
-    first. Raises Problem.
+    The report of a finished run is read. An interrupted run continues exactly. A missing teacher is
+    trained first. Raises Problem if the run cannot be carried out.
     """
     folder = RunFolder(plan.folder)
     with exclusive_lock(folder.path) if ranks.is_main_rank() else contextlib.nullcontext():
@@ -113,7 +114,7 @@ def run(plan: Plan, session: Session) -> dict:
             folder.claim(plan)
         ranks.barrier()
         if ranks.main_rank_says(folder.finished):
-            log(f"finished before: {folder.path}")
+            log(f"already finished: {folder.path}")
             return reports.read(folder.path)
         check_inputs(plan, session)
         if plan.idle:
@@ -124,19 +125,19 @@ def run(plan: Plan, session: Session) -> dict:
             if not is_out_of_memory(error):
                 raise
             raise Problem(
-                f"device of '{folder.path}': out of memory"
-                f" ({str(error).splitlines()[0][:120]}); lower --batch-size or --image-size"
+                f"Run '{folder.path}' ran out of memory ({str(error).splitlines()[0][:120]}). Lower"
+                " --batch-size or --image-size."
             ) from None
         finally:
             session.teachers.flush()
             if plan.settings.training.compile:
-                # All networks of a family share a limit of eight graphs, and the next run needs
-                # its own.
+                # All networks of a family share a limit of eight compiled graphs, and the next run
+                # needs its own.
                 torch.compiler.reset()
 
 
 def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
-    """Train a run that is not finished, from its first step or the one after its last save."""
+    """Train an unfinished run from its first step or its last save. Raises as `run` does."""
     data = RunData(plan, session)
     first = data.first_batch(plan)
     session.signals.check_stop()
@@ -165,7 +166,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     state = State(student, plan.settings.training, data.precision, builder.projectors)
     if saved is not None:
         restore(state, clock, saved)
-    del saved  # two gigabytes for VGG11
+    del saved  # takes two gigabytes for VGG11
     student.wrap_ddp(plan.settings.training.sync_bn)
     if plan.settings.training.compile:
         student.compile()
@@ -186,7 +187,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
 
 
 def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
-    """The teachers of a plan; None in the place of one that has yet to be trained."""
+    """Return the teachers of a plan, with None for each one that is not trained yet."""
     if not plan.teachers:
         return []
     dataset, cache = session.open(), session.teachers
@@ -194,7 +195,7 @@ def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
 
 
 def train_missing(found: list[Teacher | None], plan: Plan, session: Session) -> list[Teacher]:
-    """The teachers of a plan, those that are missing trained now."""
+    """Return the teachers of a plan, after training those that are None in `found`."""
     members = []
     for teacher, wanted in zip(found, plan.teachers, strict=True):
         if teacher is None:
@@ -208,9 +209,9 @@ def train_missing(found: list[Teacher | None], plan: Plan, session: Session) -> 
 def join(
     members: list[Teacher], plan: Plan, data: RunData, session: Session, first: Batch
 ) -> Ensemble | None:
-    """A student's teachers together; None for a run without a teacher.
+    """Return the ensemble of a student's teachers; None for a run without a teacher.
 
-    Raises Problem for a teacher that cannot look at images of this size.
+    Raises Problem if a teacher cannot be applied to images of this size.
     """
     if not plan.distils:
         return None
@@ -221,7 +222,11 @@ def join(
 
 
 def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
-    """The network to train, with the weights it starts from. A run that continues has its own."""
+    """Return the network to train, on the device of the run.
+
+    A new run starts from the weights that its settings specify. A run that continues gets its saved
+    weights later, so these are not read again.
+    """
     network, fresh = plan.settings.network, not ranks.main_rank_says(folder.begun)
     student = models.build(
         plan.student,
@@ -235,10 +240,11 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
 
 
 def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:
-    """Refuse what would stop a student, before hours are spent on its teacher.
+    """Check that the student can be trained, before hours are spent on its teacher.
 
-    That is a student that cannot be trained here, or a saved state that it cannot continue from.
-    Raises Problem. The network that tries is freed: the teacher needs its memory.
+    Raises Problem if the student cannot be trained on these images, if there is too little disk
+    space, or if the run cannot continue from its saved state. The network is freed afterwards,
+    because the teacher needs its memory.
     """
     folder.load(**data.fixed)
     student = build_student(plan, data, folder)
@@ -247,24 +253,27 @@ def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> N
 
 
 def first_logits(plan: Plan, data: RunData, student: Classifier, first: Batch) -> torch.Tensor:
-    """The student's logits [B, K] for the first batch, as the first step will see it.
+    """Return the student's logits [B, K] for the first batch, with the dropout of the first step.
 
-    Raises Problem where it cannot be trained on batches like this one.
+    Raises Problem if it cannot be trained on such batches.
     """
     seed_step(data.device, plan.settings.training.seed, 0, 0)
     return models.try_batch(student, first.images, data.precision).logits
 
 
 def restore(state: State, clock: Clock, saved: dict) -> None:
-    """Continue from a saved state."""
+    """Restore the state and the clock from a resume file, and print where the run continues.
+
+    Raises Problem (4) if the saved state does not fit the run.
+    """
     state.load_state_dict(saved["state"])
     clock.restore(saved["clock"])
     progress = state.progress
-    log(f"going on from step {progress.total} (epoch {progress.epoch + 1})")
+    log(f"continuing from step {progress.total} (epoch {progress.epoch + 1})")
 
 
 def log_start(active: ActiveRun) -> None:
-    """Print what is trained, on what, and in which phases."""
+    """Print the network to train, the device, the precision and the phases."""
     size = models.parameters(active.state.network.module)
     log(
         f"training {active.plan.student} ({size:,} parameters) on {active.data.device.type},"
@@ -275,7 +284,11 @@ def log_start(active: ActiveRun) -> None:
 
 
 def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
-    """Train to the last step and write the report; whatever ends this early is saved first."""
+    """Train to the last step, write all results and return the report.
+
+    If a stop or a full disk ends this early, the state is saved for resuming first. Raises Stopped
+    or Problem.
+    """
     try:
         log_start(active)
         if not active.state.progress.total:
@@ -285,12 +298,14 @@ def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
         report = finish(active)
     except Stopped:
         active.save()
-        ranks.barrier()  # a rank that ends early has torchrun end the others
-        where = f" at step {active.state.progress.total}, saved in '{active.folder.path}'"
+        ranks.barrier()  # torchrun ends all ranks as soon as one has ended
+        where = (
+            f" at step {active.state.progress.total}. The state was saved in '{active.folder.path}'"
+        )
         raise active.signals.as_stopped(where) from None
     except Problem as problem:
         if problem.code == CANNOT_WRITE:
-            # What does not fit now may be a result that is larger than the saved state.
+            # A result may not fit on the disk, but the state may: it can be smaller.
             with contextlib.suppress(Problem):
                 active.save()
         raise

@@ -1,11 +1,11 @@
-"""What the runs of one process share, read and decoded once."""
+"""Data and teachers that the runs of one process share, read and decoded once."""
 
 from pathlib import Path
 
 from kd.config.plan import Plan
 from kd.config.settings import Data
 from kd.data.dataset import Dataset, open_dataset, read_index
-from kd.data.index import Index
+from kd.data.index import Index, counted
 from kd.data.pool import Pool, open_pool, read_unlabeled
 from kd.system.console import log
 from kd.system.signals import StopSignals
@@ -13,11 +13,12 @@ from kd.teachers.cache import TeacherCache
 
 
 class Session:
-    """What runs of one process share. All have the same data settings.
+    """The data and teachers that the runs of one process share; all have the same data settings.
 
-    signals   stop signals and the time budget
-    teachers  the teachers that were read last
-    checked   folders of the plans whose inputs were found sound
+    data      the data settings
+    signals   stop signals and the time limit
+    teachers  the teachers of the last run
+    checked   folders of the plans whose inputs passed all checks
     """
 
     def __init__(self, data: Data, signals: StopSignals):
@@ -30,21 +31,28 @@ class Session:
         self._pool: Pool | None = None
 
     def read(self) -> Index:
-        """The data's index, read at the first call."""
+        """Return the index of the data set, which is read at the first call.
+
+        Raises Problem if it cannot be read.
+        """
         self._index = self._index or read_index(self.data)
         return self._index
 
     def open(self) -> Dataset:
-        """The data, split and decoded at the first call."""
+        """Return the data set, which is split and decoded at the first call.
+
+        Raises Problem if it cannot be read, split or decoded.
+        """
         if self._dataset is None:
             self._dataset = open_dataset(self.data, self.read(), self.signals.check_stop_alone)
             log_data(self._dataset)
         return self._dataset
 
     def read_pool(self, plan: Plan) -> Index | None:
-        """The images of --unlabeled-dir, found at the first call.
+        """Return the index of --unlabeled-dir, which is read at the first call.
 
-        None where there are none, or where the run shows none.
+        Returns None without --unlabeled-dir, or if the run uses no unlabelled images. Raises
+        Problem if the folder cannot be read.
         """
         if not plan.shows_pool:
             return None
@@ -52,9 +60,10 @@ class Session:
         return self._source
 
     def open_pool(self, plan: Plan) -> Pool | None:
-        """The images that a run sees without labels, decoded at the first call.
+        """Return the images that a run uses without labels, which are decoded at the first call.
 
-        None where the run shows none.
+        Returns None if the run uses no unlabelled images. Raises Problem if images cannot be
+        decoded or none are left.
         """
         if not plan.shows_pool:
             return None
@@ -66,28 +75,29 @@ class Session:
 
 
 def log_data(dataset: Dataset) -> None:
-    """Print what is trained on, and what there is to know about it."""
+    """Print the size of each split, its overlaps, and the notes on the data set."""
     described = dataset.describe()
     sizes = ", ".join(f"{name} {size}" for name, size in described["parts"].items())
     log(
         f"data {described['name']}, split {described['split']}: {sizes};"
-        f" {len(described['classes'])} classes; patients in two parts"
-        f" {described['overlaps']['patients']}, identical files in two parts"
-        f" {described['overlaps']['files']}"
+        f" {len(described['classes'])} classes; in more than one split:"
+        f" {counted(described['overlaps']['patients'], 'patient', 'patients')},"
+        f" {counted(described['overlaps']['files'], 'identical file', 'identical files')}"
     )
     for note in described["notes"]:
         log(f"note: {note}")
     if described["skipped_files"]:
-        log(f"note: {described['skipped_files']} hidden files passed over")
+        skipped = counted(described["skipped_files"], "hidden file was", "hidden files were")
+        log(f"note: {skipped} skipped.")
 
 
 def log_pool(pool: Pool) -> None:
-    """Print what is seen without labels, and what was kept out of it."""
+    """Print the number of images that are used without labels, and of those excluded."""
     found = pool.summary
     log(
-        f"unlabelled pictures: {found['images']} ({found['of_the_data_set']} of the data set,"
-        f" {found['of_unlabeled_dir']} of --unlabeled-dir, of which"
-        f" {found['of_unknown_patients']} show unknown patients); dropped for the validation and"
-        f" test part: {found['dropped_by_patient']} by patient, {found['dropped_by_file']} as"
-        f" identical files; {found['copies']} copies left out"
+        f"unlabelled images: {found['images']} ({found['of_the_data_set']} from the data set,"
+        f" {found['of_unlabeled_dir']} from --unlabeled-dir, of which"
+        f" {found['of_unknown_patients']} show unknown patients); excluded:"
+        f" {found['dropped_by_patient']} of validation or test patients, {found['dropped_by_file']}"
+        f" identical to a validation or test image, {found['copies']} duplicates"
     )

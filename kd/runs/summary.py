@@ -1,4 +1,4 @@
-"""What a script prints at the end of a run."""
+"""The text that a script prints at the end of a run."""
 
 from pathlib import Path
 
@@ -6,19 +6,19 @@ from kd.reports.text import grades_text
 
 
 def summary(report: dict, folder: Path) -> str:
-    """The accuracies of a report, and where everything lies."""
+    """Return the accuracies of a report and the folder of the run as text of several lines."""
     lines = [f"{'':>6}{'epoch':>7}{'train':>9}{'valid':>9}{'test':>9}"]
     for name in ("best", "last"):
         row = report["results"][name]
-        cells = [_cell(row[f"{part}_accuracy"]) for part in ("train", "valid", "test")]
+        cells = [_cell(row[f"{split}_accuracy"]) for split in ("train", "valid", "test")]
         lines.append(f"{name:>6}{row['epoch']:>7}{''.join(cells)}")
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
     if report["evidence"]["grades"]:
-        lines.append(f"test part: {grades_text(report['evidence']['grades'])}")
+        lines.append(f"test split: {grades_text(report['evidence']['grades'])}")
     if report["teacher"]:
         lines += _teacher_lines(report["teacher"])
-    lines.append(f"all of it: {folder}")
+    lines.append(f"results: {folder}")
     return "\n".join(lines)
 
 
@@ -27,7 +27,7 @@ def _cell(accuracy: float | None) -> str:
 
 
 def _teacher_lines(teacher: dict) -> list[str]:
-    """Each teacher, and where there are several, all of them together."""
+    """Return a line for each teacher, and for several teachers also one for their ensemble."""
     shown = list(teacher["members"])
     if len(shown) == 1:
         shown = [teacher]
@@ -39,5 +39,5 @@ def _teacher_lines(teacher: dict) -> list[str]:
     ]
     if teacher["disagreement"] is not None:
         share = 100 * teacher["disagreement"]
-        lines.append(f"two of them differ on {share:.1f} % of the test images")
+        lines.append(f"two of the teachers disagree on {share:.1f} % of the test images")
     return lines

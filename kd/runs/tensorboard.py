@@ -1,4 +1,4 @@
-"""TensorBoard: what a run shows while it trains, and its settings with the outcome."""
+"""TensorBoard events of a run: curves during training, figures, and settings with the results."""
 
 import functools
 import threading
@@ -15,9 +15,10 @@ from kd.system.files import reason
 from kd.training.state import State
 
 
-def _or_go_without(write):
-    """A method of Events that warns, once, and writes no more where the disk is full: curves are no
-    reason to lose a run.
+def _or_warn_once(write):
+    """Decorate a method of Events to warn once and stop writing if the events cannot be written.
+
+    Curves are not worth losing a run.
     """
 
     @functools.wraps(write)
@@ -29,20 +30,19 @@ def _or_go_without(write):
         except OSError as error:
             self.writer = None
             log(
-                f"warning: TensorBoard events in '{self.folder}': cannot be written"
-                f" ({reason(error)}); the run goes on without them"
+                f"warning: TensorBoard events in '{self.folder}' cannot be written"
+                f" ({reason(error)}). The run continues without them."
             )
 
     return guarded
 
 
 class Events:
-    """Writes a run's TensorBoard events.
+    """Writes the TensorBoard events of a run.
 
-    After a resume nothing stands twice: later points of the killed try are purged.
-
-    Where they cannot be written, a warning is printed, once, and the run goes on without them. Of
-    several ranks the first writes.
+    After a resume, no point is written twice: points after the last save are purged. If events
+    cannot be written, a warning is printed once, and the run continues without them. On several
+    ranks, only the main rank writes.
     """
 
     def __init__(self, folder: Path, state: State):
@@ -50,28 +50,31 @@ class Events:
         self._mark, self._images = time.monotonic(), 0
         self._open(state)
 
-    @_or_go_without
+    @_or_warn_once
     def _open(self, state: State) -> None:
         total = state.progress.total
         before = sorted(self.folder.glob("events.out.tfevents.*"))
         if not total:
-            for old in before:  # of a try that was killed before its first save
+            for old in before:  # left by a run that was killed before its first save
                 old.unlink(missing_ok=True)
         elif before:
             _wait_for_next_second(before[-1])
         threading.excepthook = _quiet_writer
         self.writer = SummaryWriter(str(self.folder), purge_step=total if total else None)
-        # Purging takes the points at `total` itself too; what belongs there is written again.
+        # The purge also removes the points at `total` itself, so they are written again.
         if total:
             self.step(state, 0)
         for row in state.progress.history:
             if row["steps"] == total:
                 self.epoch(row)
 
-    @_or_go_without
+    @_or_warn_once
     def step(self, state: State, images: int) -> None:
-        """Every LOG_EVERY steps: running means of the epoch, learning rate, and speed since the
-        last time.
+        """Write the running means of the epoch, the learning rate and the speed.
+
+        Only every LOG_EVERY steps; the speed is that of the steps since the last time.
+
+        images  number of images in the step
         """
         self._images += images
         total = state.progress.total
@@ -86,24 +89,25 @@ class Events:
             )
         self._mark, self._images = time.monotonic(), 0
 
-    @_or_go_without
+    @_or_warn_once
     def epoch(self, row: dict) -> None:
-        """A finished epoch: a row of the history."""
+        """Write the accuracies and the validation loss in a row of the history."""
         for name, value in row.items():
             group, _, figure = name.partition("_")
             if group == "valid" or figure in ("accuracy", "agreement"):
                 self.writer.add_scalar(f"epoch/{name}", value, row["steps"])
         self.writer.flush()
 
-    @_or_go_without
+    @_or_warn_once
     def views(self, images: torch.Tensor) -> None:
-        """A grid of training views, images [B, 3, S, S] in 0..1, before the first step."""
+        """Write up to 16 training views as a grid; images [B, 3, S, S] in 0..1."""
         self.writer.add_images("views", images[:16].float().cpu(), 0)
 
-    @_or_go_without
+    @_or_warn_once
     def finish(self, report: dict, drawn: dict) -> None:
-        """The figures (name -> uint8 [H, W, 3]), and the settings with the final accuracies as
-        hparams in this same run.
+        """Write the figures, and the settings with the final accuracies as hparams of this run.
+
+        drawn  name -> uint8 [H, W, 3]
         """
         total = report["history"]["steps"]
         for name, pixels in drawn.items():
@@ -119,30 +123,33 @@ class Events:
         }
         self.writer.add_hparams(settings, results, run_name=".", global_step=total)
 
-    @_or_go_without
+    @_or_warn_once
     def flush(self) -> None:
-        """Put all points so far on disk: before a save, so that a killed run's points up to its
-        last save are there.
+        """Write all pending points to disk.
+
+        To be called before a save, so that the points up to it exist if the run is killed later.
         """
         self.writer.flush()
 
-    @_or_go_without
+    @_or_warn_once
     def close(self) -> None:
-        """Flush and close the file."""
+        """Write all pending points and close the file."""
         self.writer.close()
 
 
 def _quiet_writer(failed) -> None:
-    """TensorBoard's thread keeps its error for the next call, which reports it; a traceback beside
-    that helps nobody.
+    """Print the traceback of a thread, except for the writer thread of TensorBoard.
+
+    The next call of the writer raises the same error, which is reported there.
     """
     if not type(failed.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(failed)
 
 
 def _wait_for_next_second(newest: Path) -> None:
-    """TensorBoard reads files in the order of their names, which begin with the second they were
-    made in.
+    """Wait until a new event file gets a name that sorts after the newest one.
+
+    TensorBoard reads files in the order of their names, which contain the second of creation.
     """
     made = newest.name.split(".")[3]
     deadline = time.monotonic() + 2

@@ -1,1 +1,1 @@
-"""What evaluate.py does with finished runs: tables, comparisons, cards and evaluations."""
+"""Evaluation of finished runs for evaluate.py: metrics, tables, comparisons and cards."""

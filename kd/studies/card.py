@@ -1,6 +1,7 @@
-"""Teacher and student on one card.
+"""Teacher and student side by side on one card.
 
-Size, arithmetic, latency, accuracy, calibration, and what each is of the other.
+The card compares size, arithmetic, latency, accuracy and calibration, and gives the ratio of
+student to teacher for each.
 """
 
 import time
@@ -25,11 +26,11 @@ REPEATS = 15
 WARM_UP = 2
 BATCHES = (1, 32)
 UNKNOWN = "unknown"
-# key, caption, unit's factor, format
+# key, caption, factor that converts to the caption's unit, number format
 ROWS = (
     ("parameters", "parameters (M)", 1e-6, ".2f"),
-    ("gmac", "GMAC an image", 1, ".3f"),
-    ("file_bytes", "file (MB)", 1e-6, ".1f"),
+    ("gmac", "GMAC per image", 1, ".3f"),
+    ("file_bytes", "model file (MB)", 1e-6, ".1f"),
     ("latency_1", "latency, 1 image (ms)", 1e3, ".2f"),
     ("latency_32", "latency, 32 images (ms)", 1e3, ".1f"),
     ("test_accuracy", "test accuracy", 1, ".4f"),
@@ -38,16 +39,16 @@ ROWS = (
 
 
 def write_card(folder: Path, device_name: str) -> dict:
-    """Print a distilled run's card and write it to card.json in its folder; returns it.
+    """Print a distilled run's card, write it to card.json in its folder and return it.
 
-    Raises Problem for a run without a teacher.
+    Raises Problem for a run that was trained without a teacher network.
     """
     report = reports.read(folder)
     device = pick_device(device_name)
     if report["teacher"] is None or not report["teacher"]["members"]:
         raise Problem(
-            f"run '{folder}' in --card: was trained without a teacher that is a network; give the"
-            " folder of another"
+            f"Run '{folder}' (given by --card) was trained without a teacher network. Use the"
+            " folder of a run that has one."
         )
     size = report["data"]["image_size"]
     sides = _measure(_networks(report, device), size, device)
@@ -74,7 +75,10 @@ def write_card(folder: Path, device_name: str) -> dict:
 
 
 def _networks(report: dict, device: torch.device) -> dict[str, list[Classifier]]:
-    """The networks of the two sides, freshly drawn: for size and speed weights do not matter."""
+    """Build the networks of both sides.
+
+    Their weights are random, as size and speed do not depend on them.
+    """
     classes = tuple(report["data"]["classes"])
     architectures = {
         "teacher": [member["architecture"] for member in report["teacher"]["members"]],
@@ -89,7 +93,7 @@ def _networks(report: dict, device: torch.device) -> dict[str, list[Classifier]]
 def _measure(
     networks: dict[str, list[Classifier]], size: int, device: torch.device
 ) -> dict[str, dict]:
-    """Parameters, arithmetic and latencies of each side."""
+    """Return the parameters, arithmetic and latencies of each side."""
     sides = {}
     for side, group in networks.items():
         sides[side] = {
@@ -103,7 +107,11 @@ def _measure(
 
 
 def _known_of_teacher(folder: Path, report: dict) -> dict:
-    """What reports and files say of the teacher; None where a member's run is not there."""
+    """Return what reports and files say about the teacher.
+
+    File size and ECE are None if the run of a member is missing. With several members, the ECE is
+    None too.
+    """
     teacher = report["teacher"]
     runs = [member_folder(folder, member) for member in teacher["members"]]
     file_bytes = None
@@ -142,9 +150,9 @@ def _ratio(student, teacher) -> float | None:
 
 
 def member_folder(folder: Path, member: dict) -> Path | None:
-    """The run of one of a report's `members`.
+    """Return the run folder of one of a report's `members`.
 
-    None where it is not there any more, or does not hold the weights that taught.
+    Returns None if the run no longer exists or does not hold the weights that taught.
     """
     run = out_of(folder.resolve()) / member["source"]
     if not RunPaths(run).finished:
@@ -153,9 +161,9 @@ def member_folder(folder: Path, member: dict) -> Path | None:
 
 
 def gmac(network: Classifier, size: int) -> float:
-    """10^9 multiply-accumulates of one image's forward pass.
+    """Return the multiply-accumulates of one image's forward pass, in units of 10^9.
 
-    Half of what torch's own counter calls FLOPs.
+    This is half of what PyTorch's own counter calls FLOPs.
     """
     network.module.eval()
     image = torch.zeros(1, 3, size, size, device=network.mean.device)
@@ -167,9 +175,9 @@ def gmac(network: Classifier, size: int) -> float:
 def latency(
     networks: dict[str, list[Classifier]], size: int, batch: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of a float32 forward pass of all networks of a side.
+    """Return the median seconds of a float32 forward pass of all networks of each side.
 
-    The sides take turns, so that a busy machine slows both alike.
+    The sides take turns, so that a busy machine slows both equally.
     """
     images = torch.rand(batch, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -197,7 +205,7 @@ def _wait(device: torch.device) -> None:
 
 
 def text(card: dict) -> str:
-    """The card as Markdown, with a sentence where the student is the larger network."""
+    """Format the card as Markdown, with a sentence on which network is larger."""
     teacher = card["teacher"]
     student = card["student"]
     how = f"{card['image_size']} px, {card['device']}, {card['threads']} threads, float32"
@@ -211,8 +219,8 @@ def text(card: dict) -> str:
         "",
         _comparison(card["ratios"]),
         (
-            "GMAC: half of the FLOPs that torch's counter reports. Latency: median of "
-            f"{card['repeats']} repeats in turns, preprocessing not included."
+            "GMAC: half of the FLOPs reported by PyTorch's counter. Latency: median of "
+            f"{card['repeats']} alternating repeats, without preprocessing."
         ),
     ]
     return "\n".join(lines)
@@ -223,13 +231,16 @@ def _number(value: float | None, factor: float, form: str) -> str:
 
 
 def _comparison(ratios: dict) -> str:
-    """Which of the two is the larger network."""
+    """Name the quantities in which the student exceeds the teacher."""
     captions = {
         "parameters": "parameters",
-        "gmac": "arithmetic",
-        "latency_1": "time for one image",
+        "gmac": "multiply-accumulates",
+        "latency_1": "latency for one image",
     }
     larger = [caption for key, caption in captions.items() if ratios[key] > 1]
     if larger:
-        return f"The student is the LARGER network in {', '.join(larger)}."
-    return "The student is the smaller network in parameters, arithmetic and time for one image."
+        return f"The student exceeds the teacher in {', '.join(larger)}."
+    return (
+        "The student does not exceed the teacher in parameters, multiply-accumulates or latency for"
+        " one image."
+    )

@@ -1,4 +1,4 @@
-"""What a table's cell holds: mean accuracies over seeds and differences, and both as text."""
+"""Cells of tables: mean accuracies over seeds and differences, as values and as text."""
 
 from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_text, mean_text
@@ -6,7 +6,7 @@ from kd.studies.runs import SPLITS, Run
 
 
 def of_runs(runs: dict[int, Run]) -> dict:
-    """`means` of runs by seed."""
+    """Return the `means` of runs, which are given by seed."""
     accuracies = {}
     for split in SPLITS:
         accuracies[split] = [run.accuracy(split) for run in runs.values()]
@@ -14,9 +14,12 @@ def of_runs(runs: dict[int, Run]) -> dict:
 
 
 def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
-    """`mean_sd` of each split's known accuracies (None without any), and how many runs there are.
+    """Return the `mean_sd` of each split's known accuracies, and the number of runs as `n`.
 
-    accuracies: split -> one of each run, None where unknown; n: the number of runs.
+    A split without known accuracies has None.
+
+    accuracies  split -> one value per run, None where unknown
+    n           the number of runs
     """
     cell = {"n": n}
     for split, values in accuracies.items():
@@ -26,14 +29,14 @@ def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
 
 
 def accuracies_text(cell: dict) -> str:
-    """`means` as text: train / validation / test."""
+    """Format `means` as text: train / validation / test."""
     if not cell["n"]:
         return NOT_KNOWN
     return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} (n = {cell['n']})"
 
 
 def gap_texts(gap: dict | None) -> list[str]:
-    """[a difference with its interval, what it says]."""
+    """Return [a difference with its interval, its verdict] as texts."""
     if gap is None:
         return [NOT_KNOWN, NOT_KNOWN]
     return [f"{difference_text(gap)} (n = {gap['seeds']})", gap["says"]]

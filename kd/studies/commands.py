@@ -1,4 +1,4 @@
-"""What evaluate.py can do, one function each."""
+"""The actions of evaluate.py."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from kd.system.errors import Problem
 
 
 def carry_out(settings: EvaluateSettings) -> None:
-    """Do the one thing that the settings ask for.
+    """Carry out the one action that the settings ask for.
 
-    Raises Problem where they ask for none or for several.
+    Raises Problem if they ask for none or for several, or if an option does not fit the action.
     """
     what = settings.evaluation
     how = settings.judging
@@ -40,7 +40,7 @@ def carry_out(settings: EvaluateSettings) -> None:
 
 
 def _refuse_misfits(settings: EvaluateSettings) -> None:
-    """Raise Problem where not exactly one thing is asked for, or an option does not fit it."""
+    """Raise Problem unless exactly one action is requested and all options fit it."""
     what = settings.evaluation
     how = settings.judging
     asked = {
@@ -55,25 +55,25 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
     given = [name for name, value in asked.items() if value]
     if len(given) != 1:
         raise Problem(
-            f"command line of evaluate.py: {' and '.join(given) or 'nothing'} given; give exactly"
-            f" one of {', '.join(asked)} (see --help)"
+            f"evaluate.py expects exactly one of {', '.join(asked)}, but got"
+            f" {' and '.join(given) or 'none'}. See --help."
         )
     if how.dataset == "synthetic" and not what.check_data:
         raise Problem(
-            "dataset 'synthetic' in --dataset: only --check-data looks at it; give RUN alone for"
-            " its own test part"
+            "--dataset synthetic works only with --check-data. Remove --dataset to evaluate a run"
+            " on its own test split."
         )
     if how.errata is not None and how.dataset not in RETINOPATHY:
         raise Problem(
-            f"errata '{how.errata}' in --errata: corrects a retinopathy set; give --dataset "
-            f"{'|'.join(RETINOPATHY)} too"
+            f"--errata '{how.errata}' applies only to retinopathy data sets. Use it with --dataset"
+            f" {'|'.join(RETINOPATHY)}."
         )
 
 
 def _evaluate_each(runs: list[str], how: Judging) -> None:
-    """Evaluate every run; a bad one is reported and does not stop the others.
+    """Evaluate every run.
 
-    Raises the first Problem at the end.
+    A run that fails is reported and does not stop the others. Raises the first Problem at the end.
     """
     problems = []
     for run in runs:
@@ -83,6 +83,6 @@ def _evaluate_each(runs: list[str], how: Judging) -> None:
         except Problem as problem:
             problems.append(problem)
             if len(runs) > 1:
-                log(f"left out: {problem}")
+                log(f"skipped: {problem}")
     if problems:
         raise problems[0]

@@ -11,9 +11,10 @@ from kd.system.errors import Problem
 
 
 def write_curves(runs: list[Path]) -> Path:
-    """Draw the learning curves of runs into curves.png, in the folder (--out) of the first.
+    """Draw the learning curves of runs into curves.png and return its path.
 
-    Returns its path. A bad run is reported and left out. Raises Problem where none is left.
+    The file is in the output folder (--out) of the first run. A run that cannot be read is reported
+    and skipped. Raises Problem if no run is left.
     """
     root = out_of(runs[0].resolve())
     histories = {}
@@ -24,7 +25,7 @@ def write_curves(runs: list[Path]) -> Path:
             histories[name] = reports.read(run)["history"]["epochs"]
         except Problem as problem:
             problems.append(problem)
-            log(f"left out: {problem}")
+            log(f"skipped: {problem}")
     if not histories:
         raise problems[0]
     file = root / "curves.png"

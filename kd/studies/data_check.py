@@ -1,4 +1,4 @@
-"""A data set checked for faults, without any run."""
+"""A check of a data set for faults, without any run."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from kd.system.files import make_folder, write_json
 
 
 def check_data(how: Judging) -> dict:
-    """Print what is wrong with a data set and write it to check-NAME.json; returns it.
+    """Print the audit of a data set, write it to check-NAME.json and return it.
 
-    Raises Problem (2) if anything is.
+    Raises Problem (2) if the audit finds a fault or no data set is given.
     """
     if how.dataset is None:
         raise Problem(
-            f"dataset in --dataset: not given; --check-data needs --dataset {'|'.join(DATASETS)}"
-            " (and --data-dir DIR)"
+            "--check-data needs a data set. Add --dataset"
+            f" {'|'.join(DATASETS)} (and --data-dir DIR)."
         )
     data = Data(dataset=how.dataset, data_dir=how.data_dir, label=how.label, errata=how.errata)
     result = audit(read_index(data))
@@ -30,8 +30,8 @@ def check_data(how: Judging) -> dict:
     log(f"written: {target}")
     if result["problems"]:
         raise Problem(
-            f"data set '{result['name']}': {'; '.join(result['problems'])}; mend it, or know it"
-            f" (all in {target})"
+            f"Data set '{result['name']}' has faults: {'; '.join(result['problems'])}. Fix them or"
+            f" keep them in mind. {target} lists all of them."
         )
-    log("nothing wrong was found")
+    log("no faults found")
     return result

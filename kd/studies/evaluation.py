@@ -1,4 +1,4 @@
-"""Finished runs evaluated again: on their own test split, or on other images."""
+"""Evaluation of finished runs on their own test split or on other images."""
 
 from pathlib import Path
 
@@ -25,10 +25,10 @@ SCHEMA_VERSION = 1
 
 
 def evaluate(run: Path, how: Judging) -> dict:
-    """Evaluate one run as `how` says; prints and returns what it writes to evaluation.json.
+    """Evaluate one run, print the result, write it to evaluation.json and return it.
 
-    Every image counts once, in float32. Raises Problem for a folder that is no finished run and for
-    images that do not fit its classes.
+    Every image counts once, in float32. Raises Problem for a folder that is not a finished run and
+    for images that do not fit its classes.
     """
     folder = RunPaths(run)
     report = reports.read(run)
@@ -41,7 +41,7 @@ def evaluate(run: Path, how: Judging) -> dict:
 
 
 def _check_belongs(folder: RunPaths, report: dict, model: model_file.Trained) -> None:
-    """Raise Problem (4) where a report and a model.pt are not of the same run."""
+    """Raise Problem (4) if a report and a model.pt are not of the same run."""
     data = report["data"]
     given = report["settings"]
     taken = model.about["input"]
@@ -57,8 +57,8 @@ def _check_belongs(folder: RunPaths, report: dict, model: model_file.Trained) ->
     }
     if says != holds or data["channels"] not in (1, 3):
         raise Problem(
-            f"'{folder.report}': says {says} and {data['channels']} channels, its model.pt {holds};"
-            " they do not belong together, restore both",
+            f"'{folder.report}' and its model.pt do not belong together: the report has {says} and"
+            f" channels={data['channels']}, the model has {holds}. Restore both files.",
             BAD_CHECKPOINT,
         )
 
@@ -70,8 +70,8 @@ def _own_test_split(
     for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
         if report["data"][key] != now:
             raise Problem(
-                f"data of '{folder.path}': pictures, labels or parts are no longer those it was"
-                f" trained on ({key} {now}, then {report['data'][key]}); restore the data"
+                f"The data set of run '{folder.path}' has changed since training (images, labels or"
+                f" splits): {key} is {now}, but was {report['data'][key]}. Restore the data set."
             )
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = check_finite(predict(model.network, views), folder.model)
@@ -84,7 +84,7 @@ def _own_test_split(
         "reported_test_accuracy": reported,
         "equals_report": equal,
     }
-    log(f"the report says {reported:.6f}: {'the same' if equal else 'NOT the same'}")
+    log(f"test accuracy in the report: {reported:.6f} ({'' if equal else 'NOT '}reproduced)")
     return _write(folder, folder, result, dataset.index)
 
 
@@ -95,15 +95,15 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
     device = pick_device(how.device)
     views = Views(store, rows, index.labels, batch_size=how.batch_size, device=device)
     logits = check_finite(predict(model.network, views), folder.model)
-    # Two clinics may both send "images", so the folder is named by their content, too.
+    # Two clinics may both send a folder "images", so the name includes a hash of the content.
     content = digest(map(index.identity, rows))[:6]
     target = RunPaths(make_folder(folder.path / f"evaluation-{index.name}-{content}"))
     write_text(target.predictions, predictions_csv(index, {"all": rows}, {"all": logits}))
     seen = int(leakage.seen_by(model, index, store.hashes).sum())
     if seen:
         log(
-            f"warning: {seen} of {len(rows)} pictures were seen in training, or show its patients:"
-            " figures on them flatter"
+            f"warning: {seen} of {len(rows)} images were seen in training or are of patients seen"
+            " in training. Metrics on these images are too optimistic."
         )
     counts = np.bincount(logits.argmax(1), minlength=len(index.classes)).tolist()
     predicted = dict(zip(index.classes, counts))
@@ -124,7 +124,7 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
 
 
 def _store(index: Index, report: dict, how: Judging) -> Store:
-    """All images of an index, decoded as a run's own."""
+    """Return all images of an index, decoded with the settings of a run."""
     settings = report["settings"]
     data = report["data"]
     store = Store(
@@ -140,9 +140,9 @@ def _store(index: Index, report: dict, how: Judging) -> Store:
 
 
 def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:
-    """Metrics over labelled rows, also scaled by the run's own temperature.
+    """Return the metrics over labelled rows, with the calibration scaled by the run's temperature.
 
-    None with a reason where there are no such rows. rows [n], logits [n, K].
+    The metrics are None, with a reason, if there are no such rows. rows [n], logits [n, K].
     """
     if not len(rows):
         return {
@@ -151,7 +151,7 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
             "evidence": None,
             "classification_report": None,
             "confusion_matrix": None,
-            "reason": "no picture has a label",
+            "reason": "no image has a label",
         }
     labels = index.labels[rows]
     own = report["evidence"]
@@ -172,16 +172,16 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
 
 
 def _evidence_text(own: dict) -> str:
-    """The metrics beyond accuracy (`evidence`) as a line or two."""
+    """Format the metrics beyond accuracy (`evidence`) as two or three lines."""
     scalings = []
     for name in ("before", "after"):
         scores = [f"{key} {value:.4f}" for key, value in own["calibration"][name].items()]
-        scalings.append(f"{name} scaling: {', '.join(scores)}")
+        scalings.append(f"{name} temperature scaling: {', '.join(scores)}")
     study = own["study"]
     lines = [
         (
-            f"{study['studies']} studies: accuracy {study['accuracy']:.4f}; macro-F1"
-            f" {own['macro_f1']:.4f}; balanced accuracy {own['balanced_accuracy']:.4f}"
+            f"study accuracy {study['accuracy']:.4f} (n = {study['studies']}), macro F1"
+            f" {own['macro_f1']:.4f}, balanced accuracy {own['balanced_accuracy']:.4f}"
         ),
         f"{'; '.join(scalings)} (T = {own['calibration']['temperature']:.3f})",
     ]
@@ -191,7 +191,7 @@ def _evidence_text(own: dict) -> str:
 
 
 def _write(target: RunPaths, folder: RunPaths, result: dict, index: Index) -> dict:
-    """Write evaluation.json and confusion.png into `target`, and print the result."""
+    """Write evaluation.json and confusion.png into `target`, print the result and return it."""
     result = {"schema_version": SCHEMA_VERSION, "run": str(folder.path), **result}
     write_json(target.evaluation, result)
     matrix = result["confusion_matrix"]

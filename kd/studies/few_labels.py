@@ -1,6 +1,6 @@
 """Learning with few labels: arms that share a student, a teacher and a number of steps.
 
-Over the share of labels.
+The arms are compared at each fraction of labels.
 """
 
 from pathlib import Path
@@ -20,23 +20,23 @@ from kd.system.markdown import table
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
-# A student alone, or the mode it was taught in -> caption.
+# ALONE (the baseline), or the mode that taught the student -> caption.
 ARMS = {
     ALONE: "labels only",
-    "normal": "KD, labelled",
-    "unlabeled-only": "unlabelled alone",
-    "unlabeled": "unlabelled, then labelled",
+    "normal": "KD (labelled)",
+    "unlabeled-only": "KD (unlabelled)",
+    "unlabeled": "KD (unlabelled), fine-tuned",
 }
 GAPS = (("normal", ALONE), ("unlabeled-only", ALONE), ("unlabeled", ALONE), ("unlabeled", "normal"))
 SCORES = {
     "accuracy": "test accuracy",
     "quadratic_kappa": "quadratic weighted kappa",
-    "referable_auc": "AUC of referable (grade >= 2)",
+    "referable_auc": "AUC of referable disease (grade >= 2)",
 }
 
 
 class Pair(NamedTuple):
-    """A student and its teacher, judged on the same images (`data`, in words)."""
+    """A student and its teacher, evaluated on the same images, which `data` describes."""
 
     data: str
     student: str
@@ -45,20 +45,20 @@ class Pair(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Runs of the same seed and labels are compared image by image."""
+    """Seed and labels of a run. Runs that share both are compared image by image."""
 
     seed: int
     split_hash: str
 
 
-# (share of labels, arm) -> the arm's runs.
+# (fraction of labels, arm) -> the runs of the arm.
 Arms = dict[tuple[float, str], dict[Labels, Run]]
 
 
 def write_arms(root: Path) -> dict:
     """Print the arms of all runs below `root`; write arms.md, arms.json and a plot for each pair.
 
-    Returns the JSON. Raises Problem where no run that can be read went through unlabelled images.
+    Returns the JSON. Raises Problem if no readable run used unlabelled images.
     """
     protocols, left_out = gather(root, "--arms")
     runs = []
@@ -68,28 +68,28 @@ def write_arms(root: Path) -> dict:
     left_out += twice
     if not pairs:
         for text in left_out:
-            log(f"left out: {text}")
+            log(f"excluded: {text}")
         raise Problem(
-            f"runs '{root}' in --arms: none is of distill.py --mode unlabeled; run that first (the"
-            " README shows how)"
+            f"Folder '{root}' (given by --arms) has no run with unlabelled images. Run distill.py"
+            " --mode unlabeled first, as shown in configs/README.md."
         )
     result = {
         "schema_version": SCHEMA_VERSION,
         "groups": [_group(pair, pairs[pair]) for pair in sorted(pairs)],
         "left_out": left_out,
     }
-    captions = ARMS | {TEACHER: "the teacher"}
+    captions = ARMS | {TEACHER: "teacher"}
     for number, group in enumerate(result["groups"]):
         name = f"arms-{number}.png" if len(pairs) > 1 else "arms.png"
         figures.save(root / name, figures.pixels(figures.arms(group, captions)))
-    write_outputs(root, "arms", markdown(result), result, f"{len(pairs)} plots")
+    write_outputs(root, "arms", markdown(result), result, f"plots ({len(pairs)})")
     return result
 
 
 def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
-    """(the arms of every pair that went through unlabelled images, what was left out).
+    """Return (the arms of every pair that used unlabelled images, the excluded runs).
 
-    Runs are comparable where they are judged on the same images.
+    Runs are comparable if they were evaluated on the same images.
     """
     runs_on = {}
     for run in runs:
@@ -108,9 +108,9 @@ def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
 
 
 def _judged_on(run: Run) -> str:
-    """What must agree for two runs to be compared, whatever labels they had.
+    """Describe what must agree for two runs to be compared, whatever labels they had.
 
-    In words, with a name for the test images.
+    The description identifies the test images by a hash.
     """
     own = run.protocol
     rows = zip(run.test.paths, run.test.patients, run.test.labels)
@@ -120,17 +120,18 @@ def _judged_on(run: Run) -> str:
     for key in ("train_per_class", "balance"):
         value = run.report["settings"][key]
         if value not in (None, "none"):
-            drawn += f", {key} {value}"
+            drawn += f", {key} = {value}"
     return (
-        f"{own.data}, split {own.split} (seed {own.split_seed}), {own.image_size} px ({own.resize},"
-        f" {own.channels} channels{cropped}){drawn}, {len(run.test.paths)} test images ({images})"
+        f"{own.data}, {own.split} split (seed {own.split_seed}), {own.image_size} px ({own.resize},"
+        f" {own.channels}-channel{cropped}){drawn}, {len(run.test.paths)} test images (hash"
+        f" {images})"
     )
 
 
 def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
-    """(the arms of a pair, what was left out).
+    """Return (the arms of a pair, the excluded runs).
 
-    Networks alone may be untagged; those of the pair's own tag take their place.
+    Networks trained alone may be untagged. Those with the tag of the pair take precedence.
     """
     arms = {}
     left_out = []
@@ -143,14 +144,17 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
                 own[labels] = run
             else:
                 left_out.append(
-                    f"'{run.folder}': is the same arm as '{other.folder}'; give one of them"
-                    " another --tag"
+                    f"Run '{run.folder}' is in the same arm as '{other.folder}'. Use another --tag"
+                    " for one of them."
                 )
     return arms, left_out
 
 
 def _arms_in(run: Run, pair: Pair) -> list[str]:
-    """The arms that a run is in: a network alone may be the student, the teacher, or both."""
+    """Return the arms that a run belongs to.
+
+    A network trained alone may be the student's baseline, the teacher, or both.
+    """
     if run.role == ALONE:
         if run.tag not in ("", pair.tag):
             return []
@@ -161,7 +165,7 @@ def _arms_in(run: Run, pair: Pair) -> list[str]:
 
 
 def _group(pair: Pair, arms: Arms) -> dict:
-    """A pair as plain values: a row for each share of labels."""
+    """Return a pair as plain values, with a row for each fraction of labels."""
     students = []
     for (_, arm), runs in arms.items():
         if arm != TEACHER:
@@ -177,7 +181,10 @@ def _group(pair: Pair, arms: Arms) -> dict:
 
 
 def _row(runs_of: dict[str, dict[Labels, Run]], patients) -> dict:
-    """What is known at one share of labels: arm -> runs by seed and labels; patients [N]."""
+    """Return the results at one fraction of labels.
+
+    runs_of: arm -> runs by seed and labels; patients [N].
+    """
     images = set()
     gaps = []
     for runs in runs_of.values():
@@ -194,7 +201,7 @@ def _row(runs_of: dict[str, dict[Labels, Run]], patients) -> dict:
 
 
 def _cell(runs: list[Run]) -> dict:
-    """`mean_sd` of each score (None where it is undefined), and the steps that were taken."""
+    """Return the `mean_sd` of each score (None where it is undefined) and the numbers of steps."""
     cell = {"steps": sorted({run.report["history"]["steps"] for run in runs})}
     for score in SCORES:
         values = [value for value in (_score(run, score) for run in runs) if value is not None]
@@ -210,7 +217,7 @@ def _score(run: Run, score: str) -> float | None:
 
 
 def _notes(runs: list[Run]) -> list[str]:
-    """What makes arms unequal: steps, labels that the teachers knew, other settings."""
+    """Return notes on whether the arms are equal in steps, labels of the teachers and settings."""
     notes = [_steps_note(runs), _teachers_note(runs)]
     splits = {}
     for run in runs:
@@ -219,8 +226,8 @@ def _notes(runs: list[Run]) -> list[str]:
         splits.setdefault(drawn, set()).add(run.report["data"]["split_hash"])
     if any(len(hashes) > 1 for hashes in splits.values()):
         notes.append(
-            "NOT EQUAL: runs of the same seeds had other labels or pictures; no difference is"
-            " taken between those."
+            "Warning: some runs of the same seed had different labels or images. No differences are"
+            " computed between them."
         )
     return notes + [f"Settings differ between the students: {text}." for text in differing(runs)]
 
@@ -230,8 +237,8 @@ def _steps_note(runs: list[Run]) -> str:
     if len(steps) == 1:
         return f"Every student took {steps[0]} optimizer steps."
     return (
-        f"NOT EQUAL: the students took {', '.join(map(str, steps))} optimizer steps; who trains"
-        " longer proves nothing."
+        f"Warning: the students took different numbers of optimizer steps"
+        f" ({', '.join(map(str, steps))}), so differences may be due to longer training."
     )
 
 
@@ -242,18 +249,18 @@ def _teachers_note(runs: list[Run]) -> str:
         splits = [member["split"] for member in report["teacher"]["members"]]
         foreign += any(split != report["data"]["split_hash"] for split in splits)
     if not foreign:
-        return "Every teacher was trained on the labels of its student, and on no others."
+        return "Every teacher was trained on exactly the labels of its student."
     return (
-        f"NOT EQUAL: {foreign} of {len(taught)} students had a teacher that knew other labels"
-        " than theirs."
+        f"Warning: {foreign} of {len(taught)} students had a teacher that was trained on other"
+        " labels than theirs."
     )
 
 
 def markdown(result: dict) -> str:
-    """arms.json as Markdown that reads well in a terminal, too."""
+    """Format arms.json as Markdown that is also readable in a terminal."""
     lines = []
     for group in result["groups"]:
-        tag = f", {group['tag']}" if group["tag"] else ""
+        tag = f", tag {group['tag']}" if group["tag"] else ""
         names = f"{printable(group['student'])} <- {printable(group['teacher'])}"
         lines += [f"# {names}{tag}: {printable(group['data'])}", ""]
         for score in SCORES:
@@ -263,7 +270,7 @@ def markdown(result: dict) -> str:
 
 
 def _score_lines(group: dict, score: str) -> list[str]:
-    """A score of all arms by the share of labels; nothing where no arm has it."""
+    """Return the table of one score for all arms, or nothing if no arm has the score."""
     rows = []
     known = False
     for row in group["rows"]:
@@ -271,7 +278,7 @@ def _score_lines(group: dict, score: str) -> list[str]:
         scores = [cell[score] if cell else None for cell in cells]
         known = known or any(scores)
         rows.append([_labels(row), *map(_score_text, scores)])
-    header = [f"{SCORES[score]} by labels", "the teacher", *ARMS.values()]
+    header = [f"{SCORES[score]} by labelled images", "teacher", *ARMS.values()]
     return [*table(header, rows), ""] if known else []
 
 
@@ -280,19 +287,19 @@ def _score_text(score: dict | None) -> str:
 
 
 def _labels(row: dict) -> str:
-    """How many labelled images: `56 (30 % asked for)`, or from the fewest to the most."""
+    """Format the number of labelled images: `56 (30 % requested)`, or a range `56-60 (...)`."""
     ends = dict.fromkeys((row["images"][0], row["images"][-1]))
-    return f"{'-'.join(map(str, ends))} ({100 * row['fraction']:g} % asked for)"
+    return f"{'-'.join(map(str, ends))} ({100 * row['fraction']:g} % requested)"
 
 
 def _gap_lines(group: dict) -> list[str]:
-    """The arms' differences in test accuracy."""
-    header = ["labels", *(f"{ARMS[first]} minus {ARMS[second]}" for first, second in GAPS)]
+    """Return the table of the differences between arms in test accuracy."""
+    header = ["labelled images", *(f"{ARMS[first]} minus {ARMS[second]}" for first, second in GAPS)]
     rows = []
     for row in group["rows"]:
         gaps = [one["gap"] for one in row["gaps"]]
         rows.append([_labels(row), *map(_gap_text, gaps)])
-    caption = "Differences in test accuracy with 95 % intervals (patients and seeds):"
+    caption = "Test accuracy, differences with 95 % intervals over patients and seeds:"
     return [caption, "", *table(header, rows)]
 
 

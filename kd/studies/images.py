@@ -1,4 +1,4 @@
-"""The images that finished runs are judged on, and the answers to them."""
+"""Images that finished runs are evaluated on, and a check of the logits for them."""
 
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from kd.system.errors import BAD_CHECKPOINT, Problem
 
 
 def own_dataset(run: Path, report: dict, how: Judging) -> Dataset:
-    """The data that a run was trained on, where `how` says they are now."""
+    """Open the data set that a run was trained on.
+
+    `how` specifies the cache and, if the data set has moved, its new folder.
+    """
     settings = read_settings(run, report, TeacherSettings)
     data_dir = how.data_dir or settings.data.data_dir
     data = parsing.replace(settings, cache_dir=how.cache_dir, data_dir=data_dir).data
@@ -23,9 +26,9 @@ def own_dataset(run: Path, report: dict, how: Judging) -> Dataset:
 
 
 def other_images(how: Judging, classes: tuple[str, ...]) -> Index:
-    """The images of --dataset, in the classes that a network knows.
+    """Read the images of --dataset, with the classes of a network.
 
-    Raises Problem where they are of others.
+    Raises Problem if the data set has other classes.
     """
     if how.dataset == "folder":
         return folder_reader.read(how.data_dir, classes)
@@ -34,17 +37,17 @@ def other_images(how: Judging, classes: tuple[str, ...]) -> Index:
     )
     if index.classes != classes:
         raise Problem(
-            f"dataset '{how.dataset}' in --dataset: its classes are {list(index.classes)}, the"
-            f" network knows {list(classes)}; give one of the same scale"
+            f"--dataset {how.dataset} has the classes {list(index.classes)}, but the network has"
+            f" {list(classes)}. Use a data set with the same classes."
         )
     return index
 
 
 def check_finite(logits: np.ndarray, model: Path) -> np.ndarray:
-    """The logits themselves. Raises Problem (4) where some are not finite."""
+    """Return the logits unchanged. Raises Problem (4) if some are not finite."""
     if not np.isfinite(logits).all():
         raise Problem(
-            f"model '{model}': its logits are not finite, so its weights are damaged; restore it",
+            f"Model '{model}' is damaged: its logits are not finite. Restore the file.",
             BAD_CHECKPOINT,
         )
     return logits

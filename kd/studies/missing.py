@@ -1,4 +1,4 @@
-"""The empty cells of a table and the commands that fill them."""
+"""Empty cells of a table and the commands that fill them."""
 
 import shlex
 
@@ -9,9 +9,9 @@ from kd.studies.study import Study
 
 
 def missing_commands(study: Study, mode: str, tag: str) -> list[str]:
-    """The commands that fill a table's empty cells, for every seed that was used.
+    """Return the commands that fill a table's empty cells, for every seed that was used.
 
-    Teachers first, then networks alone, then students.
+    Teachers come first, then networks trained alone, then students.
     """
     commands = []
     for role, teacher, student in _wanted(study, mode, tag):
@@ -23,9 +23,9 @@ def missing_commands(study: Study, mode: str, tag: str) -> list[str]:
 
 
 def _wanted(study: Study, mode: str, tag: str) -> list[tuple[str, str, str]]:
-    """(role, teacher, student) of all runs that a table stands on."""
+    """Return (role, teacher, student) of all runs that a table needs."""
     teachers, students = study.pairs(mode, tag)
-    given = set()  # teachers that came as a file
+    given = set()  # teachers that were loaded from a file
     for run in study.students_of(mode, tag):
         if run.report["settings"].get("teacher_checkpoint"):
             given.add(run.teacher)
@@ -39,7 +39,7 @@ def _wanted(study: Study, mode: str, tag: str) -> list[tuple[str, str, str]]:
 
 
 def fill_command(study: Study, cell: Cell) -> str:
-    """What to type to get a run: the settings of the nearest one there is, and what differs."""
+    """Return the command for a run: the settings of the most similar run, and what differs."""
     like = min(study.runs.values(), key=lambda run: _distance(run, cell))
     words = ["--config", str(RunPaths(like.folder).settings)]
     if is_mode(cell.role):
@@ -58,7 +58,7 @@ def fill_command(study: Study, cell: Cell) -> str:
 
 
 def _distance(run: Run, cell: Cell) -> tuple:
-    """How far a run is from a cell, the most important difference first."""
+    """Return the distance of a run from a cell, with the most important difference first."""
     return (
         is_mode(run.role) != is_mode(cell.role),
         run.role != cell.role,
@@ -69,7 +69,7 @@ def _distance(run: Run, cell: Cell) -> tuple:
 
 
 def _not_carried_over(like: Run, cell: Cell) -> list[str]:
-    """The settings of a run that belong to it alone, and that another cell must not inherit."""
+    """Return the settings that belong to one run only and that another cell must not inherit."""
     other_teacher = like.teacher != cell.teacher
     foreign = {
         "stop_at_val_accuracy": cell.role == ALONE,

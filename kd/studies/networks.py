@@ -1,4 +1,4 @@
-"""The networks that stand beside runs: their teachers, alone and together, and students alone."""
+"""Networks to compare with runs: their teachers, single or together, and baselines."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ KINDS = (TEACHER, TOGETHER, ALONE, DISTILLED)
 
 
 class Member(NamedTuple):
-    """A network of an entry: its run's folder, the hash of its weights, its share."""
+    """A network of an entry: the folder of its run, the hash of its weights and its share."""
 
     folder: Path
     weights: str
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     """One seed of a row (`caption`): a network, or several teachers together.
 
     kind     one of KINDS
-    report   of the run; of teachers together that of their student
+    report   of the run; for teachers together, the report of their student
     members  the networks; several for teachers together
     """
 
@@ -38,27 +38,28 @@ class Entry(NamedTuple):
 
     @property
     def mixture(self) -> list[tuple[str, float]]:
-        """(weights, share) of each member: what makes two entries the same network."""
+        """(weights, share) of each member. Entries with equal mixtures are the same network."""
         return [(member.weights, member.share) for member in self.members]
 
 
 def members_of(report: dict) -> list[dict]:
-    """The networks that taught a run.
+    """Return the networks that taught a run.
 
-    None where it was trained alone, or its teacher is no network.
+    Empty if the run was trained alone or its teacher is not a network.
     """
     return report["teacher"]["members"] if report["teacher"] else []
 
 
 def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
-    """(the runs' networks with their teachers and students alone, by kind; what was left out).
+    """Return (the entries of runs, their teachers and their baselines; the exclusions).
 
-    A row has the same weights once. A run of a network alone stands as a teacher where a distilled
-    run beside it had one of that name.
+    A baseline is the student's network trained alone. The entries are sorted by kind, and the same
+    weights occur only once in a row. A network trained alone counts as a teacher if its training
+    was stopped early or if one of the distilled runs had a teacher of that name.
     """
     given = [(run, reports.read(run)) for run in runs]
     for run, report in given:
-        check_same_images(f"run '{run}' in --shift", report, *given[0])
+        check_same_images(f"Run '{run}' (given by --shift)", report, *given[0])
     teaching = set()
     for _, report in given:
         teaching |= {member["name"] for member in members_of(report)}
@@ -79,9 +80,10 @@ def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
 
 
 def _distinct(entries: list[Entry], left_out: list[str]) -> list[Entry]:
-    """The entries without those of weights that their row has; adds to `left_out`.
+    """Return the entries without those whose weights are already in their row.
 
-    What is left out has the caption and seed of another entry, but other weights.
+    Entries that have the caption and seed of another entry but other weights are added to
+    `left_out`.
     """
     kept = {}
     for entry in entries:
@@ -91,15 +93,15 @@ def _distinct(entries: list[Entry], left_out: list[str]) -> list[Entry]:
         other = kept.setdefault((entry.caption, entry.seed), entry)
         if other is not entry:
             left_out.append(
-                f"'{entry.members[0].folder}': is {entry.caption}, seed {entry.seed}, as"
-                f" '{other.members[0].folder}' is, with other weights; give one of them another"
-                " --tag"
+                f"Run '{entry.members[0].folder}' has other weights than"
+                f" '{other.members[0].folder}', but both are {entry.caption}, seed {entry.seed}."
+                " Use another --tag for one of them."
             )
     return list(kept.values())
 
 
 def _entry(run: Path, report: dict, kind: str) -> Entry:
-    """The network of a run."""
+    """Return the entry of a run's network."""
     member = Member(run, report["student"]["weights_hash"], 1.0)
     caption = _caption(report, kind)
     return Entry(caption, kind, report["settings"]["seed"], report, [member])
@@ -113,20 +115,20 @@ def _caption(report: dict, kind: str) -> str:
         defective = "defective " if settings.get("stop_at_val_accuracy") is not None else ""
         return f"{name} ({defective}teacher{tag})"
     if kind == ALONE:
-        return f"{name} alone{tag}"
+        return f"{name} (baseline{tag})"
     return f"{name} <- {report['teacher']['name']}, {settings['mode']}{tag}"
 
 
 def _teachers(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
-    """A distilled run's teachers and, where all are there, these together.
+    """Return a distilled run's teachers and, if all of several are available, these together.
 
-    Adds to `left_out` which are not.
+    The reasons for missing teachers are added to `left_out`.
     """
     entries = []
     members = members_of(report)
     for member in members:
         folder = out_of(run) / member["source"]
-        what = f"teacher '{member['name']}' ({member['source']}) of '{run}'"
+        what = f"Teacher '{member['name']}' ({member['source']}) of '{run}'"
         try:
             own = _read_existing(folder, what, member["hash"])
         except Problem as problem:
@@ -140,7 +142,7 @@ def _teachers(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
 
 
 def _together(report: dict, teachers: list[Entry]) -> Entry:
-    """A run's teachers, mixed as they taught."""
+    """Return the teachers of a run as one entry, mixed as in its training."""
     mixed = []
     for entry, member in zip(teachers, members_of(report)):
         mixed.append(entry.members[0]._replace(share=member["weight"]))
@@ -151,9 +153,9 @@ def _together(report: dict, teachers: list[Entry]) -> Entry:
 
 
 def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
-    """A distilled run's network trained alone, under the run's own tag, otherwise under none.
+    """Return a distilled run's network trained alone, with the run's tag or otherwise without one.
 
-    Adds to `left_out` if there is none.
+    If there is none, the list is empty and the reason is added to `left_out`.
     """
     settings = report["settings"]
     name = report["student"]["name"]
@@ -161,7 +163,7 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
     untagged = alone_path(run, "", name, settings["seed"])
     if not RunPaths(folder).finished and RunPaths(untagged).finished:
         folder = untagged
-    what = f"network '{name}' alone ({folder}) for '{run}'"
+    what = f"Network '{name}' trained alone ({folder}) for '{run}'"
     try:
         own = _read_existing(folder, what)
         check_same_images(what, own, run, report)
@@ -172,28 +174,31 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
 
 
 def _read_existing(folder: Path, what: str, weights: str | None = None) -> dict:
-    """The report of a run that should be in `folder`.
+    """Return the report of a run that should be in `folder`.
 
-    Raises Problem where there is none, or with other weights than it should.
+    Raises Problem if there is no finished run, or if it does not have the expected weights.
     """
     if not RunPaths(folder).finished:
-        raise Problem(f"{what}: no finished run lies there; only networks that have one are judged")
+        raise Problem(f"{what} has no finished run. Train it to include it in the comparison.")
     report = reports.read(folder)
     own = report["student"]["weights_hash"]
     if weights not in (None, own):
-        raise Problem(f"{what}: holds the weights {own} now, {weights} taught; restore those")
+        raise Problem(
+            f"{what} has changed: its weights are {own}, but those that taught were {weights}."
+            " Restore the original run."
+        )
     return report
 
 
 def check_same_images(what: str, report: dict, run: Path, other: dict) -> None:
-    """Raise Problem where a report is of other test images than that of `run` (`other`)."""
+    """Raise Problem if a report has other test images than `other`, the report of `run`."""
     for key in ("split_hash", "content_hash", "image_size", "channels", "crop", "resize"):
         own = _image_property(report, key)
         theirs = _image_property(other, key)
         if own != theirs:
             raise Problem(
-                f"{what}: its {key} is {own}, that of '{run}' {theirs}; give runs judged on the"
-                " same test images"
+                f"{what} does not have the test images of '{run}': its {key} is {own}, not"
+                f" {theirs}. Use runs and data with the same test images."
             )
 
 

@@ -1,4 +1,4 @@
-"""How a study is written and printed."""
+"""Output of a study: files and printed text."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from kd.system.files import write_json, write_text
 
 
 def write_outputs(root: Path, name: str, text: str, result: dict, figures: str) -> None:
-    """Write NAME.md and NAME.json, and print the text; `figures` says what else was written."""
+    """Write NAME.md and NAME.json and print the text. `figures` names the other written files."""
     write_text(root / f"{name}.md", text)
     write_json(root / f"{name}.json", result)
     log(text)
@@ -16,7 +16,7 @@ def write_outputs(root: Path, name: str, text: str, result: dict, figures: str) 
 
 
 def left_out_lines(left_out: list[str]) -> list[str]:
-    """The lines of Markdown that name what was left out; none where nothing was."""
+    """Return the lines of Markdown that list the exclusions; empty if there are none."""
     if not left_out:
         return []
-    return ["# Left out", "", *(f"- {printable(text)}" for text in left_out), ""]
+    return ["# Excluded", "", *(f"- {printable(text)}" for text in left_out), ""]

@@ -1,6 +1,7 @@
-"""All that was tried on one student, side by side.
+"""Comparison of everything that was tried on one student.
 
-The network alone, every mode, and the controls of a defective teacher.
+It includes the same network trained alone (the baseline), every mode, and the controls of a
+defective teacher.
 """
 
 from kd.reports.text import NOT_KNOWN
@@ -12,9 +13,9 @@ from kd.system.markdown import table
 
 
 def overviews(study: Study) -> list[dict]:
-    """One for each (student, tag) that was taught in more than one way.
+    """Return an overview of each (student, tag) that was taught in more than one way.
 
-    With a row for each way, and one for the student alone.
+    An overview has a row for each way and one for the baseline.
     """
     ways_of = {}
     for run in study.runs.values():
@@ -29,7 +30,10 @@ def overviews(study: Study) -> list[dict]:
 
 
 def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]]) -> dict:
-    """`ways`: (mode, teacher). A single defective teacher is compared with every other way."""
+    """Return the overview of a student that was taught in `ways`, each a (mode, teacher).
+
+    A single defective teacher is compared with every other way.
+    """
     runs = {(mode, teacher): study.at(mode, tag, teacher, student) for mode, teacher in ways}
     alone = study.alone(student, tag)
     defective = [way for way in ways if stop_accuracy(way[0]) is not None]
@@ -54,12 +58,18 @@ def _row(
 
 
 def overview_text(overview: dict) -> list[str]:
-    """An overview as lines of Markdown."""
-    tag = f", {overview['tag']}" if overview["tag"] else ""
+    """Format an overview as lines of Markdown."""
+    tag = f", tag {overview['tag']}" if overview["tag"] else ""
     controls = any(row["defective_minus"] for row in overview["rows"])
-    heads = ["mode", "teacher", "train / validation / test", "minus alone", "says"]
+    heads = [
+        "mode",
+        "teacher",
+        "train / validation / test accuracy",
+        "difference to baseline",
+        "verdict",
+    ]
     if controls:
-        heads += ["defective minus it", "says"]
+        heads += ["defective minus this mode", "verdict"]
     rows = []
     intervals = 0
     for row in overview["rows"]:
@@ -71,13 +81,14 @@ def overview_text(overview: dict) -> list[str]:
         intervals += row["minus_alone"] is not None
         intervals += row["defective_minus"] is not None
     return [
-        f"## {printable(overview['student'])}{printable(tag)}: all modes side by side",
+        f"## {printable(overview['student'])}{printable(tag)}: comparison of all modes",
         "",
         *table(heads, rows),
         "",
         (
-            f"{intervals} intervals of 95 % of test accuracy, patients and seeds: one in twenty"
-            " misses the truth."
+            "Baseline: the same network trained alone. Differences in test accuracy with 95 %"
+            f" intervals over patients and seeds ({intervals} in all). On average, one interval in"
+            " twenty misses the true difference."
         ),
         "",
     ]

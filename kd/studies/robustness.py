@@ -1,6 +1,6 @@
-"""What shifted images do to a network.
+"""Robustness of networks to shifted images.
 
-Its answers to all versions, scores by shift and strength, and these as tables.
+Logits for all versions of the images, scores by shift and strength, and tables of the scores.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ def _versions() -> tuple[tuple[str, int], ...]:
     return tuple(versions)
 
 
-# (shift, strength) of every version of an image: clean, which is no shift's, then shift by shift.
+# (shift, strength) of every version of an image: the clean one without a shift, then each shift.
 VERSIONS = _versions()
 COLUMNS = ("clean", *SHIFTS, "all")
 
 
 @torch.inference_mode()
 def answers(network: Callable[[torch.Tensor], torch.Tensor], views: Views) -> np.ndarray:
-    """Logits of every version and image, in order: float32 [V, N, K].
+    """Return the logits of every version and image, in order: float32 [V, N, K].
 
     network: images [B, 3, S, S] in 0..1 -> logits [B, K].
     """
@@ -43,18 +43,20 @@ def answers(network: Callable[[torch.Tensor], torch.Tensor], views: Views) -> np
 
 
 def scores(right: np.ndarray) -> np.ndarray:
-    """bool [V, N] -> each image's score in each of COLUMNS, [8, N].
+    """Return each image's score in each of COLUMNS: [8, N].
 
-    Of a shift it is the share of strengths at which the image is right.
+    right: whether each image is classified correctly in each version, bool [V, N]. The score for a
+    shift is the fraction of its strengths at which the image is classified correctly.
     """
     shifts = right[1:].reshape(len(SHIFTS), STRENGTHS, -1).mean(1)
     return np.concatenate([right[:1], shifts, shifts.mean(0, keepdims=True)])
 
 
 def accuracies(right: np.ndarray) -> dict:
-    """bool [seeds, V, N] -> accuracies over seeds, by shift and strength and of each of COLUMNS.
+    """Return accuracies over seeds, by shift and strength and for each of COLUMNS.
 
-    `retained`: all shifted versions over the clean one (None where that is 0).
+    right: whether each image is classified correctly, bool [seeds, V, N]. `retained` is the
+    accuracy on all shifted versions divided by the clean accuracy, or None if the latter is 0.
     """
     columns = np.stack([scores(own).mean(1) for own in right])
     shifts = right[:, 1:].mean(2).reshape(len(right), len(SHIFTS), STRENGTHS)
@@ -71,7 +73,7 @@ def accuracies(right: np.ndarray) -> dict:
 
 
 def markdown(result: dict) -> str:
-    """shift.json as Markdown that reads well in a terminal, too."""
+    """Format shift.json as Markdown that is also readable in a terminal."""
     data = result["data"]
     networks = result["networks"]
     lines = [
@@ -81,10 +83,11 @@ def markdown(result: dict) -> str:
         ),
         "",
         (
-            "Mean over seeds ± standard deviation; of a shift the mean over its strengths;"
-            " retained: all over clean. Of the intervals the variance is that between patients"
-            " and, where n > 1, between seeds; of those of 95 % one in twenty misses the truth,"
-            f" and there are {sum(len(one['gaps']) for one in result['differences'])} here."
+            "Test accuracy: mean over seeds ± standard deviation. The column of a shift is the mean"
+            " over its strengths; retained = all / clean. The 95 % intervals of the differences"
+            " include the variance between patients and, for n > 1, between seeds. On average, one"
+            " interval in twenty misses the true difference; there are"
+            f" {sum(len(one['gaps']) for one in result['differences'])} intervals in the tables."
         ),
         "",
         *_means_table(networks),
@@ -97,16 +100,16 @@ def markdown(result: dict) -> str:
 
 
 def _means_table(networks: list[dict]) -> list[str]:
-    """All networks by the mean over each shift's strengths."""
+    """Return the table of all networks with the mean over each shift's strengths."""
     rows = []
     for network in networks:
         means = [*network["mean"].values(), network["retained"]]
         rows.append([network["caption"], str(network["n"]), *map(_accuracy_text, means)])
-    return [*table(["accuracy", "n", *COLUMNS, "retained"], rows, aligned=True), ""]
+    return [*table(["network", "n", *COLUMNS, "retained"], rows, aligned=True), ""]
 
 
 def _shift_table(name: str, shift: dict, networks: list[dict]) -> list[str]:
-    """All networks by the strength of one shift."""
+    """Return the table of all networks by the strength of one shift."""
     header = [f"{name} ({shift['unit']})", "clean", *(f"{a:g}" for a in shift["strengths"])]
     rows = []
     for network in networks:
@@ -116,13 +119,13 @@ def _shift_table(name: str, shift: dict, networks: list[dict]) -> list[str]:
 
 
 def _differences_table(one: dict) -> list[str]:
-    """One network minus another, in each of COLUMNS."""
+    """Return the table of one network minus another, for each of COLUMNS."""
     names = f"{one['of']} minus {one['minus']} (n = {len(one['seeds'])})"
     rows = []
     for column, gap in one["gaps"].items():
         cells = [*difference_texts(gap), gap["says"]] if gap else [NOT_KNOWN] * 3
         rows.append([column, *cells])
-    return [*table([names, "difference", "95 % interval", ""], rows, aligned=True), ""]
+    return [*table([names, "difference", "95 % interval", "verdict"], rows, aligned=True), ""]
 
 
 def _accuracy_text(score: dict | None) -> str:

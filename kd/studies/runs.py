@@ -1,4 +1,4 @@
-"""The finished runs of a study: read, checked against each other, and sorted by what they share."""
+"""The finished runs of a study: read, checked against each other and grouped by protocol."""
 
 import functools
 from dataclasses import dataclass, fields
@@ -26,7 +26,7 @@ SPLITS = ("train", "valid", "test")
 
 
 def _recipe() -> list[str]:
-    """The settings of the recipe that change what is computed."""
+    """Return the settings of the recipe that change what is computed."""
     names = []
     for section in (Transfer, Network, Training, Unlabeled):
         for entry in fields(section):
@@ -35,7 +35,7 @@ def _recipe() -> list[str]:
     return names
 
 
-# Settings that two runs of one table should share: of the recipe, not of the pair.
+# Settings that all runs of a table should share: those of the recipe, not of the pair.
 COMPARED = (
     "temperature",
     "alpha",
@@ -49,7 +49,10 @@ COMPARED = (
 
 
 class Cell(NamedTuple):
-    """Which run of a table: `role` is a mode, ALONE or DEFECTIVE, `teacher` empty for those two."""
+    """The place of a run in the tables.
+
+    `role` is a mode, ALONE or DEFECTIVE. `teacher` is empty for the latter two.
+    """
 
     role: str
     tag: str
@@ -59,7 +62,7 @@ class Cell(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What must agree for two runs to stand in one table."""
+    """What must agree for two runs to be in one table."""
 
     data: str
     split: str
@@ -77,7 +80,7 @@ class Protocol(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; `unused` are the settings that it did not look at."""
+    """A finished run. `unused` are the settings that it did not use."""
 
     folder: Path
     report: dict
@@ -106,7 +109,7 @@ class Run:
 
     @property
     def protocol(self) -> Protocol:
-        """What must agree for two runs to stand in one table."""
+        """What must agree for two runs to be in one table."""
         data = self.report["data"]
         settings = self.report["settings"]
         return Protocol(
@@ -123,9 +126,9 @@ class Run:
         )
 
     def accuracy(self, split: str) -> float | None:
-        """Of the best epoch by validation accuracy, as a fraction.
+        """Return the accuracy in the best epoch by validation accuracy, as a fraction.
 
-        None for `train` where no label was read.
+        None for `train` if the run used no labels.
         """
         return self.report["results"]["best"][f"{split}_accuracy"]
 
@@ -135,16 +138,18 @@ class Run:
 
 
 def read_settings(folder: Path, report: dict, kind: type):
-    """The settings of a run as `kind`, from its report; what `kind` does not have is left out."""
+    """Return the settings of a run as `kind`, from its report.
+
+    Settings that `kind` does not have are ignored.
+    """
     where = str(RunPaths(folder).report)
     return parsing.build(kind, {key: (value, where) for key, value in report["settings"].items()})
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder.
+    """Return the run in a folder.
 
-    Raises Problem where its report or predictions are missing or damaged, or do not belong
-    together.
+    Raises Problem if its report or predictions are missing or damaged, or do not belong together.
     """
     report = reports.read(folder)
     kind = TeacherSettings if report["kind"] == "teacher" else DistillSettings
@@ -163,12 +168,12 @@ def read_run(folder: Path) -> Run:
 
 
 def _check_predictions(run: Run) -> None:
-    """Raise Problem where report and predictions.csv contradict each other."""
+    """Raise Problem if a run's report and predictions.csv contradict each other."""
     images = run.report["data"]["parts"]
     if not set(SPLITS) <= images.keys() or len(run.test.paths) != images["test"]:
         raise Problem(
-            f"'{run.folder}': report and predictions.csv differ in the images of the test part;"
-            " restore both"
+            f"Run '{run.folder}' is inconsistent: report.json and predictions.csv differ in the"
+            " images of the test split. Restore both files."
         )
     reported = [(run.test.right, run.accuracy("test"))]
     teacher = run.report["teacher"]
@@ -177,12 +182,13 @@ def _check_predictions(run: Run) -> None:
     for right, accuracy in reported:
         if abs(right.mean() - accuracy) > 1e-9:
             raise Problem(
-                f"'{run.folder}': report and predictions.csv differ in accuracy; restore both"
+                f"Run '{run.folder}' is inconsistent: report.json and predictions.csv differ in"
+                " accuracy. Restore both files."
             )
 
 
 def same_images(first: Run, second: Run) -> bool:
-    """Whether two runs were judged on the same images, patients and labels, in the same order."""
+    """Return whether two runs have equal test images, patients and labels, in the same order."""
     return (
         np.array_equal(first.test.paths, second.test.paths)
         and np.array_equal(first.test.patients, second.test.patients)
@@ -191,15 +197,15 @@ def same_images(first: Run, second: Run) -> bool:
 
 
 def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str]]:
-    """(the runs below `root`, a list for each protocol; what was left out and why).
+    """Return (the runs below `root`, one list per protocol; the exclusions with their reasons).
 
-    Raises Problem where there is no run at all; `flag` is the one that named `root`.
+    Raises Problem if there is no run at all. `flag` is the flag that named `root`.
     """
     folders = finished_below(root)
     if not folders:
         raise Problem(
-            f"runs '{root}' in {flag}: holds no report.json; give the folder of finished runs"
-            " (--out of the scripts)"
+            f"Folder '{root}' (given by {flag}) has no finished run: no report.json is below it."
+            " Use the output folder (--out) of the scripts."
         )
     protocols = {}
     left_out = []
@@ -215,29 +221,29 @@ def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str]]:
 
 
 def _words(protocol: Protocol) -> str:
-    """For sorting, whatever the types."""
+    """Return a key for sorting protocols, whatever the types of their values."""
     return str(tuple(protocol))
 
 
 def _check_fits(run: Run, others: list[Run]) -> None:
-    """Raise Problem where a run cannot stand in one table with others of its protocol."""
+    """Raise Problem if a run cannot be in one table with others of its protocol."""
     if others and not same_images(run, others[0]):
         raise Problem(
-            f"'{run.folder}': its predictions are of other images, patients or labels than"
-            f" those of '{others[0].folder}', or in another order; restore both"
+            f"Run '{run.folder}' does not fit '{others[0].folder}': its predictions are for other"
+            " images, patients or labels, or in another order. Restore both runs."
         )
     for other in others:
         if other.cell == run.cell:
             raise Problem(
-                f"'{run.folder}': claims the same cell as '{other.folder}'; give one of them"
-                " another --tag"
+                f"Run '{run.folder}' is in the same table cell as '{other.folder}'. Use another"
+                " --tag for one of them."
             )
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """Settings and unlabelled images in which runs differ, each as `key: value, value`.
+    """Return the settings and unlabelled images in which runs differ, as `key: value, value`.
 
-    A setting that a run does not use is no difference.
+    Settings that a run does not use are ignored.
     """
     values = {}
     for key in COMPARED:
@@ -246,5 +252,5 @@ def differing(runs: list[Run]) -> list[str]:
             if key in run.report["settings"] and key not in run.unused:
                 values[key].add(str(run.report["settings"][key]))
     pools = [run.report["data"]["pool"] for run in runs]
-    values["unlabelled pictures"] = {pool["hash"] for pool in pools if pool}
+    values["unlabelled images"] = {pool["hash"] for pool in pools if pool}
     return [f"{key}: {', '.join(sorted(own))}" for key, own in values.items() if len(own) > 1]

@@ -1,6 +1,6 @@
-"""Networks on shifted test images, by kind and strength of shift.
+"""Accuracy on shifted test images, by kind and strength of shift.
 
-Teachers, teachers together, students alone and distilled.
+Compared are distilled students, the same networks trained alone, and teachers, single or together.
 """
 
 from pathlib import Path
@@ -28,25 +28,25 @@ from kd.teachers import model_file
 
 SCHEMA_VERSION = 1
 
-# caption -> seed -> whether each test image is right in each version, bool [V, N]
+# caption -> seed -> whether each test image is classified correctly in each version, bool [V, N]
 Rows = dict[str, dict[int, np.ndarray]]
 
 
 def write_shift(runs: list[Path], how: Judging) -> dict:
-    """Judge runs, their teachers and their students alone on shifted test images.
+    """Evaluate runs, their teachers and their students trained alone on shifted test images.
 
-    Prints and writes shift.md, .json and .png, which go to the folder (--out) of the first run.
-    Returns the JSON. Raises Problem for runs that were judged on different images and for damaged
-    ones; teachers and networks alone that are missing beside them are reported and left out.
+    Prints the tables and writes shift.md, shift.json and shift.png to the output folder (--out) of
+    the first run. Returns the JSON. Raises Problem for runs with different test images and for
+    damaged ones. Teachers and networks trained alone that are missing are reported and excluded.
     """
     if how.dataset is not None:
         raise Problem(
-            f"dataset '{how.dataset}' in --dataset: --shift changes the runs' own test part; leave"
-            " it out"
+            f"--dataset {how.dataset} cannot be combined with --shift, which uses the runs' own"
+            " test split. Remove --dataset."
         )
     entries, left_out = collect(runs)
     for text in left_out:
-        log(f"left out: {text}")
+        log(f"excluded: {text}")
     dataset = _open(runs[0], how)
     rows = judge(entries, dataset, how)
     patients = np.array([dataset.index.samples[row].patient for row in dataset.splits.test])
@@ -80,7 +80,7 @@ def _data(dataset: Dataset, patients: np.ndarray) -> dict:
 
 
 def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
-    """The rows as plain values."""
+    """Return the rows as plain values."""
     kinds = {entry.caption: entry.kind for entry in entries}
     networks = []
     for caption, row in rows.items():
@@ -90,18 +90,18 @@ def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
 
 
 def _open(run: Path, how: Judging) -> Dataset:
-    """The data of a run. Raises Problem where they are no longer those it was judged on."""
+    """Open the data set of a run. Raises Problem if the test images have changed since then."""
     report = reports.read(run)
     dataset = own_dataset(run, report, how)
     now = {"data": dataset.describe(), "settings": report["settings"]}
-    check_same_images("data in --data-dir", now, run, report)
+    check_same_images("The data set in --data-dir", now, run, report)
     return dataset
 
 
 def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
-    """Whether each test image is right in each version, for every row and seed.
+    """Return whether each test image is classified correctly in each version, by row and seed.
 
-    Each network is read once. Teachers together are mixed at T = 1. Raises Problem (4) for a
+    Each network is loaded only once. Teachers together are mixed at T = 1. Raises Problem (4) for a
     network that does not belong to its report or is damaged.
     """
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
@@ -124,7 +124,7 @@ def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
 
 
 def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
-    """The logits of a run's network for all versions, float32 [V, N, K].
+    """Return the logits of a run's network for all versions: float32 [V, N, K].
 
     The network is freed afterwards.
     """
@@ -132,7 +132,8 @@ def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
     model = model_file.load(file)
     if model.hash != weights:
         raise Problem(
-            f"model '{file}': holds {model.hash}, its report says {weights}; restore both",
+            f"Model '{file}' does not belong to its report: its weights are {model.hash}, but the"
+            f" report has {weights}. Restore both files.",
             BAD_CHECKPOINT,
         )
     model.network.to(views.device).module.eval()
@@ -140,9 +141,10 @@ def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
 
 
 def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[dict]:
-    """Distilled minus alone, and by several teachers minus by one of these.
+    """Return the differences between networks, with 95 % intervals over the seeds of both.
 
-    With 95 % intervals over the seeds that both have.
+    A distilled student is compared with the same network trained alone. A student of several
+    teachers is also compared with the student of one of these teachers.
     """
     result = []
     for of, minus in _comparisons(entries, rows):
@@ -159,12 +161,15 @@ def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[
 
 
 def _comparisons(entries: list[Entry], rows: Rows) -> list[tuple[str, str]]:
-    """The captions of the rows that are compared: (of, minus)."""
+    """Return the captions of the rows to compare: (of, minus)."""
     distilled = [entry for entry in entries if entry.kind == DISTILLED]
     pairs = []
     for entry in distilled:
         name = entry.report["student"]["name"]
-        for caption in (f"{name} alone, {entry.report['settings']['tag']}", f"{name} alone"):
+        for caption in (
+            f"{name} (baseline, {entry.report['settings']['tag']})",
+            f"{name} (baseline)",
+        ):
             if entry.seed in rows.get(caption, ()):
                 pairs.append((entry.caption, caption))
                 break
@@ -175,7 +180,7 @@ def _comparisons(entries: list[Entry], rows: Rows) -> list[tuple[str, str]]:
 
 
 def _by_one_of_several(single: Entry, several: Entry) -> bool:
-    """Whether one of the teachers of `several` alone taught the same student, of the same seed."""
+    """Return whether `single` has student and seed of `several`, but only one of its teachers."""
     if single.seed != several.seed:
         return False
     if single.report["student"]["name"] != several.report["student"]["name"]:

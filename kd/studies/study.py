@@ -23,29 +23,29 @@ class Study:
 
     @property
     def heading(self) -> str:
-        """The protocol in words."""
+        """Description of the protocol."""
         own = self.first.protocol
         cropped = "" if own.crop == "none" else f", {own.crop}"
         return (
-            f"{own.data}, split {own.split} (seed {own.split_seed}, parts {own.split_hash},"
-            f" pictures {own.content_hash}), {own.image_size} px ({own.resize}, {own.channels}"
-            f" channels{cropped}), {own.train} / {own.valid} / {own.test} images to train,"
-            " validate and test"
+            f"{own.data}, {own.split} split (seed {own.split_seed}, split hash {own.split_hash},"
+            f" content hash {own.content_hash}), {own.image_size} px ({own.resize},"
+            f" {own.channels}-channel{cropped}), {own.train} / {own.valid} / {own.test} training /"
+            " validation / test images"
         )
 
     def students_of(self, mode: str, tag: str) -> list[Run]:
-        """The runs of a table's students."""
+        """Return the runs of a table's students."""
         return [run for run in self.runs.values() if (run.role, run.tag) == (mode, tag)]
 
     def tables(self) -> list[tuple[str, str]]:
-        """(mode, tag) of every table with at least one student, in the modes' order."""
+        """Return (mode, tag) of every table with at least one student, in the modes' order."""
         tables = {(run.role, run.tag) for run in self.runs.values() if is_mode(run.role)}
         return sorted(tables, key=lambda table: (mode_order(table[0]), table[1]))
 
     def pairs(self, mode: str, tag: str) -> tuple[list[str], list[str]]:
-        """(teachers, students) of a table.
+        """Return (teachers, students) of a table.
 
-        All that were run, and the thesis's where one of its pairs was.
+        These are all that were run, and all of the thesis if one of its pairs was run.
         """
         runs = self.students_of(mode, tag)
         teachers, students = thesis_pairs(mode)
@@ -59,9 +59,10 @@ class Study:
         )
 
     def cells(self, mode: str, tag: str) -> list[tuple[str, str]]:
-        """(teacher, student) of a table's cells.
+        """Return (teacher, student) of a table's cells.
 
-        Every teacher with every student, unless each is its own teacher.
+        Every teacher is combined with every student. In a mode in which students teach themselves,
+        there are only the combinations that were run.
         """
         teachers, students = self.pairs(mode, tag)
         there = {(run.teacher, run.student) for run in self.students_of(mode, tag)}
@@ -73,7 +74,10 @@ class Study:
         return pairs
 
     def at(self, role: str, tag: str, teacher: str, student: str) -> dict[int, Run]:
-        """The runs of a cell by seed. Networks alone, and defective teachers, may be untagged."""
+        """Return the runs of a cell by seed.
+
+        Networks trained alone and defective teachers may be untagged.
+        """
         tags = (tag,) if is_mode(role) else (tag, "")
         runs = {}
         for seed in self.seeds:
@@ -85,33 +89,33 @@ class Study:
         return runs
 
     def alone(self, student: str, tag: str) -> dict[int, Run]:
-        """The runs of a network trained on labels alone, by seed."""
+        """Return the runs of a network trained on labels only, by seed."""
         return self.at(ALONE, tag, "", student)
 
     def teacher_runs(self, mode: str, tag: str, teacher: str) -> dict[int, Run] | None:
-        """A teacher's own runs by seed.
+        """Return a teacher's own runs by seed.
 
-        None where it has none: an ensemble, or a network that was never trained.
+        Returns None for a teacher without own runs: an ensemble or an untrained network.
         """
         if len(members(mode, teacher)) != 1:
             return None
         return self.at(teacher_role(mode), tag, "", teacher)
 
     def gap(self, first: dict[int, Run], second: dict[int, Run]) -> dict | None:
-        """`paired_difference` in test accuracy between the runs of two cells."""
+        """Return the `paired_difference` in test accuracy between the runs of two cells."""
         return paired_difference(right_of(first), right_of(second), self.first.test.patients)
 
     def gap_to_teacher(self, runs: dict[int, Run], margin: float) -> dict | None:
-        """`paired_difference` between a cell's students and their own teachers.
+        """Return the `paired_difference` between a cell's students and their own teachers.
 
-        Over the runs that know the answers of their teacher for every image.
+        Only runs with the teacher's prediction for every image are used.
         """
         known = {seed: run for seed, run in runs.items() if run.test.teacher_known}
         taught_by = {seed: run.test.teacher_right for seed, run in known.items()}
         return paired_difference(right_of(known), taught_by, self.first.test.patients, margin)
 
     def recipes(self, mode: str, tag: str) -> list[str]:
-        """`differing` of a table's students, the same networks alone and the teachers."""
+        """Return `differing` for a table's students, the same networks alone, and teachers."""
         teachers, students = self.pairs(mode, tag)
         groups = []
         for teacher in teachers:
@@ -127,5 +131,5 @@ class Study:
 
 
 def right_of(runs: dict[int, Run]) -> dict:
-    """seed -> whether each test image is right, bool [N]."""
+    """Return seed -> whether each test image is classified correctly, bool [N]."""
     return {seed: run.test.right for seed, run in runs.items()}

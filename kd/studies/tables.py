@@ -1,6 +1,6 @@
-"""Studies as tables in the thesis's own shape.
+"""Tables of studies in the layout of the thesis.
 
-Each published number beside the measured one, and the evidence of each claim.
+The published numbers are next to the measured ones, with the evidence for each claim.
 """
 
 import tomllib
@@ -28,15 +28,15 @@ TITLES = {
 
 
 def published() -> dict:
-    """The thesis's numbers as they are printed: strings, so that no digit is lost."""
+    """Return the thesis's numbers as they are printed: strings, so that no digit is lost."""
     return tomllib.loads(PUBLISHED.read_text("utf-8"), parse_float=str)
 
 
 def write_tables(root: Path, margin: float) -> dict:
     """Print the tables of all runs below `root`; write tables.md, tables.json and heat maps.
 
-    A heat map for each table. A student is as good as its teacher within `margin`. Returns the
-    JSON.
+    There is one heat map per table. `margin` is the difference within which a student is as good as
+    its teacher. Returns the JSON.
     """
     groups, left_out = gather(root, "--tables")
     result = {
@@ -46,12 +46,12 @@ def write_tables(root: Path, margin: float) -> dict:
         "left_out": left_out,
     }
     count = _write_heat_maps(root, result["protocols"])
-    write_outputs(root, "tables", markdown(result), result, f"{count} heat maps")
+    write_outputs(root, "tables", markdown(result), result, f"heat maps ({count})")
     return result
 
 
 def _protocol(study: Study, margin: float) -> dict:
-    """All tables of one study as plain values."""
+    """Return all tables of one study as plain values."""
     return {
         "heading": study.heading,
         "seeds": study.seeds,
@@ -61,7 +61,7 @@ def _protocol(study: Study, margin: float) -> dict:
 
 
 def _write_heat_maps(root: Path, protocols: list[dict]) -> int:
-    """Write tables[-NUMBER]-MODE[-TAG].png for each table; returns how many there are."""
+    """Write tables[-NUMBER]-MODE[-TAG].png for each table and return their number."""
     count = 0
     for number, protocol in enumerate(protocols):
         for table in protocol["tables"]:
@@ -76,7 +76,7 @@ def _write_heat_maps(root: Path, protocols: list[dict]) -> int:
 
 
 def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
-    """One table as plain values."""
+    """Return one table as plain values."""
     teachers, students = study.pairs(mode, tag)
     printed = _printed(study, mode, tag)
     cells = []
@@ -102,7 +102,10 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
 
 
 def _printed(study: Study, mode: str, tag: str) -> dict:
-    """The thesis's numbers of a table: `students`, `teachers` and `reports`; empty elsewhere."""
+    """Return the thesis's numbers of a table: `students`, `teachers` and `reports`.
+
+    They are empty for a table that the thesis does not have.
+    """
     if study.first.report["data"]["name"] != "mura" or mode not in TITLES or tag:
         return {"students": {}, "teachers": {}, "reports": []}
     every = published()
@@ -111,7 +114,10 @@ def _printed(study: Study, mode: str, tag: str) -> dict:
 
 
 def _cell(study: Study, key: tuple[str, str, str, str], number, margin: float) -> dict:
-    """One cell as plain values; `key` is (mode, tag, teacher, student), `number` the published."""
+    """Return one cell as plain values.
+
+    `key` is (mode, tag, teacher, student), `number` the published result.
+    """
     _, tag, teacher, student = key
     runs = study.at(*key)
     return {
@@ -125,9 +131,9 @@ def _cell(study: Study, key: tuple[str, str, str, str], number, margin: float) -
 
 
 def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
-    """A teacher's accuracies: of its own runs, otherwise as its students' reports have them.
+    """Return a teacher's accuracies: from its own runs, otherwise from its students' reports.
 
-    Those count once a seed.
+    Of the students' reports, one per seed is used.
     """
     own = study.teacher_runs(mode, tag, teacher)
     if own is not None:
@@ -143,16 +149,16 @@ def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
 
 
 def _unexpected_differences(recipes: list[str], mode: str) -> list[str]:
-    """Without what is always so.
+    """Return the differences without the one that is always there.
 
-    Only the teachers of a defective table are stopped, the networks alone never.
+    Only the teachers of a defective table are stopped early; networks trained alone never are.
     """
     expected = f"stop_at_val_accuracy: {stop_accuracy(mode)}, None"
     return [text for text in recipes if text != expected]
 
 
 def _both_reports(study: Study, printed: dict) -> dict:
-    """One of the thesis's classification reports beside ours (means over seeds)."""
+    """Return a classification report of the thesis and the measured one (means over seeds)."""
     runs = study.at(printed["mode"], "", printed["teacher"], printed["student"])
     reports = [run.report["classification_report"] for run in runs.values()]
     measured = None
@@ -168,7 +174,7 @@ def _both_reports(study: Study, printed: dict) -> dict:
 
 
 def _averages(reports: list[dict], row: str) -> list[float]:
-    """Means over reports of a row's precision, recall and f1-score."""
+    """Return the means over reports of a row's precision, recall and f1-score."""
     averages = []
     for column in ("precision", "recall", "f1-score"):
         averages.append(float(np.mean([report[row][column] for report in reports])))

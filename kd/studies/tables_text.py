@@ -1,4 +1,4 @@
-"""tables.json as Markdown that reads well in a terminal, too."""
+"""Formatting of tables.json as Markdown that is also readable in a terminal."""
 
 from kd.reports.text import NOT_KNOWN
 from kd.studies.cells import accuracies_text, gap_texts
@@ -9,12 +9,12 @@ from kd.system.markdown import table as markdown_table
 
 
 def markdown(result: dict) -> str:
-    """All tables of tables.json as Markdown."""
+    """Format all tables of tables.json as Markdown."""
     lines = []
     for protocol in result["protocols"]:
         lines += [f"# {printable(protocol['heading'])}", ""]
         if not protocol["tables"]:
-            lines += ["No student yet: networks trained alone only.", ""]
+            lines += ["No distilled students yet, only networks trained alone.", ""]
         for overview in protocol["overviews"]:
             lines += overview_text(overview)
         for table in protocol["tables"]:
@@ -24,7 +24,7 @@ def markdown(result: dict) -> str:
 
 
 def _table(table: dict, margin: float) -> list[str]:
-    """One table with its evidence, and what is missing."""
+    """Format one table with its evidence and the commands for missing runs."""
     lines = [f"## {printable(table['title'])}", "", *_grid(table), ""]
     lines += [*_evidence(table, margin), ""]
     for report in table["reports"]:
@@ -32,27 +32,24 @@ def _table(table: dict, margin: float) -> list[str]:
     if table["recipes"]:
         differing = "; ".join(table["recipes"])
         lines += [
-            (
-                "Settings differ inside this table (students, networks alone, teachers):"
-                f" {differing}."
-            ),
+            (f"Settings differ within this table (students, baselines, teachers): {differing}."),
             "",
         ]
     if not table["missing"]:
-        return [*lines, "No empty cells.", ""]
+        return [*lines, "No missing runs.", ""]
     count = len(table["missing"])
-    lines += [f"{count} empty cells (run by seed). These commands fill them:", ""]
+    lines += [f"Missing runs: {count}. These commands produce them:", ""]
     lines += [f"    {command}" for command in table["missing"]]
     return [*lines, ""]
 
 
 def _grid(table: dict) -> list[str]:
-    """The thesis's shape: a row for the teachers themselves, then students by teachers.
+    """Return the thesis's layout: a row for the teachers, then students by teachers.
 
     A cell is train / validation / test.
     """
-    header = ["train / validation / test", *(row["teacher"] for row in table["teachers"])]
-    rows = _with_published("the teacher itself", table["teachers"])
+    header = ["train / validation / test accuracy", *(row["teacher"] for row in table["teachers"])]
+    rows = _with_published("teacher", table["teachers"])
     for student in dict.fromkeys(cell["student"] for cell in table["cells"]):
         own = [cell for cell in table["cells"] if cell["student"] == student]
         rows += _with_published(student, own)
@@ -60,7 +57,7 @@ def _grid(table: dict) -> list[str]:
 
 
 def _with_published(name: str, cells: list[dict]) -> list[list[str]]:
-    """A row of the measured accuracies, and below it the published ones where there are any."""
+    """Return a row of measured accuracies and, if there are any, a row of published ones."""
     rows = [[name, *map(accuracies_text, cells)]]
     if any(cell["published"] for cell in cells):
         rows.append(["&nbsp; published", *map(_published_text, cells)])
@@ -72,7 +69,7 @@ def _published_text(cell: dict) -> str:
 
 
 def _evidence(table: dict, margin: float) -> list[str]:
-    """Each student against the same network alone and against its teacher, with intervals."""
+    """Return the differences of each student to its baseline and its teacher, with intervals."""
     rows = []
     patients = 0
     for cell in table["cells"]:
@@ -82,38 +79,46 @@ def _evidence(table: dict, margin: float) -> list[str]:
         if cell["n"]:
             names = f"{cell['student']} <- {cell['teacher']}"
             rows.append([names, *gap_texts(gaps[0]), *gap_texts(gaps[1])])
-    header = ["student <- teacher", "minus the student alone", "says", "minus its teacher", "says"]
+    header = [
+        "student <- teacher",
+        "difference to baseline",
+        "verdict",
+        "difference to teacher",
+        "verdict",
+    ]
     return [
         "Test accuracy, differences with 95 % intervals:",
         "",
         *markdown_table(header, rows),
         "",
         (
-            f"Intervals: variance between {patients} patients (paired cluster bootstrap) plus,"
-            " where n > 1, variance between seeds; Student's t. Where n = 1, what another seed"
-            f' would give is not in them. "As good" means a lower end above -{margin:g}.'
+            "Baseline: the same network trained alone. The intervals use Student's t and include"
+            f" the variance between {patients} patients (paired cluster bootstrap) and, for n > 1,"
+            " between seeds. With n = 1 they do not cover the variation between seeds. The verdict"
+            f' "as good" means that the lower end of the interval is above -{margin:g}.'
         ),
     ]
 
 
 def _both_reports(report: dict) -> list[str]:
-    """A printed classification report beside the measured averages."""
+    """Format a published classification report and the measured averages."""
     printed = report["published"]
     rows = [[key, *printed[key]] for key in ("precision", "recall", "f1")]
     header = ["", *map(str, range(7))]
     lines = markdown_table(header, rows)
-    lines[0] = lines[0].replace("|  |", "| |")  # as it has always been written
+    lines[0] = lines[0].replace("|  |", "| |")  # an empty heading is written as a single blank
     return [
         (
-            f"Classification report of {report['student']} <- {report['teacher']}, published"
-            " (classes 0 to 6; ours are named, so only averages compare):"
+            f"Published classification report of {report['student']} <- {report['teacher']}."
+            " It numbers the classes 0 to 6 without names, so only the averages are comparable:"
         ),
         "",
         *lines,
         "",
         (
-            f"accuracy {printed['accuracy']}, macro {' '.join(printed['macro'])}, weighted"
-            f" {' '.join(printed['weighted'])}; measured: {_measured_text(report['measured'])}"
+            f"Published: accuracy {printed['accuracy']}, macro averages (precision, recall, F1)"
+            f" {' '.join(printed['macro'])}, weighted averages {' '.join(printed['weighted'])}."
+            f" Measured: {_measured_text(report['measured'])}."
         ),
         "",
     ]
@@ -124,4 +129,6 @@ def _measured_text(measured: dict | None) -> str:
         return "not run"
     macro = " ".join(f"{value:.4f}" for value in measured["macro"])
     weighted = " ".join(f"{value:.4f}" for value in measured["weighted"])
-    return f"accuracy {measured['accuracy']:.4f}, macro {macro}, weighted {weighted}"
+    return (
+        f"accuracy {measured['accuracy']:.4f}, macro averages {macro}, weighted averages {weighted}"
+    )

@@ -1,4 +1,4 @@
-"""What any training program needs, whatever it trains.
+"""Infrastructure that any training program needs.
 
-Errors, console, files that survive, locks, signals, devices and several processes.
+Errors, console output, crash-safe files, locks, signals, devices and multiple processes.
 """

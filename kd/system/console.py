@@ -1,4 +1,4 @@
-"""What the user sees: plain lines, printed above a progress bar if there is one."""
+"""Console output: plain lines, printed above a progress bar if there is one."""
 
 import contextlib
 import sys
@@ -9,15 +9,15 @@ from tqdm import tqdm
 from kd.system import ranks
 from kd.system.errors import printable
 
-# tqdm's own lock has a semaphore that all forked children share: a child that is killed while it
-# prints would block the others.
+# tqdm's own lock has a semaphore that all forked processes share: a process that is killed while
+# it prints would block the others.
 tqdm.set_lock(threading.RLock())
 
 
 def log(text: str) -> None:
     """Print plain lines on the first rank, above a progress bar if there is one.
 
-    A closed stdout is ignored, so that nothing ends because nobody reads any more.
+    A closed stdout is ignored, so that the program continues when nobody reads its output.
     """
     if not ranks.is_main_rank():
         return
@@ -27,5 +27,5 @@ def log(text: str) -> None:
 
 
 def shows_progress() -> bool:
-    """Whether a person watches the output and should see progress bars."""
+    """Return whether the output goes to a terminal, so that progress bars are useful."""
     return sys.stderr.isatty() and ranks.is_main_rank()

@@ -1,4 +1,4 @@
-"""The device that computes, its precision, and what decides the last bits of its results."""
+"""The device of a run, its precision, and a fingerprint of what determines its rounding."""
 
 import contextlib
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name, or the best one for `auto`; of several GPUs each rank takes its own.
+    """Return the device with the given name, or the best one for `auto`.
 
-    Raises Problem where the device cannot be used.
+    With several GPUs, each rank uses its own. Raises Problem if the device cannot be used.
     """
     if name == "auto":
         name = _best_device()
@@ -23,10 +23,10 @@ def pick_device(name: str) -> torch.device:
     device = _usable_device(name)
     _check_one_for_each_rank(name, device)
     if device.index is not None and device.type in ("cuda", "xpu"):
-        # Seeds and page-locked memory belong to the current device.
+        # Seeds and page-locked memory apply to the current device.
         torch.get_device_module(device).set_device(device)
     if device.type == "cuda":
-        # Evaluation promises float32, and TF32 keeps only ten bits of the mantissa.
+        # Evaluation must be in float32, but TF32 keeps only ten bits of the mantissa.
         torch.backends.cudnn.allow_tf32 = False
     return device
 
@@ -40,7 +40,7 @@ def _best_device() -> str:
 
 
 def _usable_device(name: str) -> torch.device:
-    """The device of that name, after a first allocation on it."""
+    """Return the device with the given name after a trial allocation on it."""
     try:
         device = torch.device(name)
         if device.type not in DEVICES:
@@ -49,19 +49,20 @@ def _usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise Problem(
-            f"device '{name}' in --device: cannot be used here ({why}); give --device cpu or auto"
+            f"--device '{name}' cannot be used on this machine ({why}). Use --device cpu or"
+            " --device auto."
         ) from None
     return device
 
 
 def _check_one_for_each_rank(name: str, device: torch.device) -> None:
-    """Refuse a single GPU, or a kind of device that only one rank can use, for several ranks."""
+    """Raise Problem if several ranks would have to share one device."""
     if ranks.world_size() == 1:
         return
     if device.type not in ("cpu", "cuda") or device.index not in (None, ranks.local_rank()):
         raise Problem(
-            f"device '{name}' in --device: one for {ranks.world_size()} ranks; give cpu, or cuda:"
-            " each takes its own"
+            f"--device '{name}' cannot be shared by {ranks.world_size()} ranks. Use --device cpu,"
+            " or --device cuda, where each rank uses a GPU of its own."
         )
 
 
@@ -69,14 +70,14 @@ def _check_one_for_each_rank(name: str, device: torch.device) -> None:
 class Precision:
     """The precision of training: `name` is bf16, fp16 or off.
 
-    `scaled` says whether the loss must be scaled, so that small gradients survive.
+    `scaled` is whether the loss must be scaled, so that small gradients do not underflow.
     """
 
     device: str
     name: str
 
     def autocast(self):
-        """The context for a forward pass; in float32 it does nothing."""
+        """Return the context manager for a forward pass; in float32 it does nothing."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
         if dtype is None:
             return contextlib.nullcontext()
@@ -92,9 +93,9 @@ class Precision:
 
 
 def pick_precision(amp: str, device: torch.device) -> Precision:
-    """The precision of a name, or the best one for `auto`.
+    """Return the precision with the given name, or the best one for `auto`.
 
-    That is bf16 where the hardware computes it; otherwise fp16 on CUDA and float32 elsewhere.
+    The best one is bf16 if the hardware supports it; otherwise fp16 on CUDA and float32 elsewhere.
     """
     if amp == "auto":
         amp = _best_precision(device)
@@ -104,16 +105,16 @@ def pick_precision(amp: str, device: torch.device) -> Precision:
 def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Older versions of torch do not report what the processor computes in hardware: then float32.
+    # Older versions of torch do not report the capabilities of the processor: float32 is used then.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     native = device.type == "cpu" and capabilities.get("avx512_bf16", False)
     return "bf16" if native else "off"
 
 
 def kind_of(device: torch.device) -> str:
-    """What decides the last bits of a result on a device, as a text that can be compared.
+    """Return a string that identifies everything that affects rounding on a device.
 
-    That is torch's version, the processor, and on a CPU the number of threads.
+    It contains the version of torch, the processor, and on a CPU also the number of threads.
     """
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
@@ -124,8 +125,8 @@ def kind_of(device: torch.device) -> str:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to the device, without waiting for the copy where that is safe.
+    """Copy a tensor to the device, asynchronously where that is safe.
 
-    CUDA copies small or page-locked memory at once.
+    On CUDA, copies of small tensors and of page-locked memory do not block the caller.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")

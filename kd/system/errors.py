@@ -1,4 +1,4 @@
-"""One exception for everything that a user can mend, with an exit code that scripts can act on."""
+"""One exception for everything that a user can fix, with exit codes that scripts can act on."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 
-# Exit codes. FAULT is an error in this program itself.
+# Exit codes. FAULT is a bug in this program.
 FAULT = 1
 USAGE = 2
 DIVERGED = 3
@@ -16,16 +16,21 @@ BUSY = 75
 INTERRUPTED = 130
 TERMINATED = 143
 
-STOPPED_AT_ONCE = "interrupted; run the same command again to go on"
+STOPPED_AT_ONCE = "Interrupted. Run the same command again to continue."
 
-in_script = False  # whether this process runs one of our scripts, which may end it
+in_script = False  # whether this process runs one of the scripts, so that it may be terminated
 
 
 class Problem(Exception):
-    """Ends the program with one line on stderr, `error: MESSAGE`, and an exit code.
+    """An error that ends the program with one line on stderr, `error: MESSAGE`, and an exit code.
 
-    The message says what was wrong, where, why, and what to do:
-    "<what> '<value>' in <where>: <why>; <what to do>".
+    The message has the shape "What is wrong, where and why. What to do.", for example:
+
+        --temperature 0 is not valid: it must be above 0. See --help.
+        Run folder 'runs/a/seed0' is in use by process 7 on host. Wait until it ends.
+
+    It consists of one to three sentences on one line, each of which ends with a full stop, so that
+    another sentence may follow. It begins with the setting, file or thing that is wrong.
     """
 
     def __init__(self, message: str, code: int = USAGE):
@@ -34,22 +39,22 @@ class Problem(Exception):
 
 
 class Stopped(Problem):
-    """A stop that was requested by a signal or a time budget.
+    """A stop that was requested by a signal or a time limit.
 
-    Nothing is half done where it is raised.
+    It is raised only where no work is half done.
     """
 
 
 def run_main(main) -> int:
-    """Call a script's `main()` and turn its problems into one line and an exit code."""
+    """Call a script's `main()`, report its errors on stderr, and return the exit code."""
     global in_script
     in_script = True
     _prepare_streams()
     try:
         code = _call(main)
-        # On the way out there is nothing left to stop.
+        # From here on there is nothing left to interrupt.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except KeyboardInterrupt:  # another one, while the first was being reported
+    except KeyboardInterrupt:  # a second one, while the first was being reported
         code = INTERRUPTED
     _flush_streams()
     return code
@@ -66,11 +71,11 @@ def _prepare_streams() -> None:
 
 
 def _call(main) -> int:
-    """The exit code of `main()`; what it raises is reported on stderr."""
+    """Return the exit code of `main()`; report its exceptions on stderr."""
     try:
         return main() or 0
     except (Problem, OSError, MemoryError) as error:
-        return complain(error)
+        return report_error(error)
     except KeyboardInterrupt:
         return _print_error(STOPPED_AT_ONCE, INTERRUPTED)
 
@@ -80,33 +85,33 @@ def _flush_streams() -> None:
         try:
             stream.flush()
         except OSError:
-            # Nobody reads any more, or the log's disk is full. On exit Python would report it
-            # again.
+            # The reader is gone, or the disk of the log file is full. Without this, Python would
+            # report it again on exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def speaks() -> bool:
-    """Whether this process reports to the user: it runs alone, or torchrun started it first."""
+def reports_to_user() -> bool:
+    """Return whether this process prints messages: it runs alone or is the first of torchrun's."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
-def complain(error: Exception) -> int:
-    """Report on stderr what went wrong, and return the exit code.
+def report_error(error: Exception) -> int:
+    """Report an error on stderr and return the exit code.
 
-    A problem takes one line; a fault of this program is printed as a traceback.
+    A problem is printed as one line, a bug in this program as a traceback.
     """
-    if isinstance(error, Stopped) and not speaks():
-        return error.code  # all ranks stop alike, and the first one reports it
+    if isinstance(error, Stopped) and not reports_to_user():
+        return error.code  # all ranks stop together, and the first one reports it
     if isinstance(error, Problem):
         return _print_error(error, error.code)
-    if isinstance(error, OSError):  # a place that no other check has looked at
+    if isinstance(error, OSError):  # a path that no other check covers
         return _print_error(
-            f"'{error.filename}': {error.strerror}; check the path, its permissions and the disk",
+            f"'{error.filename}': {error.strerror}. Check the path, its permissions and the disk.",
             USAGE,
         )
     if isinstance(error, MemoryError):
         return _print_error(
-            "out of memory; lower --batch-size, --image-size or the sizes of the parts", USAGE
+            "Out of memory. Lower --batch-size, --image-size or the sizes of the splits.", USAGE
         )
     traceback.print_exception(error)
     return FAULT
@@ -119,7 +124,7 @@ def _print_error(text, code: int) -> int:
 
 
 def first_ten(items: list[str]) -> str:
-    """The first ten of a list of faults, and how many there are in all."""
+    """Return the first ten items of a list as text, with the total number if there are more."""
     listed = ", ".join(items[:10])
     if len(items) > 10:
         listed += f", ... ({len(items)} in all)"
@@ -127,9 +132,9 @@ def first_ten(items: list[str]) -> str:
 
 
 def printable(text) -> str:
-    """`text` on one line, with everything escaped that a terminal cannot show.
+    """Return `text` on one line, with characters escaped that cannot be encoded.
 
-    File names need not be UTF-8.
+    File names are not necessarily valid UTF-8.
     """
     encoded = str(text).encode("utf-8", "backslashreplace")
     return encoded.decode("utf-8").replace("\n", " ")

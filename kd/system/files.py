@@ -1,6 +1,6 @@
-"""Files that survive a crash: written aside, synced, then renamed.
+"""Crash-safe files: written to a temporary file, synced, then renamed.
 
-Also JSON by the standard, and one message for whatever cannot be written.
+Also strict JSON, and one message for everything that cannot be written.
 """
 
 import contextlib
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 
-# No space, quota used up, larger than the file system or the shell's limit allows.
+# No space left, quota exceeded, or larger than the file system or the limits of the shell allow.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder with its parents. Raises Problem (74) where that is not possible."""
+    """Create a folder with its parents and return it. Raises Problem (74) if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -26,17 +26,17 @@ def make_folder(folder: Path) -> Path:
 
 
 def reason(error: OSError) -> str:
-    """Why something could not be written, in words that users know."""
+    """Return why something could not be written, in words that users understand."""
     if error.errno in DISK_FULL:
         return "disk full"
     return error.strerror or str(error)
 
 
 def cannot_write(path: Path, error: OSError) -> Problem:
-    """The one message for a place that cannot be written."""
+    """Return the problem to raise for a path that cannot be written."""
     return Problem(
-        f"'{path}': cannot be written ({reason(error)}); free space or choose another folder with"
-        " --out or --cache-dir, then run the same command again",
+        f"'{path}' cannot be written ({reason(error)}). Free space or choose another folder with"
+        " --out or --cache-dir, then run the same command again.",
         CANNOT_WRITE,
     )
 
@@ -45,11 +45,10 @@ def cannot_write(path: Path, error: OSError) -> Problem:
 def replacing(path: Path, previous: Path | None = None):
     """Yield a temporary path beside `path` that replaces it when the block ends without an error.
 
-    Otherwise the temporary file is removed. Either the old or the new file is there at every
-    moment: the new file is flushed and synced before it is renamed, and the folder is synced
-    afterwards. With `previous` the old file is kept under that name; between two renames it exists
-    under that name alone. Raises Problem (74) where the disk is full or the folder cannot be
-    written.
+    Otherwise the temporary file is removed. Either the old or the new file exists at every moment:
+    the new file is flushed and synced before it is renamed, and the folder is synced afterwards.
+    With `previous`, the old file is kept under that name; between two renames it exists only under
+    that name. Raises Problem (74) if the disk is full or the folder cannot be written.
     """
     temporary = None
     try:
@@ -86,40 +85,40 @@ def _fsync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the old one or the new one, whole."""
+    """Write a text file atomically: a reader finds either the old or the new file, complete."""
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8")
 
 
 def write_json(path: Path, value) -> None:
-    """Write strict JSON atomically; NaN is refused."""
+    """Write strict JSON atomically. Raises ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises Problem (4) where the file is missing or damaged."""
+    """Read a JSON object. Raises Problem (4) if the file is missing or damaged."""
     try:
         value = strict_json(path.read_bytes())
     except OSError as error:
         raise Problem(
-            f"'{path}': cannot be read ({error.strerror}); is it the folder of a run?",
+            f"'{path}' cannot be read ({error.strerror}). Is it in the folder of a run?",
             BAD_CHECKPOINT,
         ) from None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise Problem(
-            f"'{path}': damaged, not a JSON object; restore it or run the command again in a new"
-            " --out",
+            f"'{path}' is damaged: it does not contain a JSON object. Restore it or run the command"
+            " again in a new --out.",
             BAD_CHECKPOINT,
         )
     return value
 
 
 def strict_json(text: bytes | str):
-    """Parse JSON by the standard: NaN and Infinity, which Python accepts, raise ValueError."""
+    """Parse strict JSON. Raises ValueError for NaN and Infinity, which Python's parser accepts."""
 
     def refuse(name):
-        raise ValueError(f"{name} is no JSON")
+        raise ValueError(f"{name} is not valid JSON")
 
     return json.loads(text, parse_constant=refuse)

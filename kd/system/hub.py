@@ -1,4 +1,4 @@
-"""timm's pretrained weights: within reach, or refused within seconds."""
+"""timm's pretrained weights: downloaded, or refused within seconds if that is impossible."""
 
 import contextlib
 import functools
@@ -16,28 +16,28 @@ from torch import nn
 from kd.system.errors import Problem
 
 CONNECT_SECONDS = 4
-CURE = "give --weights FILE or --no-pretrained (a teacher takes its file in train_teacher.py)"
+CURE = "Use --weights FILE or --no-pretrained (for a teacher, in train_teacher.py)."
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @functools.cache
 def require_pretrained(name: str, architecture: str) -> None:
-    """Raise Problem, within seconds, where a network's pretrained weights are out of reach.
+    """Raise Problem, within seconds, if the pretrained weights of a network are not available.
 
-    They are within reach on this disk, or at an address that answers.
+    They are available if they are on this disk or at an address that answers.
     """
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not (config.hf_hub_id or config.url):
-        raise Problem(f"network '{name}': timm has no weights for it; {CURE}")
-    address = _out_of_reach(config)
+        raise Problem(f"Network '{name}' has no pretrained weights in timm. {CURE}")
+    address = _unavailable(config)
     if address:
-        raise Problem(f"weights of '{name}': cannot download {address}; {CURE}")
+        raise Problem(f"Weights of '{name}' cannot be downloaded from {address}. {CURE}")
 
 
 def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
-    """timm's network with its pretrained weights; `name` is what the user calls it.
+    """Return timm's network with its pretrained weights; `name` is what the user calls it.
 
-    Raises Problem where they are out of reach.
+    Raises Problem if the weights are not available.
     """
     require_pretrained(name, architecture)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
@@ -46,13 +46,13 @@ def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
             return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
         why = str(error).splitlines()[0][:160]
-        raise Problem(f"weights of '{name}': cannot download them ({why}); {CURE}") from None
+        raise Problem(f"Weights of '{name}' cannot be downloaded ({why}). {CURE}") from None
 
 
-def _out_of_reach(config) -> str:
-    """The address of pretrained weights that are out of reach; empty where they are within reach.
+def _unavailable(config) -> str:
+    """Return the address of pretrained weights that are not available, otherwise an empty string.
 
-    They are out of reach if they are not on this disk and the address does not answer in time.
+    They are not available if they are not on this disk and the address does not answer in time.
     """
     if _in_hub_cache(config):
         return ""
@@ -77,7 +77,7 @@ def _in_hub_cache(config) -> bool:
 
 @contextlib.contextmanager
 def _offline(cached: bool):
-    """Keep the hub's client from asking the network for a file that is in its cache."""
+    """Keep the hub's client from using the network for a file that is in its cache."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = cached or before
     try:
@@ -87,10 +87,10 @@ def _offline(cached: bool):
 
 
 def _answers_in_time(address: str) -> bool:
-    """Whether an address answers within CONNECT_SECONDS.
+    """Return whether an address answers within CONNECT_SECONDS.
 
-    The hub's own client tries for 50 seconds before it gives up. The question is asked in a thread,
-    because the look-up of a host's name has no time-out of its own.
+    The hub's own client retries for 50 seconds before it gives up. The request is sent in a thread,
+    because the lookup of a host name has no timeout of its own.
     """
     answers = []
 

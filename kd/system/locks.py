@@ -1,4 +1,4 @@
-"""Locks of a folder, which the kernel releases with the process, however it ends."""
+"""Locks of a folder, which the kernel releases when the process ends, even if it is killed."""
 
 import contextlib
 import fcntl
@@ -13,9 +13,10 @@ from kd.system.signals import never_stop
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path):
-    """Hold `folder` for this process alone.
+    """Lock `folder` for this process.
 
-    Raises Problem (75) where another process holds it, and Problem (74) where it cannot be locked.
+    Raises Problem (75) if another process holds the lock, and Problem (74) if the folder cannot be
+    locked.
     """
     make_folder(folder)
     try:
@@ -36,14 +37,14 @@ def _lock_or_refuse(holder: int, folder: Path) -> None:
     except BlockingIOError:
         owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
         raise Problem(
-            f"run folder '{folder}' in --out: {owner} is working in it; wait for it", BUSY
+            f"Run folder '{folder}' is in use by {owner}. Wait until it ends.", BUSY
         ) from None
     except OSError as error:  # a file system without locks
         raise cannot_write(folder, error) from None
 
 
 def _write_owner(holder: int) -> None:
-    """Name this process in the lock file. On a full disk the lock holds without the name."""
+    """Name this process in the lock file. On a full disk the lock is valid without the name."""
     with contextlib.suppress(OSError):
         os.ftruncate(holder, 0)
         os.pwrite(holder, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
@@ -51,9 +52,9 @@ def _write_owner(holder: int) -> None:
 
 @contextlib.contextmanager
 def wait_for_lock(folder: Path, check_stop=never_stop):
-    """Wait until no other process holds `folder` this way, and hold it.
+    """Wait until no other process holds this lock of `folder`, then hold it.
 
-    `check_stop` may end the waiting by an exception.
+    `check_stop` may end the waiting by raising an exception.
     """
     holder = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -64,7 +65,9 @@ def wait_for_lock(folder: Path, check_stop=never_stop):
             except BlockingIOError:
                 check_stop()
                 time.sleep(0.05)
-            except OSError:  # a file system without locks: the work is done twice, with one result
+            except (
+                OSError
+            ):  # a file system without locks: two processes do the same work, with the same result
                 break
         yield
     finally:

@@ -6,7 +6,7 @@ from kd.system.errors import printable
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = False) -> list[str]:
-    """The lines of a table. `aligned` pads the cells, so that it reads well in a terminal too."""
+    """Return the lines of a table. `aligned` pads the cells, for reading it in a terminal."""
     cells = [list(map(printable, row)) for row in (header, *rows)]
     if not aligned:
         lines = [f"| {' | '.join(row)} |" for row in cells]

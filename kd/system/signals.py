@@ -1,4 +1,4 @@
-"""Stops that are requested by a signal or by a time budget."""
+"""Stops that are requested by a signal or by a time limit."""
 
 import contextlib
 import os
@@ -11,21 +11,22 @@ from kd.system.errors import INTERRUPTED, TERMINATED, Stopped
 
 
 def never_stop() -> None:
-    """Stands in for a check of `StopSignals` where no stop can be requested."""
+    """Do nothing; replaces a check of `StopSignals` where no stop can be requested."""
 
 
 class StopSignals:
-    """Stops a run where nothing is half done: after SIGTERM, SIGHUP, Ctrl-C or a time budget.
+    """Stops a run at a safe point after SIGTERM, SIGHUP, Ctrl-C or a time limit of `minutes`.
 
-    A second Ctrl-C ends the process at once, without tidying up: threads and libraries may swallow
-    a KeyboardInterrupt, or hang on it. (Called from other Python code and not by a script, it
-    raises KeyboardInterrupt.) The budget starts now; only `check_time_budget` checks it, after a
-    step: a run that is started again and again always gets further.
+    A second Ctrl-C ends the process at once and without cleanup, because threads and libraries may
+    swallow a KeyboardInterrupt or hang on it. (When the package is used from other Python code and
+    not from a script, it raises KeyboardInterrupt.) The time limit starts with this object. Only
+    `check_time_budget` checks it, after a step, so that a run that is started again and again
+    always makes progress.
     """
 
     def __init__(self, minutes: float | None = None):
         self.code = None
-        self._why = "stopped"
+        self._why = "Stopped"
         self._minutes = minutes
         self._begun = time.monotonic()
 
@@ -41,17 +42,17 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check_time_budget(self) -> None:
-        """Request a stop where the time budget is used up."""
+        """Request a stop if the time limit has been reached."""
         if self._minutes is None or self.code is not None:
             return
         if time.monotonic() - self._begun >= 60 * self._minutes:
             self.code = TERMINATED
-            self._why = f"stopped: --max-minutes {self._minutes:g} are over"
+            self._why = f"Stopped by --max-minutes {self._minutes:g}"
 
     def check_stop(self) -> None:
         """Raise Stopped if a stop was requested and this is the only rank.
 
-        Several ranks stop together, after a step, in `check_stop_together`.
+        Several ranks stop together after a step, in `check_stop_together`.
         """
         if ranks.world_size() == 1:
             self.check_stop_alone()
@@ -59,15 +60,15 @@ class StopSignals:
     def check_stop_alone(self) -> None:
         """Raise Stopped (130 or 143) if a stop was requested.
 
-        To be called where nothing is half done and no other rank waits.
+        Call it only where no work is half done and no other rank waits.
         """
         if self.code is not None:
             raise self.as_stopped("")
 
     def check_stop_together(self, due: bool = False) -> bool:
-        """Raise Stopped on all ranks if any of them was asked to stop. All ranks call it at once.
+        """Raise Stopped on all ranks if a stop was requested on any of them.
 
-        Otherwise return whether something is `due` on any rank.
+        Otherwise return whether something is `due` on any rank. All ranks must call it together.
         """
         code, due_anywhere = ranks.maximum([self.code or 0, int(due)])
         if code:
@@ -76,15 +77,15 @@ class StopSignals:
         return bool(due_anywhere)
 
     def as_stopped(self, saved: str) -> Stopped:
-        """The exception of a stop, with its one message; `saved` names what is safe on disk."""
-        return Stopped(f"{self._why}{saved}; run the same command again to go on", self.code)
+        """Return the exception for a stop; `saved` continues its message with what was saved."""
+        return Stopped(f"{self._why}{saved}. Run the same command again to continue.", self.code)
 
     def _request(self, number, _frame):
-        """The handler of the signals."""
+        """Handle a signal."""
         if number == signal.SIGINT and self.code == INTERRUPTED:
             _end_at_once()
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        _print("stopping: saving first (Ctrl-C again stops at once)")
+        _print("Stopping: the state is saved first. Press Ctrl-C again to stop at once.")
 
 
 def _end_at_once() -> None:
@@ -95,6 +96,9 @@ def _end_at_once() -> None:
 
 
 def _print(text: str) -> None:
-    """Print on stderr, if possible: the terminal may be gone, or be printing at this moment."""
+    """Print on stderr and ignore failures.
+
+    The terminal may be gone, or another print may be in progress.
+    """
     with contextlib.suppress(OSError, RuntimeError):
         print(text, file=sys.stderr, flush=True)

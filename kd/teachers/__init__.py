@@ -1,1 +1,1 @@
-"""Teachers: where they come from, several as one, their stored logits, and who may teach whom."""
+"""Teachers: finding them, ensembles of them, their stored logits, and the check for leakage."""

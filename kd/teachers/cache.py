@@ -1,4 +1,4 @@
-"""Teachers in memory: read once for many students in a row, with their stored logits."""
+"""Teachers in memory: loaded once for several students in a row, with their stored logits."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from kd.teachers.stored_logits import StoredLogits
 
 
 class TeacherCache:
-    """The teachers that were read last, and what is stored of their logits.
+    """The teachers that were loaded last, and their stored logits.
 
-    stores  key -> logits; each store is compared with its teacher once, when it is opened
+    stores  key -> stored logits; each store is compared with its teacher once, when it is opened
     """
 
     def __init__(self):
@@ -20,19 +20,19 @@ class TeacherCache:
         self._loaded: dict[tuple[Path, str | None], Trained] = {}
 
     def load(self, file: Path) -> Trained:
-        """A model.pt. Raises Problem (4) for a missing or damaged one."""
+        """Load a model.pt. Raises Problem (4) if it is missing or damaged."""
         if (file, None) not in self._loaded:
             self._loaded[file, None] = model_file.load(file)
         return self._loaded[file, None]
 
     def load_weights(self, file: Path, name: str, classes: tuple[str, ...]) -> Trained:
-        """Any file with weights of the network `name`. Raises Problem (4) where it does not fit."""
+        """Load a file with weights of the network `name`. Raises Problem (4) if it does not fit."""
         if (file, name) not in self._loaded:
             self._loaded[file, name] = model_file.load_any(file, name, classes)
         return self._loaded[file, name]
 
     def keep(self, wanted: list[Trained]) -> None:
-        """Let go of all other teachers, and of their stored logits' tables."""
+        """Keep only these teachers and their stored logits in memory."""
         self._loaded = {
             key: found for key, found in self._loaded.items() if any(found is one for one in wanted)
         }
@@ -44,7 +44,7 @@ class TeacherCache:
         }
 
     def flush(self) -> None:
-        """Write what is left to be stored, and say what storing was worth."""
+        """Write pending logits to disk, and print how many were requested and how many computed."""
         asked = computed = 0
         for store in self.stores.values():
             store.flush()
@@ -53,6 +53,6 @@ class TeacherCache:
         if asked:
             whose = " by the first rank" if ranks.world_size() > 1 else ""
             log(
-                f"teacher's logits: {asked} asked for{whose}, {computed} computed, the others were"
-                " stored"
+                f"teacher logits: {asked} requested{whose}, {computed} computed, the others read"
+                " from the cache"
             )

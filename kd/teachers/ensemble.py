@@ -1,4 +1,4 @@
-"""The networks that teach a run, one or several, or the label distribution that stands for them."""
+"""The teachers of a run: one or several networks, or a label distribution instead."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ from kd.teachers.stored_logits import StoredLogits, key_of
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that teaches.
+    """A teacher network.
 
     name         as the user wrote it
-    source       where it comes from, in words
-    differences  in what its training differs from its student's, in words
+    source       where it comes from, as text
+    differences  how its training differs from that of the student, one text per difference
     """
 
     name: str
@@ -44,7 +44,7 @@ class Teacher:
 
 
 class Ensemble:
-    """The teachers of a run; `members` is empty where a label distribution teaches."""
+    """The teachers of a run; `members` is empty if a label distribution is the teacher."""
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class Ensemble:
 
     @property
     def hash(self) -> str:
-        """A name for all weights that teach."""
+        """A hash of the weights of all members."""
         hashes = [member.trained.hash for member in self.members]
         return hashes[0] if len(hashes) == 1 else digest([*hashes, *map(str, self.weights)])
 
     def layers(self, student: Classifier, wanted: list[str]) -> list[tuple[str, ...]]:
-        """Where to look in the student and in each member, layer by layer.
+        """Return the names of the layers to use: a tuple for the student, then one per member.
 
-        That is --layers (`wanted`), or the stages that timm names. Raises Problem where a layer is
-        given for another number of networks.
+        They come from --layers (`wanted`), or are the stages that timm names. Raises Problem if a
+        layer is given for another number of networks.
         """
         networks = [student, *(member.trained.network for member in self.members)]
         if not wanted:
@@ -82,9 +82,8 @@ class Ensemble:
             names = text.split(":")
             if len(names) not in (1, 2, len(networks)):
                 raise Problem(
-                    f"layer '{text}' in --layers: names {len(names)} modules for"
-                    f" {len(networks)} networks; give one name for all, STUDENT:TEACHER, or one for"
-                    " each"
+                    f"--layers '{text}' names {len(names)} modules for {len(networks)} networks."
+                    " Use one name for all networks, STUDENT:TEACHER, or one name per network."
                 )
             if len(names) != len(networks):
                 names = [names[0], *[names[-1]] * len(self.members)]
@@ -92,7 +91,7 @@ class Ensemble:
         return [tuple(names) for names in zip(*rows)]
 
     def try_images(self, images: torch.Tensor) -> None:
-        """Raise Problem for a member that cannot look at images [B, 3, S, S] like these."""
+        """Raise Problem for a member that cannot process images [B, 3, S, S] of this size."""
         for member in self.members:
             network = member.trained.network
             network.module.eval()
@@ -102,13 +101,16 @@ class Ensemble:
             except (RuntimeError, ValueError, AssertionError) as error:
                 why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
                 raise Problem(
-                    f"teacher {member.name} ({member.source}): cannot look at pictures of"
-                    f" {images.shape[-1]} pixels ({why}); give another --image-size or another"
-                    " teacher"
+                    f"Teacher {member.name} ({member.source}) cannot process images of"
+                    f" {images.shape[-1]} pixels ({why}). Use another --image-size or another"
+                    " teacher."
                 ) from None
 
     def on(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> BatchTeacher:
-        """What teaches on some views. `layers` of each member: to show their features, too."""
+        """Return the function that computes the teacher's outputs for batches of `views`.
+
+        layers  of each member, whose features are returned, too; empty for logits only
+        """
         if not self.members:
             correct = self.plan.distribution.correct
             return LabelDistribution(self.classes, 1 / self.classes if correct is None else correct)
@@ -122,7 +124,10 @@ class Ensemble:
         return JointTeacher(networks, self.weights, self.device)
 
     def _network(self, member: Teacher, views: Views, precision: Precision) -> BatchLogits:
-        """A member's stored logits, which fill themselves; with --no-stored-logits the network."""
+        """Return a member's stored logits, or the network itself with --no-stored-logits.
+
+        Logits that are not stored yet are computed and stored when they are requested.
+        """
         network, settings = member.trained.network, self.plan.settings
         if not settings.distillation.stored_logits:
             return LiveNetwork(network, precision)
@@ -133,7 +138,7 @@ class Ensemble:
         return self.cache.stores[key]
 
     def answers(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:
-        """What each member says of every slot, in order and in float32: logits [M, n, K]."""
+        """Return the logits of each member for every slot, in order and in float32: [M, n, K]."""
         precision = Precision(self.device.type, "off")
         logits = []
         for member in self.members:
@@ -143,21 +148,25 @@ class Ensemble:
         return np.stack(logits)
 
     def together(self, logits: np.ndarray) -> np.ndarray:
-        """The members' answers [M, n, K] as one: log of the mean probability, shifted, [n, K]."""
+        """Combine the members' logits [M, n, K] into logits [n, K].
+
+        They are the logarithm of the weighted mean probability, up to a constant in each row.
+        """
         return losses.mixture(torch.from_numpy(logits), torch.tensor(self.weights), 1.0).numpy()
 
     def judge(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:
-        """What the members say together of every slot: [n, K]."""
+        """Return the combined logits of all members for every slot: [n, K]."""
         return self.together(self.answers(views, check_stop))
 
     def check_unchanged(self, entry: dict) -> None:
-        """Raise Problem (4) where a run continues with other teachers than it began with.
+        """Raise Problem (4) if a run continues with other teachers than it began with.
 
-        entry: what the run's saved state says of its teachers.
+        entry: the `teacher` entry of the run's saved state.
         """
         if entry["hash"] != self.hash:
             raise Problem(
-                f"teacher {self.plan.teacher_name}: its weights are {self.hash}, the run began with"
-                f" {entry['hash']}; restore that teacher, or give --tag NAME to begin anew",
+                f"Teacher {self.plan.teacher_name} has changed: the hash of its weights is"
+                f" {self.hash}, but the run began with {entry['hash']}. Restore that teacher, or"
+                " use --tag NAME to start a new run.",
                 BAD_CHECKPOINT,
             )

@@ -1,4 +1,4 @@
-"""Where a run's teachers come from: a file, the folder of a finished run, or a seed."""
+"""Finding a run's teachers: in a file, in the folder of a finished run, or drawn from a seed."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from kd.teachers.model_file import Trained, state_hash
 
 
 def find(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache) -> Teacher | None:
-    """A teacher of a student's plan; None where its run has yet to be trained.
+    """Return a teacher of a student's plan, or None if it has yet to be trained.
 
-    Raises Problem where what is found does not fit the data.
+    Raises Problem if the teacher that is found does not fit the data.
     """
     if wanted.seed is not None:
         return untrained(wanted.name, wanted.seed, dataset.index.classes)
@@ -29,7 +29,10 @@ def find(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache)
 
 
 def has_begun(wanted: TeacherPlan) -> bool:
-    """Whether a teacher is there, or its training has begun: its network needs no fresh weights."""
+    """Return whether a teacher exists or its training has begun.
+
+    If so, its network needs no initial weights.
+    """
     if wanted.plan is None:
         return True
     places = [RunPaths(path) for path in wanted.places]
@@ -37,7 +40,7 @@ def has_begun(wanted: TeacherPlan) -> bool:
 
 
 def untrained(name: str, seed: int, classes: tuple[str, ...]) -> Teacher:
-    """A network as it is drawn, from no weights."""
+    """Return a randomly initialised network as a teacher."""
     network = models.build(name, classes, seed=seed)
     trained = Trained(network, None, state_hash(network.module.state_dict()))
     return Teacher(name, trained, "never trained", [])
@@ -50,8 +53,8 @@ def _from_file(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: Teacher
     foreign = leakage.foreign(found, dataset)
     if foreign and not plan.settings.distillation.allow_foreign_teacher:
         raise Problem(
-            f"teacher '{wanted.file}' in --teacher-checkpoint: was trained on other data"
-            f" ({'; '.join(foreign)}); give --allow-foreign-teacher if that is meant",
+            f"--teacher-checkpoint '{wanted.file}' was trained on other data"
+            f" ({'; '.join(foreign)}). Use --allow-foreign-teacher if this is intended.",
             BAD_CHECKPOINT,
         )
     return Teacher(wanted.name, found, Path(wanted.file).name, differences)
@@ -60,22 +63,25 @@ def _from_file(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: Teacher
 def _from_run(
     wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache
 ) -> Teacher | None:
-    """The teacher that a finished run left in one of its places, trained on these very data."""
+    """Return the teacher from the first of its places with a finished run on exactly this data.
+
+    Return None if there is no such run. Raises Problem if the first place has a run on other data.
+    """
     for path in wanted.places:
         run = RunPaths(path)
         if not ranks.main_rank_says(run.finished):
             continue
-        run.forget()  # what a kill between the report and this left
+        run.forget()  # files that are left if a run is killed just after its report is written
         found = cache.load(run.model)
         unlike = leakage.differences(found, dataset)
         if not unlike:
             recipe = changed(read_json(run.settings), wanted.plan, ("tag", *PLACES))
             source = path.relative_to(Path(plan.settings.output.out))
-            differences = [f"teacher's {text}" for text in recipe]
+            differences = [f"trained with other settings ({text})" for text in recipe]
             return Teacher(wanted.name, found, str(source), differences)
         if path == wanted.places[0]:
             raise Problem(
-                f"teacher in '{path}': was trained on other data ({'; '.join(unlike)}); give"
-                " another --tag to train one beside it, or restore the data"
+                f"Teacher in '{path}' was trained on other data ({'; '.join(unlike)}). Use another"
+                " --tag to train a new teacher, or restore the data."
             )
     return None

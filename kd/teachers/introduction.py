@@ -1,4 +1,4 @@
-"""How good the teachers of a run are before it begins: printed, and kept for its report."""
+"""Evaluation of a run's teachers before its training begins, for the console and the report."""
 
 from collections.abc import Callable
 
@@ -20,10 +20,13 @@ def introduce(
     remarks: list[str],
     check_stop: Callable[[], None],
 ) -> dict:
-    """The report's `teacher`: how good each one is, and how much its term weighs.
+    """Evaluate the teachers, print the results, and return the report's `teacher` entry.
 
-    ratio: (of the gradients on the first batch, why there is none). Raises Problem (3) for a
-    teacher whose logits are not finite.
+    ratio    (gradient of the knowledge term relative to that of the label term on the first batch,
+             the reason if it is undefined)
+    remarks  notes for the user, which are printed and reported
+
+    Raises Problem (3) for a teacher whose logits are not finite.
     """
     entry = {
         "name": ensemble.plan.teacher_name,
@@ -40,19 +43,21 @@ def introduce(
         entry |= _judged(ensemble, valid, test, check_stop)
     if ratio[0] is not None:
         log(
-            f"gradient of the knowledge over that of the label term, first batch: {ratio[0]:.3g}"
-            f" (alpha {ensemble.plan.alpha:g})"
+            "gradient of the knowledge term relative to that of the label term on the first batch:"
+            f" {ratio[0]:.3g} (alpha {ensemble.plan.alpha:g})"
         )
     for member in ensemble.members:
         for text in member.differences:
-            log(f"note: {text}")
+            log(f"note: Teacher {member.name}: {text}.")
     for remark in remarks:
         log(f"note: {remark}")
     return entry
 
 
 def disagreement(predicted: np.ndarray) -> float:
-    """Share of images on which two teachers predict different classes, the mean over all pairs.
+    """Return the share of images on which two teachers disagree: the mean over all pairs.
+
+    Two teachers disagree on an image if they predict different classes.
 
     predicted: int [M, n] with M > 1.
     """
@@ -64,7 +69,7 @@ def disagreement(predicted: np.ndarray) -> float:
 
 
 def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[[], None]) -> dict:
-    """The members' accuracies, alone and together."""
+    """Return the entries of the report on the accuracy of each member and of all together."""
     valid_logits = ensemble.answers(valid, check_stop)
     test_logits = ensemble.answers(test, check_stop)
     valid_labels, test_labels = valid.labels.numpy(), test.labels.numpy()
@@ -84,8 +89,8 @@ def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[
     if len(members) > 1:
         entry["disagreement"] = disagreement(test_logits.argmax(2))
         log(
-            f"teachers together: validation accuracy {entry['valid_accuracy']:.4f}; two of them"
-            f" differ on {100 * entry['disagreement']:.1f} % of the test images"
+            f"teachers together: validation accuracy {entry['valid_accuracy']:.4f}; two of the"
+            f" teachers disagree on {100 * entry['disagreement']:.1f} % of the test images"
         )
     return entry
 
@@ -95,16 +100,16 @@ def _accuracy(ensemble: Ensemble, member: Teacher, logits: np.ndarray, labels: n
     if bad:
         lr = ensemble.plan.settings.training.lr
         raise Problem(
-            f"teacher {member.name} ({member.source}): its logits are not finite for {bad} of"
-            f" {len(logits)} images; stopped before step 0 (learning rate {lr:g}); give a teacher"
-            " whose weights are finite",
+            f"Teacher {member.name} ({member.source}): its logits are not finite for {bad} of"
+            f" {len(logits)} images. Stopped before step 0 (learning rate {lr:g}). Use a teacher"
+            " whose weights are finite.",
             DIVERGED,
         )
     return metrics.accuracy(logits, labels)
 
 
 def _member_entry(member: Teacher, weight: float, valid: float, test: float) -> dict:
-    """The report's entry of one teacher."""
+    """Return the report's entry for one teacher."""
     found = member.trained
     return {
         "name": member.name,

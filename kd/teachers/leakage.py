@@ -1,4 +1,4 @@
-"""Who may teach whom: what a trained network has seen, against what a student is judged on."""
+"""Leakage: what a teacher has seen, compared with the data that its student is evaluated on."""
 
 import numpy as np
 import torch
@@ -8,22 +8,25 @@ from kd.data.index import Index
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.teachers.model_file import Trained
 
+_NAMES = {"train": "train", "valid": "validation", "test": "test"}
+
 
 def differences(trained: Trained, dataset: Dataset) -> list[str]:
-    """How a network's data differ from these, in words: set, parts, picture size.
+    """Return how the data of a trained network differ from this data set, as texts.
 
-    Empty where all agree.
+    The data set, split, images, image size, resizing and crop are compared. The list is empty if
+    all of them are equal.
 
-    Raises Problem (4) for other classes or another order of them.
+    Raises Problem (4) for other classes or another order of the classes.
     """
     about = trained.about
     if about is None:
-        return ["its training data are unknown"]
+        return ["its training data is unknown"]
     ours, theirs = dataset.index.classes, tuple(about["classes"])
     if theirs != ours:
         raise Problem(
-            f"teacher '{about['name']}': its classes are {list(theirs)}, those of the data"
-            f" {list(ours)}; both must have the same names in the same order",
+            f"Teacher '{about['name']}' has the classes {list(theirs)}, but the data set has"
+            f" {list(ours)}. Both must have the same names in the same order.",
             BAD_CHECKPOINT,
         )
     settings = dataset.settings
@@ -41,10 +44,10 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
 
 
 def foreign(trained: Trained, dataset: Dataset) -> list[str]:
-    """In what a network's data set, parts and pictures are others than these, in words; empty where
-    nothing is known of them.
+    """Return how the data set, split and images of a network differ from these, as texts.
 
-    The same parts of the same pictures are the same data, whatever their folder is called now.
+    The list is empty if all of them are equal, or if nothing is known about the network's data. The
+    same split of the same images is the same data, whatever the name of its folder.
     """
     seen = trained.about and trained.about["data"]
     if seen is None or (seen["split_hash"], seen["content_hash"]) == (
@@ -56,34 +59,31 @@ def foreign(trained: Trained, dataset: Dataset) -> list[str]:
         [
             ("data set", seen["name"], dataset.index.name),
             (
-                "parts",
+                "split",
                 f"{seen['split']} {seen['split_hash']}",
                 f"{dataset.settings.split} {dataset.split_hash}",
             ),
-            ("pictures", seen["content_hash"], dataset.content_hash),
+            ("images", seen["content_hash"], dataset.content_hash),
         ]
     )
 
 
 def _unlike(pairs: list[tuple]) -> list[str]:
-    return [
-        f"{what}: teacher {theirs}, student {ours}"
-        for what, theirs, ours in pairs
-        if theirs != ours
-    ]
+    return [f"{what} {theirs} instead of {ours}" for what, theirs, ours in pairs if theirs != ours]
 
 
 def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
-    """Which pictures of an index a network was trained or chosen on, by file or (in the same data
-    set) by patient: bool [N].
+    """Return which images of an index a network was trained or selected on: bool [N].
 
-    hashes: uint8 [N, 16], of the files' content.
+    Images are recognised by their file or, within the same data set, by their patient.
+
+    hashes: uint8 [N, 16], of the files' contents.
     """
     files, patients = set(), set()
     for seen in _all_seen(trained):
-        for part in ("train", "valid"):
-            files |= _bytes(seen["files"][part])
-            patients |= set(seen["patients"][part]) if seen["name"] == index.name else set()
+        for split in ("train", "valid"):
+            files |= _bytes(seen["files"][split])
+            patients |= set(seen["patients"][split]) if seen["name"] == index.name else set()
     return np.array(
         [
             row.tobytes() in files or sample.patient in patients
@@ -94,7 +94,7 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
 
 
 def _all_seen(trained: Trained) -> list[dict]:
-    """What a network has seen, and after it what its teachers of other data have."""
+    """Return what a network has seen, followed by what its teachers from other data have seen."""
     return [trained.about["data"], *trained.about["data"]["inherited"]] if trained.about else []
 
 
@@ -103,11 +103,11 @@ def _bytes(hashes: torch.Tensor) -> set[bytes]:
 
 
 def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
-    """Raise Problem (4) where the teacher, or a teacher of it, was trained or chosen on what the
-    student will be judged on.
+    """Raise Problem (4) if a teacher has seen images that its student will be evaluated on.
 
-    Patients are compared within one data set, files everywhere. The very same parts are no overlap:
-    what leaks there is the split's doing, and reported as such.
+    This covers images that the teacher, or a teacher of it, was trained or selected on. Patients
+    are compared within one data set, files across all. Exactly the same split is not an overlap:
+    leakage within a split is reported as a property of that split.
     """
     for number, seen in enumerate(_all_seen(trained)):
         if number == 0 and (seen["split_hash"], seen["content_hash"]) == (
@@ -121,11 +121,12 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
             )
             files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
             if patients or files:
-                whose = "its" if number == 0 else "a teacher of it, whose"
+                whose = "its" if number == 0 else "one of its own teachers'"
                 raise Problem(
-                    f"teacher '{trained.about['name']}': {whose} {theirs} part holds"
-                    f" {len(patients)} patients and {len(files)} pictures of the student's {ours}"
-                    " part; train it on the same parts (same --split, --split-seed and sizes), or"
-                    " give the pair a --tag and let it be trained",
+                    f"Teacher '{trained.about['name']}' has seen data that the student is evaluated"
+                    f" on: {whose} {_NAMES[theirs]} split contains {len(patients)} patients and"
+                    f" {len(files)} images of the student's {_NAMES[ours]} split. Train the teacher"
+                    " on the same split (same --split, --split-seed and sizes), or use --tag NAME"
+                    " without --teacher-checkpoint to train a new one.",
                     BAD_CHECKPOINT,
                 )

@@ -1,4 +1,4 @@
-"""model.pt: a trained network with what it takes to use it and what it has seen."""
+"""model.pt: a trained network with its preprocessing and a record of the data it has seen."""
 
 import hashlib
 import itertools
@@ -15,7 +15,7 @@ from kd.models import Classifier
 from kd.system import checkpoint
 from kd.system.errors import BAD_CHECKPOINT, Problem
 
-# What model.pt holds, as `checkpoint.fault` reads it.
+# The content of model.pt, as a schema for `checkpoint.fault`.
 SCHEMA = {
     "kind": str,
     "name": str,
@@ -40,9 +40,11 @@ INHERITED = {key: SCHEMA["data"][key] for key in ("name", "patients", "files")}
 
 @dataclass(frozen=True)
 class Trained:
-    """A network read from a file.
+    """A trained network that was loaded from a file.
 
-    `about` is model.pt without its weights, or None for a foreign state_dict.
+    network  the network with its weights
+    about    the content of model.pt without the weights, or None for a plain state_dict
+    hash     `state_hash` of the weights
     """
 
     network: Classifier
@@ -59,16 +61,18 @@ def pack(
     pool: Pool | None,
     taught_by: list[Trained],
 ) -> dict:
-    """The content of model.pt.
+    """Return the content of model.pt.
 
-    `state` loads into `timm.create_model(architecture, num_classes=len(classes))` strictly.
+    `state` can be loaded strictly into
+    `timm.create_model(architecture, num_classes=len(classes))`.
 
-    The patients and files of the train and validation parts travel along, so that nobody judges the
-    network, or its students, on what it has seen; what it has seen without labels counts as train.
-    What teachers of other data have seen, and theirs, stands in `inherited`.
+    The patients and files of the train and validation splits are included, so that neither the
+    network nor its students are evaluated on data that it has seen. Images that it has seen without
+    labels count as part of the train split. `inherited` lists what its teachers from other data
+    have seen, and their teachers in turn.
     """
-    patients = {part: dataset.patients(part) for part in ("train", "valid")}
-    files = {part: dataset.files(part) for part in ("train", "valid")}
+    patients = {split: dataset.patients(split) for split in ("train", "valid")}
+    files = {split: dataset.files(split) for split in ("train", "valid")}
     inherited = []
     for teacher in taught_by:
         inherited += _other_data(teacher, dataset)
@@ -97,7 +101,7 @@ def pack(
 
 
 def _input(network: Classifier, dataset: Dataset) -> dict:
-    """How images are prepared for a network."""
+    """Return how images are prepared for a network."""
     return {
         "image_size": dataset.settings.image_size,
         "resize": dataset.settings.resize,
@@ -108,7 +112,7 @@ def _input(network: Classifier, dataset: Dataset) -> dict:
 
 
 def _other_data(teacher: Trained, dataset: Dataset) -> list[dict]:
-    """What a teacher, and its own teachers, have seen that is not of these very data."""
+    """Return what a teacher and its own teachers have seen of other data than this data set."""
     if teacher.about is None:
         return []
     own = teacher.about["data"]
@@ -120,7 +124,7 @@ def _other_data(teacher: Trained, dataset: Dataset) -> list[dict]:
 
 
 def state_hash(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 (first 16 hex digits) of names, types, shapes and bytes of all tensors."""
+    """Return the first 16 hex digits of the SHA-256 of all names, dtypes, shapes and values."""
     sha = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -130,15 +134,14 @@ def state_hash(state: dict[str, torch.Tensor]) -> str:
 
 
 def load(path: Path) -> Trained:
-    """A model.pt of ours. Raises Problem (4) for a missing, damaged or foreign file."""
+    """Load a model.pt. Raises Problem (4) for a missing or damaged file or one of another kind."""
     return _unpack(checkpoint.load(path, "model"), path)
 
 
 def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
-    """A model.pt of ours, or a timm state_dict of the network `name` for as many classes as are
-    given.
+    """Load a model.pt, or a timm state_dict of the network `name` for these classes.
 
-    Raises Problem (4) where the file does not fit the network or the data.
+    Raises Problem (4) if the file does not fit the network or the classes.
     """
     if path.suffix != ".safetensors":
         content = checkpoint.load(path, "teacher checkpoint")
@@ -146,8 +149,9 @@ def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
             trained = _unpack(content, path)
             if trained.network.architecture != models.architecture_of(name):
                 raise Problem(
-                    f"teacher checkpoint '{path}': holds {trained.network.architecture}, --teacher"
-                    f" names {models.architecture_of(name)}; name the network that the file holds",
+                    f"Teacher checkpoint '{path}' contains {trained.network.architecture}, but"
+                    f" --teacher names {models.architecture_of(name)}. Set --teacher to the network"
+                    " in the file.",
                     BAD_CHECKPOINT,
                 )
             return trained
@@ -162,21 +166,21 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
     bias = state.get(f"{head}.bias") if isinstance(head, str) else None
     if bias is not None and len(bias) != len(network.classes):
         raise Problem(
-            f"teacher checkpoint '{path}': has {len(bias)} classes, the data {len(network.classes)}"
-            f" ({', '.join(network.classes)}); train it on these classes",
+            f"Teacher checkpoint '{path}' has {len(bias)} classes, but the data set has"
+            f" {len(network.classes)} ({', '.join(network.classes)}). Train it on these classes.",
             BAD_CHECKPOINT,
         )
 
 
 def _unpack(content: dict, path: Path) -> Trained:
     if isinstance(content.get("input"), dict):
-        content["input"].setdefault("crop", "none")  # a file that is older than crops
+        content["input"].setdefault("crop", "none")  # files from before there were crops
     if isinstance(content.get("data"), dict):
-        content["data"].setdefault("inherited", [])  # and one older than foreign teachers
+        content["data"].setdefault("inherited", [])  # and before teachers from other data
     own = {key: value for key, value in content.items() if key != "format"}
-    fault = checkpoint.fault(own, SCHEMA, "it") or _odd(content)
+    fault = checkpoint.fault(own, SCHEMA, "its content") or _odd(content)
     if fault:
-        raise Problem(f"model '{path}': {fault}; is it a model.pt of this program?", BAD_CHECKPOINT)
+        raise Problem(f"Model '{path}': {fault}. Is it a model.pt of this project?", BAD_CHECKPOINT)
     network = models.build(content["name"], tuple(content["classes"]))
     if network.architecture != content["architecture"]:
         network = models.build(content["architecture"], tuple(content["classes"]))
@@ -189,7 +193,7 @@ def _unpack(content: dict, path: Path) -> Trained:
 
 
 def _odd(content: dict) -> str:
-    """What is wrong inside a model.pt that has all its keys; empty where it is sound."""
+    """Describe invalid values in a model.pt that has all its keys; return "" if there are none."""
     if len(content["classes"]) < 2 or not all(isinstance(name, str) for name in content["classes"]):
         return f"its classes are {str(content['classes'])[:100]}, not two or more names"
     for key in ("mean", "std"):
@@ -201,7 +205,7 @@ def _odd(content: dict) -> str:
     if min(content["input"]["std"]) <= 0:
         return f"its input.std is {content['input']['std']}, not above 0"
     if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
-        return "its state_dict holds other things than tensors"
+        return "its state_dict contains values that are not tensors"
     faults = (
         checkpoint.fault(seen, INHERITED, "its data.inherited")
         for seen in content["data"]["inherited"]
@@ -209,14 +213,16 @@ def _odd(content: dict) -> str:
     found = next((fault for fault in faults if fault), "")
     if found:
         return found
-    for seen, part in itertools.product(
+    for seen, split in itertools.product(
         (content["data"], *content["data"]["inherited"]), ("train", "valid")
     ):
-        files, patients = seen["files"][part], seen["patients"][part]
+        files, patients = seen["files"][split], seen["patients"][split]
         if (
             files.ndim != 2
             or files.dtype != torch.uint8
             or not all(isinstance(name, str) for name in patients)
         ):
-            return f"its data.files.{part} or data.patients.{part} are no hashes, or no names"
+            return (
+                f"its data.files.{split} are not hashes or its data.patients.{split} are not names"
+            )
     return ""

@@ -1,7 +1,8 @@
-"""What teachers say of a batch: without gradient, in float32, leaving the teachers as they were.
+"""Outputs of teachers for a batch: without gradients, in float32, and with unchanged teachers.
 
-A network's logits come from a callable, batch -> float32 [B, K]: `LiveNetwork`, or `StoredLogits`
-around it. What all teachers say together comes from a callable, batch -> `TeacherOutputs`.
+The logits of a single network come from a callable, batch -> float32 [B, K]: `LiveNetwork`, or
+`StoredLogits` around it. The outputs of all teachers come from a callable, batch ->
+`TeacherOutputs`.
 """
 
 import math
@@ -19,11 +20,11 @@ from kd.system.devices import Precision
 
 
 class TeacherOutputs(NamedTuple):
-    """What M teachers say of a batch.
+    """The outputs of M teachers for a batch.
 
     logits    float32 [M, B, K]
-    weights   [M] that sum to 1
-    features  of each teacher, the feature maps of some of its layers
+    weights   [M], with sum 1
+    features  for each teacher, the feature maps of some of its layers
     """
 
     logits: torch.Tensor
@@ -31,7 +32,7 @@ class TeacherOutputs(NamedTuple):
     features: tuple[tuple[torch.Tensor, ...], ...] = ()
 
     def at(self, temperature: float) -> torch.Tensor:
-        """Logits [B, K] of the weighted mean of the teachers' probabilities at this temperature."""
+        """Return logits [B, K] of the teachers' weighted mean probabilities at this temperature."""
         return losses.mixture(self.logits, self.weights, temperature)
 
 
@@ -40,9 +41,9 @@ BatchTeacher = Callable[[Batch], TeacherOutputs | None]
 
 
 class LiveNetwork:
-    """A network that looks at every batch.
+    """A network that is evaluated on every batch.
 
-    It runs in evaluation mode, in the training's precision, with its own mean and std.
+    It runs in evaluation mode, in the precision of the training, with its own mean and std.
     """
 
     def __init__(self, network: Classifier, precision: Precision):
@@ -50,33 +51,35 @@ class LiveNetwork:
         self.network, self.precision = network, precision
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Logits float32 [B, K]."""
+        """Return the logits, float32 [B, K]."""
         with torch.inference_mode():
             with self.precision.autocast():
                 output = self.network(batch.images)
             logits = output.float()
-        return logits.clone()  # inference tensors may not enter autograd; a clone made outside may
+        return (
+            logits.clone()
+        )  # autograd rejects inference tensors, but accepts a clone made outside
 
 
 class ObservedNetwork:
-    """A network that looks at every batch and shows the feature maps of some of its layers."""
+    """A network that is evaluated on every batch and also returns features of some layers."""
 
     def __init__(self, network: Classifier, precision: Precision, layers: tuple[str, ...]):
         network.module.eval().requires_grad_(False)
         self.network, self.precision, self.layers = network, precision, layers
 
-    # Not inference_mode: a loss keeps features for its backward pass, which may not be inference
-    # tensors.
+    # Not inference_mode: losses save the features for their backward pass, which is not allowed for
+    # inference tensors.
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
-        """Logits float32 [B, K] and the features of each layer, float32."""
+        """Return the logits, float32 [B, K], and the features of each layer, float32."""
         with self.precision.autocast():
             logits, features = self.network.outputs(batch.images, self.layers)
         return Outputs(logits.float(), tuple(one.float() for one in features))
 
 
 class JointTeacher:
-    """Networks that teach together, by their logits. `weights` are made to sum to 1."""
+    """Several networks as one teacher of logits. `weights` are normalised to sum 1."""
 
     def __init__(self, networks: list[BatchLogits], weights: list[float], device: torch.device):
         self.networks = networks
@@ -88,7 +91,7 @@ class JointTeacher:
 
 
 class ObservedJointTeacher(JointTeacher):
-    """Networks that teach together, by logits and features: each is an `ObservedNetwork`."""
+    """Several `ObservedNetwork`s as one teacher of logits and features."""
 
     def __call__(self, batch: Batch) -> TeacherOutputs:
         outputs = [network(batch) for network in self.networks]
@@ -97,11 +100,14 @@ class ObservedJointTeacher(JointTeacher):
 
 
 class LabelDistribution:
-    """No network: probability `correct` for the true class, (1 - correct) / (K - 1) for the others.
+    """A teacher without a network: a fixed distribution around the true class.
 
-    Yuan et al. 2020, 1909.11723, eq. 8, which softens this distribution as a network's: its logits
-    are the logarithms. With correct = 1 / K it is the uniform one of label smoothing (Szegedy et
-    al. 2016, 1512.00567, section 7). Raises ValueError for a batch without labels.
+    The true class has probability `correct`, each other class (1 - correct) / (K - 1). The logits
+    are the logarithms, so that the distribution is softened like that of a network, as in Yuan et
+    al. 2020, arXiv:1909.11723, eq. 8. With correct = 1 / K it is the uniform distribution of label
+    smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+
+    Calling it raises ValueError for a batch without labels.
     """
 
     def __init__(self, classes: int, correct: float):
@@ -109,7 +115,7 @@ class LabelDistribution:
 
     def __call__(self, batch: Batch) -> TeacherOutputs:
         if batch.labels is None:
-            raise ValueError("a label distribution where no label is read")
+            raise ValueError("a label distribution needs a batch with labels")
         device, shape = batch.labels.device, (len(batch.labels), self.classes)
         other = math.log((1 - self.correct) / (self.classes - 1))
         logits = torch.full(shape, other, device=device)
@@ -118,21 +124,21 @@ class LabelDistribution:
 
 
 def no_teacher(batch: Batch) -> None:
-    """Nobody teaches: training on labels alone."""
+    """Return None: there is no teacher, and training uses labels only."""
 
 
 def collect_logits(
     network: BatchLogits, views: Views, check_stop: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """What a network says of every slot once, in order: float32 [n, K].
+    """Return a network's logits for every slot, in order: float32 [n, K].
 
-    `check_stop` is called before every batch and may end the work by an exception.
+    `check_stop` is called before every batch and may end the work by raising an exception.
     """
     slots, logits = [], []
     for batch in views.epoch(0):
         check_stop()
         slots.append(batch.slots)
         logits.append(network(batch).cpu())
-    if not logits:  # this rank has no part of the data
+    if not logits:  # this rank has no share of the data
         return ranks.gather_rows(torch.empty(0, dtype=torch.int64), None, len(views)).numpy()
     return ranks.gather_rows(torch.cat(slots), torch.cat(logits), len(views)).numpy()

@@ -1,6 +1,4 @@
-"""A teacher's logits, computed once for every view of every image, and kept for all students to
-come.
-"""
+"""Stored logits: computed once for every view of every image and reused by all students."""
 
 import contextlib
 import os
@@ -20,18 +18,20 @@ from kd.system.devices import Precision, kind_of, to_device
 from kd.system.files import reason
 from kd.teachers.outputs import BatchLogits, LiveNetwork
 
-FLUSH_EVERY = 20  # steps: written now and then, so that a GPU need not be waited for in each
-CHECKED = 16
-# How far a stored logit may lie from the live one, as a share of the batch's range: other kernels,
-# other batch sizes.
+FLUSH_EVERY = 20  # steps between two writes, because a write has to wait for the GPU
+CHECKED = 16  # stored rows that are compared with the live teacher
+# How much a stored logit may differ from the live one, relative to the range of the logits in the
+# batch. They differ because of other kernels and other batch sizes.
 TOLERANCE = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
 
 
 def key_of(network: Classifier, weights: str, views: Views, precision: Precision) -> str:
-    """A name for everything that a teacher's logits depend on; `weights` is the hash of its state.
+    """Return a hash of everything that a teacher's logits depend on.
 
-    What a run gives may not depend on those before it. So all that moves the last bits of float32
-    belongs to it as well: in which batches images come, and what computes them.
+    The results of a run must not depend on earlier runs. The hash therefore also covers everything
+    that affects the rounding in float32: the composition of the batches, and the device.
+
+    weights  the hash of the teacher's state
     """
     batches = f"{views.batch_size} {views.shuffle} {views.seed} {views.shown}"
     batches += f" {ranks.world_size()} ranks" if ranks.world_size() > 1 else ""
@@ -51,26 +51,26 @@ def key_of(network: Classifier, weights: str, views: Views, precision: Precision
 
 
 class StoredLogits:
-    """A teacher (batch of `views` -> logits [B, K]) that asks a live one only for what is not on
-    disk yet, and writes that down.
+    """A teacher (batch of `views` -> logits [B, K]) whose logits are stored on disk.
 
-    The file is an array [epochs, slots, K + 1] of float32: the logits and a checksum of the row,
-    and has holes where nothing was computed yet. A row that was torn by a kill or by another run
-    that writes it at the same time is a hole, and a batch with a hole is computed as a whole. Where
-    the file cannot be read or written, a warning is printed, once, and training goes on with what
-    there is.
+    Logits that are not stored yet are computed by the live teacher and written to disk.
+
+    The file is an array [epochs, slots, K + 1] of float32: the logits and a checksum per row. Rows
+    that have not been computed yet are holes. A row that is incomplete, because of a kill or
+    another run that writes it at the same time, counts as a hole. A batch with a hole is computed
+    completely. If the file cannot be read or written, one warning is printed, and training
+    continues with the rows that are available.
     """
 
-    file: int | None = None  # also where construction fails before a file is open
+    file: int | None = None  # so that __del__ works if __init__ fails before a file is open
 
     def __init__(
         self, cache_dir: str, network: Classifier, key: str, views: Views, precision: Precision
     ):
         self.network, self.precision = network, precision
         self.slots, self.device = len(views), views.device
-        self.changing = (
-            views.augment or views.shuffle
-        )  # from epoch to epoch: what is seen, or in which batch
+        # Whether the views, or the batches that contain them, differ between epochs.
+        self.changing = views.augment or views.shuffle
         self.live: BatchLogits = LiveNetwork(network, precision)
         self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
         self.width = len(network.classes)
@@ -80,8 +80,8 @@ class StoredLogits:
             self._check(views)
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """Logits float32 [B, K] of a batch, on its device."""
-        if not batch.share:  # another rank's row: it only stands in
+        """Return the logits of a batch, float32 [B, K], on its device."""
+        if not batch.share:  # a placeholder: another rank computes these rows
             return self.live(batch)
         slots, epoch = batch.slots.numpy(), self._seen(batch.epoch)
         if epoch != self.epoch:
@@ -102,7 +102,7 @@ class StoredLogits:
         return logits
 
     def flush(self) -> None:
-        """Write what was computed since the last time."""
+        """Write the logits that were computed since the last call."""
         fresh, self.fresh = self.fresh, []
         if not fresh or self.file is None or not self.writable:
             return
@@ -119,7 +119,7 @@ class StoredLogits:
             self._warn(error)
 
     def close(self) -> None:
-        """Write what is left. What comes after this is read and computed, not stored."""
+        """Write pending logits and close the file. Later logits are computed but not stored."""
         self.flush()
         self._close_file()
 
@@ -138,17 +138,17 @@ class StoredLogits:
     def _close_file(self) -> None:
         file, self.file = self.file, None
         if file is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # what a network's disk tells late: rows without their checksum are holes
+            # A network file system may report a failed write only here. Such rows have a wrong
+            # checksum, so that they count as holes.
+            with contextlib.suppress(OSError):
                 os.close(file)
 
     def _warn(self, error: OSError) -> None:
         if self.writable:
             log(
-                f"warning: '{self.path}': {reason(error)}; the teacher's logits are not stored any"
-                " more, and this run goes on; free space or give another --cache-dir for the"
-                " next one"
+                f"warning: '{self.path}' cannot be used ({reason(error)}). The teacher's logits are"
+                " no longer stored. The run continues. Free space or use another --cache-dir for"
+                " the next run."
             )
         self.writable = False
 
@@ -156,12 +156,12 @@ class StoredLogits:
         return epoch if self.changing else 0
 
     def _read(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(logits float32 [slots, K], which of them are whole: bool [slots]) of an epoch."""
+        """Return (logits float32 [slots, K], which rows are complete: bool [slots]) of an epoch."""
         record = np.zeros((self.slots, self.width + 1), np.float32)
         if self.file is not None:
             try:
                 os.preadv(self.file, [record.reshape(-1).view(np.uint8)], epoch * record.nbytes)
-            except OSError as error:  # a network's disk, or its file is gone
+            except OSError as error:  # a network file system, or the file is gone
                 self._warn(error)
         values = np.ascontiguousarray(record[:, :-1])
         return values, record.view(np.uint32)[:, -1] == _checksums(
@@ -169,8 +169,9 @@ class StoredLogits:
         )
 
     def _check(self, views: Views) -> None:
-        """Compare a random batch of stored rows with the live teacher; begin anew where they
-        differ.
+        """Compare a random batch of stored rows with the live teacher.
+
+        If they differ, all rows are discarded.
         """
         try:
             epochs = os.fstat(self.file).st_size // (self.slots * (self.width + 1) * 4) + 1
@@ -186,23 +187,26 @@ class StoredLogits:
             error, spread = np.abs(alive - values[slots]).max(), alive.max() - alive.min()
             if not error <= TOLERANCE[self.precision.words] * spread:
                 log(
-                    f"warning: stored logits of {self.network.name} differ from the teacher's by"
-                    f" {error:.3g} (their range is {spread:.3g}); they are thrown away and computed"
-                    " again"
+                    f"warning: The stored logits of {self.network.name} differ from the teacher's"
+                    f" by {error:.3g} (their range is {spread:.3g}). They are discarded and"
+                    " computed again."
                 )
-                self._begin_anew()
+                self._discard()
             return
 
-    def _begin_anew(self) -> None:
+    def _discard(self) -> None:
         try:
-            os.ftruncate(self.file, 0)  # not removed: other ranks and runs have it open
+            os.ftruncate(self.file, 0)  # not deleted, because other ranks and runs may have it open
         except OSError as error:
             self._warn(error)
             self._close_file()
 
 
 def _checksums(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """CRC-32 of each row [n, K] and its place in the file, never 0 (a hole's): uint32 [n]."""
+    """Return the CRC-32 of each row [n, K] and its place in the file: uint32 [n].
+
+    It is never 0, which marks a hole.
+    """
     rows = memoryview(values).cast("B")
     width = values.shape[1] * 4
     return np.array(

@@ -1,1 +1,1 @@
-"""What the loop moves: the objective of a phase and the state of a network in training."""
+"""What the training loop works on: the objective of a phase and the state of a network."""

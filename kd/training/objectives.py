@@ -1,8 +1,9 @@
-"""What a phase minimises: labels, knowledge, or both.
+"""The objective that a phase minimises: on labels, on knowledge, or on both.
 
-An objective is called as objective(student, teacher, labels) with the student's `Outputs`, what the
-teachers say (`TeacherOutputs`, or None) and labels int64 [B] (or None). It returns {"loss": scalar,
-and its terms and other batch means by name}.
+An objective is called as objective(student, teacher, labels) with the `Outputs` of the student, the
+`TeacherOutputs` of the teachers (or None) and the labels, int64 [B] (or None). It returns a
+dictionary of scalars: "loss", which has a gradient, and its terms and other batch means by name,
+which do not.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from kd.teachers.outputs import TeacherOutputs
 
 
 class Objective(Protocol):
-    """Any of the objectives below."""
+    """The interface of the objectives below."""
 
     def __call__(
         self, student: Outputs, teacher: TeacherOutputs | None, labels: torch.Tensor | None
@@ -27,12 +28,12 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is passed on, and how much each kind counts.
+    """The kinds of knowledge that are transferred, with their weights.
 
     weights       kind -> weight of its term
-    temperatures  of several the mean of a kind's losses
+    temperatures  temperatures of the losses; with several, their mean is taken
     options       kind -> its own hyper-parameters
-    projectors    for kinds that compare projected maps: one for every teacher and layer
+    projectors    one for each teacher and layer, for kinds that compare projected maps
     """
 
     weights: dict[str, float]
@@ -43,7 +44,7 @@ class Knowledge:
     def terms(
         self, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        """Each kind's loss, without its weight."""
+        """Return the loss of each kind by name, without its weight."""
         found = {}
         for name in self.weights:
             if KNOWLEDGE[name].inside:
@@ -53,13 +54,13 @@ class Knowledge:
         return found
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The weighted sum of the terms."""
+        """Return the weighted sum of the terms."""
         return sum(weight * terms[name] for name, weight in self.weights.items())
 
     def _output(
         self, name: str, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """A loss of logits: the mean over the temperatures, where it takes one."""
+        """Return a loss of the logits, averaged over the temperatures if it takes one."""
         kind, arguments = KNOWLEDGE[name], dict(self.options.get(name, {}))
         loss = kind.function()
         if kind.labels:
@@ -73,7 +74,7 @@ class Knowledge:
         return torch.stack(values).mean()
 
     def _inside(self, name: str, student: Outputs, teacher: TeacherOutputs) -> torch.Tensor:
-        """A loss of feature maps: the weighted mean over the teachers of the mean over layers."""
+        """Return a loss of features: the mean over layers, then the weighted mean over teachers."""
         kind, options = KNOWLEDGE[name], self.options.get(name, {})
         loss = kind.function()
         of_teachers = []
@@ -89,7 +90,10 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Supervised:
-    """CE: labels alone. class_weights [K]: how much each class counts."""
+    """The cross-entropy (CE) of the labels, without knowledge.
+
+    class_weights  weight of each class [K]; None for equal weights
+    """
 
     class_weights: torch.Tensor | None = None
 
@@ -100,9 +104,12 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Distillation:
-    """(1 - alpha) * CE + alpha * knowledge.
+    """(1 - alpha) * CE + alpha * knowledge, with the cross-entropy (CE) of the labels at T = 1.
 
-    With `kd` it is Hinton's form (1503.02531, section 2), with the label at T = 1.
+    With `kd` as the knowledge, this is the objective of Hinton, Vinyals, Dean 2015
+    (arXiv:1503.02531, section 2).
+
+    class_weights  weight of each class in CE [K]; None for equal weights
     """
 
     knowledge: Knowledge
@@ -122,13 +129,13 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Matching:
-    """The knowledge alone: no label is read. Raises ValueError where it is given any."""
+    """The knowledge without labels. A call with labels raises ValueError."""
 
     knowledge: Knowledge
 
     def __call__(self, student, teacher, labels):
         if labels is not None:
-            raise ValueError("labels in a phase that reads none")
+            raise ValueError("labels were passed to an objective that reads none")
         terms = self.knowledge.terms(student, teacher, None)
         graph = ranks.keep_in_graph(losses.full(student.logits))
         return {
@@ -143,16 +150,17 @@ def _detached(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _agreement(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Share of rows [B, K] whose largest logit is at the given class, int64 [B]."""
+    """Return the share of rows of logits [B, K] whose largest value is at `classes`, int64 [B]."""
     return (logits.detach().argmax(1) == classes).float().mean()
 
 
 def gradient_ratio(
     student: torch.Tensor, teacher: TeacherOutputs, labels: torch.Tensor, objective: Distillation
 ) -> float:
-    """Norm of the weighted knowledge's gradient over that of the weighted label term.
+    """Return the norm of the knowledge's gradient, divided by that of the label term's gradient.
 
-    Gradients are taken by the student's logits [B, K]. inf at alpha = 1.
+    Both terms have their weights in the objective. The gradients are with respect to the student's
+    logits [B, K]. The ratio is inf if the label term has no gradient, as with alpha = 1.
     """
     logits = student.detach().float().requires_grad_()
     knowledge = objective.knowledge

@@ -1,4 +1,4 @@
-"""A network in training: weights, optimizer, loss scale, progress; all that a resumed run needs."""
+"""The state of a network in training, which is everything that a resumed run needs."""
 
 import contextlib
 from dataclasses import asdict, dataclass, field
@@ -17,20 +17,23 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """The progress of a run.
 
-    With weights and optimizer it is all that resuming needs: randomness is a function of it.
+    Together with the weights and the optimizer, it is everything that resuming needs, because all
+    random numbers are a function of it.
 
-    phase        which of the run's phases it is in
-    epoch, step  the next step to take: `step` counts inside the epoch, `epoch` and `total` over the
-                 run, `images` what they held
-    sums         running sums of the epoch so far: name -> sum over images, and "images"
-    history      one row for each finished epoch
-    looks        (total step, accuracy) of each look at the validation images inside an epoch
-    best         of the phase so far, the history row with the highest validation accuracy (the
-                 first of equals); in a phase that reads no labels the last row
-    stopped      whether `Hooks.should_stop` has ended training
-    ended        why training is over: "" while it is not, else "epochs", "max_steps" or "stopped"
+    phase    index of the current phase
+    epoch    number of finished epochs of the run
+    step     number of finished steps of the current epoch
+    total    number of finished steps of the run
+    images   number of images in all finished steps
+    sums     running sums of the current epoch: name -> sum over images, and "images"
+    history  one row for each finished epoch
+    looks    [total, accuracy] of each check on validation images by `AccuracyWatch`
+    best     the history row of the current phase with the highest validation accuracy (the first of
+             equals); in a phase without labels, its last row
+    stopped  whether `Hooks.should_stop` has stopped the training
+    ended    why the training has ended: "epochs", "max_steps" or "stopped"; "" if it has not
     """
 
     phase: int = 0
@@ -46,7 +49,7 @@ class Progress:
     ended: str = ""
 
 
-# What `State.state_dict` holds, as `checkpoint.fault` reads it.
+# The schema of `State.state_dict` for `checkpoint.fault`.
 SCHEMA = {
     "weights": dict,
     "helper": dict,
@@ -70,11 +73,12 @@ SCHEMA = {
 
 
 class State:
-    """A network in training: weights, optimizer, loss scale, progress; `state_dict` holds all of
-    it.
+    """A network in training, with its optimizer, loss scale and progress.
 
-    helper  what is trained beside the network and needed no more afterwards: the projectors of a
-            hint
+    `state_dict` returns all of it.
+
+    helper  a module that is trained together with the network and is not needed afterwards, such as
+            the projectors of `losses.hint`
     """
 
     def __init__(
@@ -95,18 +99,18 @@ class State:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
         self.divergence = Divergence(self.optimizer, device, precision.scaled)
-        # On the device, in the order of `terms`; moved to progress.sums when saved or logged.
+        # The sums of `terms`, on the device; copied to progress.sums when they are read.
         self.sums = None
         self.terms: tuple[str, ...] = ()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """All that the optimizer moves."""
+        """Return everything that the optimizer updates."""
         return [*self.network.module.parameters(), *self.helper.parameters()]
 
     def state_dict(self) -> dict:
-        """All that resuming needs, as tensors and plain values.
+        """Return everything that resuming needs, as tensors and plain values.
 
-        Raises Problem (3) for a state that has diverged.
+        Raises Problem (3) if the training has diverged.
         """
         self.divergence.check()
         self.divergence.check_weights((self.network.module, self.helper), self.progress.total)
@@ -121,9 +125,9 @@ class State:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`.
+        """Restore a state that `state_dict` returned.
 
-        Raises Problem (4) for a state of another network, or one that lacks something.
+        Raises Problem (4) if the state is incomplete or belongs to another network.
         """
         try:
             self.network.module.load_state_dict(state["weights"], strict=True)
@@ -132,19 +136,22 @@ class State:
             self.scaler.load_state_dict(state["scaler"])
             self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
             if (self.progress.best is None) != (self.best_weights is None):
-                raise ValueError("a best epoch and its weights go together")
+                raise ValueError("the best epoch and its weights must be saved together")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             why = " ".join(str(error).split())[:160]
             raise Problem(
-                f"saved state of {self.network.name}: does not fit this run"
-                f" ({type(error).__name__}: {why}); give --tag NAME to begin anew",
+                f"Saved state of {self.network.name} does not fit this run"
+                f" ({type(error).__name__}: {why}). Start a new run with --tag NAME.",
                 BAD_CHECKPOINT,
             ) from None
         self.sums, self.terms = None, ()
 
     @contextlib.contextmanager
     def best_in_network(self):
-        """Inside the block the network holds the best epoch's weights, afterwards its own."""
+        """Return a context manager in which the network has the weights of the best epoch.
+
+        Afterwards it has its own weights again.
+        """
         own = state_on_cpu(self.network.module)
         self.network.module.load_state_dict(self.best_weights, strict=True)
         try:
@@ -153,8 +160,10 @@ class State:
             self.network.module.load_state_dict(own, strict=True)
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
-        """Add a step's terms (means over so many images of this rank's) to the epoch's sums,
-        without waiting for the device.
+        """Add the terms of a step to the sums of the epoch, without waiting for the device.
+
+        terms   means over this rank's images of the step, by name
+        images  number of these images
         """
         sums = [term.detach().float() * images for term in terms.values()]
         step = ranks.sum_over_ranks(torch.stack([*sums, torch.full_like(sums[0], images)]))
@@ -165,9 +174,9 @@ class State:
         self.sums += step
 
     def means(self) -> dict[str, float]:
-        """Means over the epoch's images so far of the loss and its terms.
+        """Return the means of the loss and its terms over the images of the current epoch.
 
-        Between two epochs: of the one before.
+        Before the first step of an epoch, they are those of the previous epoch.
         """
         self._collect()
         if not self.progress.sums:
@@ -182,11 +191,12 @@ class State:
         }
 
     def _collect(self) -> None:
+        """Copy the sums from the device to `progress.sums`."""
         if self.sums is not None:
             self.progress.sums = dict(zip(self.terms, self.sums.tolist()))
 
     def end_epoch(self) -> None:
-        """Move on to the next epoch with empty sums."""
+        """Start the next epoch, with empty sums."""
         self.progress.epoch, self.progress.step, self.progress.sums, self.sums = (
             self.progress.epoch + 1,
             0,
@@ -195,8 +205,9 @@ class State:
         )
 
     def end_phase(self) -> None:
-        """Move on to the next phase: the weights as they are, an optimizer without memory, a best
-        epoch of its own.
+        """Start the next phase, with the current weights and an empty optimizer state.
+
+        The phase has a best epoch of its own.
         """
         self.optimizer.state.clear()
         self.progress.phase, self.progress.best, self.best_weights = (

@@ -1,10 +1,14 @@
-"""Does speed cost accuracy? bf16 against float32, stored logits against the live teacher, over seeds. Run by hand:
+"""Compare the test accuracy of bf16 and float32, and of stored logits and the live teacher.
+
+Run by hand:
 
     python tests/benchmarks/accuracy.py [--seeds 5] [--out FOLDER]
 
-Each seed trains a teacher in each precision, a small student that fills the stored logits, then the student that is measured from
-them alone, and once more from the live teacher. Prints the
-differences of test accuracy in points with their 95 % intervals (`kd.reports.statistics.difference`). Killed, it goes on.
+For each seed and precision, the script trains a teacher and a small student that fills the stored
+logits. It then trains the measured student twice: from the stored logits only, and from the live
+teacher. It prints the differences in test accuracy, in percentage points, with their 95 %
+intervals (`kd.reports.statistics.difference`). After an interruption, run the same command again to
+continue.
 """
 
 import argparse
@@ -19,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import distill  # noqa: E402
-import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd.reports.predictions import read_predictions  # noqa: E402
 from kd.reports.statistics import difference  # noqa: E402
 from kd.system.checkpoint import load  # noqa: E402
@@ -31,21 +35,27 @@ DATA = "synthetic-patient-32"
 
 
 def student(out, amp, seed, kind):
-    """The folder of one student's run, trained where it is not there yet; `kind` is live or stored."""
+    """Return the folder of one student's run; train it first if it is missing.
+
+    `kind` is "live" or "stored".
+    """
     common = [*COMMON, "--out", str(out / amp), "--cache-dir", str(out / "cache"), "--amp", amp, "--seed", str(seed)]
     if kind == "stored":
         distill.main([*common, "--student", FILLER, "--tag", "fill"])
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         distill.main([*common, "--tag", kind, *(["--no-stored-logits"] if kind == "live" else [])])
-    print(told.getvalue(), flush=True)
-    words = told.getvalue()
-    assert "finished before" in words or (", 0 computed" in words) == (kind == "stored"), "not as it was meant"
+    print(output.getvalue(), flush=True)
+    text = output.getvalue()
+    assert "already finished" in text or (", 0 computed" in text) == (kind == "stored"), f"the logits were not {kind}"
     return out / amp / DATA / f"normal-{kind}" / "-".join(PAIR) / f"seed{seed}"
 
 
 def compare(name, first, second):
-    """Print how far two lists of runs lie apart."""
+    """Print the difference in test accuracy between two lists of runs.
+
+    Also print how many pairs of runs have the same weights.
+    """
     one, other = ([read_predictions(run) for run in runs] for runs in (first, second))
     gap = difference(*(np.stack([found.right for found in side]) for side in (one, other)), one[0].patients)
     means = " against ".join(f"{np.mean([found.right.mean() for found in side]):.4f}" for side in (one, other))

@@ -1,9 +1,12 @@
-"""Does the interval of `statistics.difference` hold the truth as often as it says? Run by hand:
+"""Measure how often the interval of `statistics.difference` contains the true difference.
+
+Run by hand:
 
     python tests/benchmarks/coverage.py [draws]
 
-Predictions of two equally good methods are simulated: patients with 1 to 10 images, some of whom suit one method more than
-the other (the same patients for every seed), and seeds that make a whole network better or worse. The true difference is 0.
+The script simulates the predictions of two equally good methods, so the true difference is 0.
+Patients have 1 to 10 images. Some patients suit one method more than the other, and these are the
+same patients for every seed. Each seed makes a whole network better or worse.
 """
 
 import sys
@@ -20,10 +23,14 @@ METHODS = ("patients and seeds", "patients only", "images only")
 
 
 def simulated(random, patients, seed_sd):
-    """(right answers of two methods [seeds, N] each, the patient of each image [N])."""
+    """Simulate the answers of two methods.
+
+    Return whether each answer is right, for the first and for the second method (bool [seeds, N]
+    each), and the patient of each image (int [N]).
+    """
     owner = np.repeat(np.arange(patients), random.integers(1, 11, patients))
     ability = np.clip(random.normal(0.85, 0.12, patients), 0.3, 1)
-    suits = random.normal(0, 0.10, patients)  # what a patient gives to one method and takes from the other
+    suits = random.normal(0, 0.10, patients)  # the advantage of the first method on each patient
     sides = []
     for sign in (1, -1):
         luck = random.normal(0, seed_sd, (SEEDS, 1))
@@ -33,6 +40,7 @@ def simulated(random, patients, seed_sd):
 
 
 def holds_zero(first, second, owner, method):
+    """Return whether the 95 % interval of a method contains 0, the true difference."""
     if method == METHODS[0]:
         gap = difference(first, second, owner)
         return gap["low"] <= 0 <= gap["high"]
@@ -43,7 +51,7 @@ def holds_zero(first, second, owner, method):
 
 
 def main(draws=1000):
-    print(f"coverage of nominal 95 % intervals, {draws} draws, {SEEDS} seeds, 1 to 10 images a patient")
+    print(f"coverage of nominal 95 % intervals, {draws} draws, {SEEDS} seeds, 1 to 10 images per patient")
     print(f"{'patients':>9} {'seed sd':>8}" + "".join(f"{name:>21}" for name in METHODS))
     for patients in (60, 300):
         for seed_sd in (0.0, 0.015, 0.03):

@@ -1,9 +1,13 @@
-"""What 1,000, 10,000 and 100,000 images cost: set-up, memory, a step. Run by hand:
+"""Measure what 1,000, 10,000 and 100,000 images cost in start-up time, memory and time per step.
+
+Run by hand:
 
     python tests/benchmarks/growth.py [sizes ...]
 
-Synthetic pictures of 32 px, each size in a process of its own. Memory is the process's own (anonymous): pages of the cache
-files, which the kernel gives away when others need them, are not in it. About six minutes on two cores, most of it drawing.
+The images are synthetic, 32 x 32 pixels. Each size runs in a process of its own. Memory is the
+anonymous memory of the process. It does not include the pages of the cache files, because the
+kernel can reclaim them at any time. The benchmark takes about six minutes on two cores, most of it
+for drawing the images.
 """
 
 import contextlib
@@ -19,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch  # noqa: E402
 
-import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
@@ -34,11 +38,11 @@ CPU, FLOAT, STEPS = torch.device("cpu"), Precision("cpu", "off"), 60
 
 
 class Enough(Exception):
-    """All steps that are timed are done."""
+    """Raised when all timed steps are done."""
 
 
 def memory():
-    """Bytes of this process that are no file's."""
+    """Return the anonymous memory of this process, in bytes."""
     words = Path("/proc/self/status").read_text().split()
     return int(words[words.index("RssAnon:") + 1]) * 1024
 
@@ -51,8 +55,8 @@ def opened(images):
 
 
 def measured(images):
-    """All figures of one size."""
-    opened(196)  # imports that happen late
+    """Return all figures for one number of images."""
+    opened(196)  # triggers the late imports, so that they are not measured
     bare = memory()
     first = opened(images)[1]
     dataset, second = opened(images)
@@ -62,7 +66,7 @@ def measured(images):
     state = State(models.build("resnet18", dataset.index.classes), training, FLOAT)
     network = models.build("resnet18", dataset.index.classes, seed=1)
     teacher = StoredLogits("cache", network, key_of(network, "growth", views, FLOAT), views, FLOAT)
-    networks, marks, parts = memory() - with_data, [], []
+    networks, marks, lookups = memory() - with_data, [], []
 
     hooks = Hooks()
 
@@ -75,20 +79,20 @@ def measured(images):
     def timed(batch):
         begun = time.perf_counter()
         logits = teacher(batch)
-        parts.append(time.perf_counter() - begun)
+        lookups.append(time.perf_counter() - begun)
         return logits
     taught = JointTeacher([timed], [1.0], CPU)
     objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
     phase = Phase("distil", views, taught, objective, 0, 10**9, training.lr)
-    for _ in range(2):  # the second time the logits are stored
-        marks.clear(), parts.clear()
+    for _ in range(2):  # in the second pass, the logits are already stored
+        marks.clear(), lookups.clear()
         state.progress.step = 0
         with contextlib.suppress(Enough):
             train_epoch(state, phase, training, FLOAT, hooks)
         steps = [1000 * (b - a) for a, b in zip(marks, marks[1:])]
-    return {"images": images, "first start, s": first, "ms a picture": 1000 * first / images, "second start, s": second,
-            "MB of the data": (with_data - bare) / 1e6, "MB of the data and 120 steps": (memory() - networks - bare) / 1e6,
-            "ms a step": statistics.median(steps), "stored logits, ms a step": 1000 * statistics.median(parts[1:])}
+    return {"images": images, "first start, s": first, "ms per image": 1000 * first / images, "second start, s": second,
+            "MB of data": (with_data - bare) / 1e6, "MB of data and 120 steps": (memory() - networks - bare) / 1e6,
+            "ms per step": statistics.median(steps), "stored logits, ms per step": 1000 * statistics.median(lookups[1:])}
 
 
 def main():

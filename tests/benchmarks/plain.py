@@ -1,10 +1,14 @@
-"""Distillation as one writes it in an afternoon, and timm's task in the same loop: what speed.py compares with.
+"""A plain distillation loop, and timm's task in the same loop: the baselines of speed.py.
 
-It knows nothing of this project: torchvision's ImageFolder and transforms, a DataLoader with two workers, the teacher in every
-step, float32, default Adam.
+The script uses nothing from this project. It is what one would write in an afternoon: torchvision's
+ImageFolder and transforms, a DataLoader with two workers, the teacher in every step, float32, and
+the default implementation of Adam.
 
-    python plain.py train  --data DIR --model NAME --save FILE [--teacher NAME --teacher-file FILE]
-    python plain.py serve  --data DIR --model NAME --teacher NAME      reads "plain 3" or "timm 3", answers with seconds a step
+    python plain.py train --data DIR --model NAME --save FILE [--teacher NAME --teacher-file FILE]
+    python plain.py serve --data DIR --model NAME --teacher NAME
+
+`serve` reads lines such as "plain 3" or "timm 3" from standard input: a loop and a number of steps.
+It answers each line with the seconds per step.
 """
 
 import argparse
@@ -22,21 +26,21 @@ from torchvision.datasets import ImageFolder
 
 try:
     from timm.task import LogitDistillationTask
-except ImportError:  # younger than the oldest timm that this project takes
+except ImportError:  # the oldest timm that this project supports does not have it
     LogitDistillationTask = None
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEMPERATURE, ALPHA = 4.0, 0.5
 
 
-def loader(root, part, size, batch_size, device):
+def loader(root, split, size, batch_size, device):
     bilinear = transforms.InterpolationMode.BILINEAR
     changed = [transforms.RandomHorizontalFlip(),
                transforms.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=bilinear)]
-    steps = [transforms.Resize((size, size), bilinear), *(changed if part == "train" else []),
+    steps = [transforms.Resize((size, size), bilinear), *(changed if split == "train" else []),
              transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
-    pictures = ImageFolder(root / part, transforms.Compose(steps))
-    return DataLoader(pictures, batch_size, shuffle=part == "train", num_workers=2, pin_memory=device.type == "cuda")
+    images = ImageFolder(root / split, transforms.Compose(steps))
+    return DataLoader(images, batch_size, shuffle=split == "train", num_workers=2, pin_memory=device.type == "cuda")
 
 
 def step(student, teacher, optimizer, images, labels):
@@ -61,7 +65,7 @@ def accuracy(network, batches, device):
 
 
 def train(options, device):
-    data = {part: loader(options.data, part, options.size, options.batch_size, device) for part in ("train", "valid", "test")}
+    data = {split: loader(options.data, split, options.size, options.batch_size, device) for split in ("train", "valid", "test")}
     classes = len(data["train"].dataset.classes)
     student, teacher = timm.create_model(options.model, num_classes=classes).to(device), None
     if options.teacher:
@@ -105,9 +109,10 @@ def serve(options, device):
         name, count = line.split()
         one, marks = {"plain": plain, "timm": by_task}[name], []
         for images, labels in data:
-            one(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))  # ends in .item(): waits
+            # This ends in .item(), so it waits for the device.
+            one(images.to(device, non_blocking=True), labels.to(device, non_blocking=True))
             marks.append(time.perf_counter())
-            if len(marks) > int(count):  # the first step waited for the workers to start
+            if len(marks) > int(count):  # the first step, a wait for the workers, is not counted
                 break
         print((marks[-1] - marks[0]) / (len(marks) - 1), flush=True)
 

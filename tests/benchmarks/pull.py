@@ -1,4 +1,7 @@
-"""How hard each kind of knowledge pulls: the norm of its gradient by the student's weights, over that of cross-entropy.
+"""Measure how strongly each kind of knowledge pulls on the student.
+
+The script prints the norm of each kind's gradient with respect to the student's weights, divided by
+the norm of the gradient of cross-entropy. Run by hand:
 
     python train_teacher.py --config configs/controls.toml --model resnet18 resnet34 seresnet50
     python tests/benchmarks/pull.py              # half a minute
@@ -29,7 +32,10 @@ RUNS = Path("runs/synthetic-patient-32/teacher")
 
 
 def pulls(student, teacher, views):
-    """Median over batches of each kind's gradient over cross-entropy's, with every kind's own weight."""
+    """Return the norm of each kind's gradient, divided by that of cross-entropy.
+
+    Each kind is multiplied by its own weight. The result is the median over batches.
+    """
     layers, found = (student.stages(), teacher.stages()), []
     taught_by = ObservedJointTeacher([ObservedNetwork(teacher, FLOAT, layers[1])], [1.0], CPU)
     student.module.train()
@@ -46,6 +52,7 @@ def pulls(student, teacher, views):
 
 
 def norm(loss, network):
+    """Return the norm of a loss's gradient with respect to the weights of a network."""
     gradients = torch.autograd.grad(loss, list(network.module.parameters()), retain_graph=True, allow_unused=True)
     return sum(value.square().sum() for value in gradients if value is not None).sqrt().item()
 
@@ -54,7 +61,7 @@ def main():
     [settings] = parsing.parse(DistillSettings, ["--config", str(ROOT / "configs/controls.toml")])
     dataset = open_dataset(settings.data, read_index(settings.data))
     views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augment=True)
-    print(f"| teacher, resnet18 | {' | '.join(KNOWLEDGE)} |\n{'|---' * (len(KNOWLEDGE) + 1)}|")
+    print(f"| teacher, student resnet18 | {' | '.join(KNOWLEDGE)} |\n{'|---' * (len(KNOWLEDGE) + 1)}|")
     for name in ("resnet34", "seresnet50"):
         teacher = model_file.load(RUNS / name / "seed0/model.pt").network
         for caption, student in (("fresh", models.build("resnet18", dataset.index.classes, seed=0)),

@@ -1,10 +1,14 @@
-"""How fast is a step, a study? Ours beside a plain loop, timm's task and the floor, in turns. Run by hand, on an idle machine:
+"""Compare the speed of this project with a plain loop, timm's task and the floor.
+
+Run by hand, on an idle machine:
 
     python tests/benchmarks/speed.py [--device cuda] [--batch-size 16] [--json FILE]
 
-The floor is the student's forward, backward and optimizer step on one resident batch: no views, no teacher, no checks. Others
-than the floor see new views in each step. Participants take turns, a block of steps each; figures are medians over blocks, with
-the smallest and largest; ratios are taken within each turn. About five minutes on two cores.
+The floor is the student's forward pass, backward pass and optimizer step on one batch that is
+already on the device: no views, no teacher and no checks. All participants except the floor see new
+views in each step. The participants take turns, with a block of steps each. The figures are medians
+over the blocks, with the smallest and the largest value. Ratios are computed within each turn. The
+benchmark takes about five minutes on two cores. In its output, "kd" is this project.
 """
 
 import argparse
@@ -26,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-import kd  # noqa: E402, F401  (first of all: it sets up the allocator)
+import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
 from kd.data import synthetic  # noqa: E402
@@ -41,23 +45,26 @@ from kd.training.state import State  # noqa: E402
 
 GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
 PLAIN_NAMES = {"seresnet50": "legacy_seresnet50", "seresnet101": "legacy_seresnet101"}
-SIDE = 512  # of the files, as MURA's longer side
+SIDE = 512  # pixels of each side of the files, like the longer side of MURA's images
 
 
 class Pause(Exception):
-    """A block of steps is over."""
+    """Raised when a block of steps is over."""
 
 
-def pictures(root, counts):
-    """PNG files in class folders: {part: images a class}."""
+def image_folders(root, counts):
+    """Write PNG files in class folders and return `root`.
+
+    `counts` is {split: images per class}.
+    """
     row = 0
-    for part, count in counts.items():
+    for split, count in counts.items():
         for number in range(count):
             for label, name in enumerate(synthetic.CLASSES):
-                place = root / part / name
+                place = root / split / name
                 place.mkdir(parents=True, exist_ok=True)
-                picture = Image.fromarray(synthetic.draw(4 * (7 * row + label), 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                picture.save(place / f"patient{number:04d}.png")
+                drawing = Image.fromarray(synthetic.draw(4 * (7 * row + label), 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                drawing.save(place / f"patient{number:04d}.png")
             row += 1
     return root
 
@@ -67,8 +74,8 @@ def dataset(root, size):
     return open_dataset(data, read_index(data))
 
 
-class Ours:
-    """The program's own loop, paused after each block of steps."""
+class ProjectLoop:
+    """The training loop of this project, paused after each block of steps."""
 
     def __init__(self, data, teacher, student, amp, device, batch_size, stored=True, compile=False):
         self.training, self.precision = Training(batch_size=batch_size, epochs=10**6), Precision(device.type, amp)
@@ -89,7 +96,7 @@ class Ours:
             self.state.network.compile()
 
     def block(self, steps, before=lambda: None):
-        """Seconds a step; the first one is not counted."""
+        """Return the seconds per step. The first step is not counted."""
         marks, progress = [], self.state.progress
 
         def after_step(_):
@@ -109,7 +116,7 @@ class Ours:
 
 
 class Floor:
-    """The student's arithmetic alone, with the same optimizer, on one batch that lies ready."""
+    """The student's arithmetic only, with the same optimizer, on one batch that stays loaded."""
 
     def __init__(self, data, student, amp, device, batch_size):
         self.precision, self.device = Precision(device.type, amp), device
@@ -137,7 +144,10 @@ class Floor:
 
 
 class Served:
-    """A loop of plain.py in a process of its own, where nothing of ours (the allocator's setting) can help it."""
+    """A loop of plain.py in a process of its own.
+
+    There it does not profit from settings of this project, such as those of the allocator.
+    """
 
     def __init__(self, process, name):
         self.process, self.name = process, name
@@ -158,7 +168,10 @@ def plain(*arguments, **options):
 
 
 def in_turns(participants, turns):
-    """{name: seconds a step of each turn}; participants: {name: (object with block(), steps a block)}."""
+    """Let the participants take turns and return {name: seconds per step in each turn}.
+
+    `participants` is {name: (object with block(), steps per block)}.
+    """
     seconds = {name: [] for name in participants}
     for number in range(turns):
         for name, (one, steps) in participants.items():
@@ -173,13 +186,20 @@ def spread(values, factor=1.0):
 
 
 def ratios(seconds, pairs):
-    """Of each named pair (slower, faster): the ratio within each turn."""
+    """Return the spread of the ratio within each turn, for each named pair (slower, faster).
+
+    Pairs that were not measured are skipped.
+    """
     return {f"{slow} / {fast}": spread([a / b for a, b in zip(seconds[slow], seconds[fast])]) for slow, fast in pairs
             if slow in seconds and fast in seconds}
 
 
 def steps_of(root, options, device, teacher, student, full):
-    """Step times of one pair; `full` takes all variants, else the plain loop, ours with stored logits and the floor."""
+    """Measure the step times of one pair of teacher and student.
+
+    With `full`, measure all variants; otherwise only the plain loop, this project in bf16 with
+    stored logits (on CUDA also compiled), and the floor.
+    """
     data, batch = dataset(root, options.size), options.batch_size
     server = plain("serve", "--data", root, "--model", student, "--teacher", PLAIN_NAMES[teacher], "--size", options.size,
                    "--batch-size", batch, "--device", options.device)
@@ -189,26 +209,29 @@ def steps_of(root, options, device, teacher, student, full):
     for amp in (("bf16", "fp16", "off") if cuda else ("bf16", "off")) if full else ("bf16",):
         name, more = {"off": "fp32"}.get(amp, amp), 20 if cuda else 5 if amp == "bf16" else 3
         participants[f"floor {name}"] = Floor(data, student, amp, device, batch), more
-        participants[f"ours {name} stored"] = Ours(data, teacher, student, amp, device, batch), more
+        participants[f"kd {name} stored"] = ProjectLoop(data, teacher, student, amp, device, batch), more
         if full:
-            participants[f"ours {name} live"] = Ours(data, teacher, student, amp, device, batch, stored=False), 3
+            participants[f"kd {name} live"] = ProjectLoop(data, teacher, student, amp, device, batch, stored=False), 3
         if cuda:
-            participants[f"ours {name} compiled"] = Ours(data, teacher, student, amp, device, batch, compile=True), more
+            participants[f"kd {name} compiled"] = ProjectLoop(data, teacher, student, amp, device, batch, compile=True), more
     seconds = in_turns(participants, options.turns if full else max(1, options.turns - 1))
     server.stdin.close()
     server.wait()
-    pairs = [(slow, f"ours {fast}") for slow in ("plain", "timm")
+    pairs = [(slow, f"kd {fast}") for slow in ("plain", "timm")
              for fast in ("bf16 stored", "fp32 stored", "bf16 live", "fp32 live")]
-    pairs += [(name, f"floor {name.split()[1]}") for name in seconds if name.startswith("ours") and "live" not in name]
-    found = {"ms a step": {name: spread(values, 1000) for name, values in seconds.items()}, "ratios": ratios(seconds, pairs)}
+    pairs += [(name, f"floor {name.split()[1]}") for name in seconds if name.startswith("kd") and "live" not in name]
+    found = {"ms per step": {name: spread(values, 1000) for name, values in seconds.items()}, "ratios": ratios(seconds, pairs)}
     if full:
-        found["breakdown, ms"] = {name: breakdown(participants[f"ours bf16 {name}"][0]) for name in ("live", "stored")}
+        found["breakdown, ms"] = {name: breakdown(participants[f"kd bf16 {name}"][0]) for name in ("live", "stored")}
     return found
 
 
-def breakdown(ours, steps=6):
-    """Medians over steps of where a step's milliseconds go; each part is waited for, which makes it a little slower."""
-    parts, device = {}, ours.views.device
+def breakdown(loop, steps=6):
+    """Return the milliseconds that each stage of a step takes, as medians over steps.
+
+    The timer waits for the device after each stage, which makes a step a little slower.
+    """
+    stages, device = {}, loop.views.device
 
     def timed(name, function):
         def call(*arguments, **options):
@@ -216,12 +239,12 @@ def breakdown(ours, steps=6):
             begun = time.perf_counter()
             result = function(*arguments, **options)
             wait(device)
-            parts.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
+            stages.setdefault(name, []).append(1000 * (time.perf_counter() - begun))
             return result
         return call
 
-    views, network, optimizer = ours.views, ours.state.network, ours.state.optimizer
-    epoch, teacher, module = views.epoch, ours.teacher, network.module.forward
+    views, network, optimizer = loop.views, loop.state.network, loop.state.optimizer
+    epoch, teacher, module = views.epoch, loop.teacher, network.module.forward
     backward, update = torch.Tensor.backward, optimizer.step
 
     def epoch_timed(*arguments):
@@ -229,19 +252,19 @@ def breakdown(ours, steps=6):
         following = timed("views", lambda: next(batches, None))
         while (batch := following()) is not None:
             yield batch
-    views.epoch, ours.teacher, network.module.forward = epoch_timed, timed("teacher", teacher), timed("student", module)
+    views.epoch, loop.teacher, network.module.forward = epoch_timed, timed("teacher", teacher), timed("student", module)
     optimizer.step, torch.Tensor.backward = timed("optimizer", update), timed("backward", backward)
     try:
-        total = 1000 * ours.block(steps)
+        total = 1000 * loop.block(steps)
     finally:
-        views.epoch, ours.teacher, network.module.forward = epoch, teacher, module
+        views.epoch, loop.teacher, network.module.forward = epoch, teacher, module
         optimizer.step, torch.Tensor.backward = update, backward
-    found = {name: statistics.median(values) for name, values in parts.items()}
+    found = {name: statistics.median(values) for name, values in stages.items()}
     return found | {"rest": total - sum(found.values()), "step": total}
 
 
 def clocked(words):
-    """(seconds, peak memory in MB) of a command that must succeed."""
+    """Run a command that must succeed and return its seconds and its peak memory in MB."""
     begun = time.perf_counter()
     process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -252,11 +275,15 @@ def clocked(words):
 
 
 def grid(root, options):
-    """Seconds to train two teachers, then from their files and the pictures to the results of all 8 pairs, from a cold start."""
+    """Time a grid of two teachers and four students, from a cold start.
+
+    Return the seconds to train the two teachers, and the seconds from their files and the images to
+    the results of all 8 pairs, for this project and for the plain scripts.
+    """
     place, python = root.parent, sys.executable
     common = ["--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained", "--image-size", options.grid_size,
               "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device, "--out", place / "runs"]
-    ours = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common, "--cache-dir", place / "one"]),
+    own = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common, "--cache-dir", place / "one"]),
             clocked([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common,
                      "--cache-dir", place / "two"])]
     assert len(list((place / "runs").rglob("report.json"))) == 10
@@ -267,37 +294,44 @@ def grid(root, options):
              for name, file in names for student in GRID["students"]]
     plain = [sum(clocked([*words, "--model", name, "--save", file])[0] for name, file in names),
              sum(clocked([*words, *pair])[0] for pair in pairs)]
-    (teachers_ours, _), (pairs_ours, memory) = ours
-    return {"ours, s": {"2 teachers": teachers_ours, "8 pairs": pairs_ours},
-            "plain, s": {"2 teachers": plain[0], "8 pairs": plain[1]}, "plain / ours, 8 pairs": plain[1] / pairs_ours,
-            "plain / ours, teachers and pairs": sum(plain) / (teachers_ours + pairs_ours), "peak memory of ours, MB": memory}
+    (own_teachers, _), (own_pairs, memory) = own
+    return {"kd, s": {"2 teachers": own_teachers, "8 pairs": own_pairs},
+            "plain, s": {"2 teachers": plain[0], "8 pairs": plain[1]}, "plain / kd, 8 pairs": plain[1] / own_pairs,
+            "plain / kd, teachers and pairs": sum(plain) / (own_teachers + own_pairs), "peak memory of kd, MB": memory}
 
 
 def starting(repeats=3):
-    """Seconds until a script has imported all it needs, and until torch alone is there."""
+    """Return the seconds to import all that a script needs.
+
+    For comparison, also return the seconds to import only torch, torchvision and timm.
+    """
     def seconds(statement):
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-c", statement], cwd=ROOT, check=True)
         return time.perf_counter() - begun
     return {name: spread([seconds(statement) for _ in range(repeats)])
-            for name, statement in (("ours", "import kd.runs.run"), ("torch, torchvision, timm", "import torch, torchvision, timm"))}
+            for name, statement in (("kd", "import kd.runs.run"), ("torch, torchvision, timm", "import torch, torchvision, timm"))}
 
 
 def decoding(root, size):
-    """Milliseconds a picture: decoded once into the cache, on all cores; and by the plain loop's transforms in one process."""
+    """Return the milliseconds that it takes to decode an image.
+
+    This project decodes each image once into the cache, on all cores. The plain loop decodes it
+    with its transforms; here this is measured in one process.
+    """
     index = read_index(Data(dataset="folder", data_dir=str(root)))
     store = Store(index, str(root.parent / "decoded"), size, "squash", 1)
     begun = time.perf_counter()
     count = store.ensure(np.arange(len(index.samples)))
-    ours = time.perf_counter() - begun
+    own = time.perf_counter() - begun
     begun = time.perf_counter()
     for row in range(40):
         np.asarray(Image.open(index.file(row)).convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-    return {"ours": 1000 * ours / count, "plain, one process": 1000 * (time.perf_counter() - begun) / 40}
+    return {"kd": 1000 * own / count, "plain, one process": 1000 * (time.perf_counter() - begun) / 40}
 
 
 def cpu_seconds():
-    """(of all processes, of this one with its children) so far."""
+    """Return the CPU seconds used by all processes, and by this process with its children."""
     words = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
     used = os.times()
     return (sum(words) - words[3] - words[4]) / os.sysconf("SC_CLK_TCK"), sum(used[:4])
@@ -328,11 +362,11 @@ def main():
     found = {"machine": f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}",
              "batch size": options.batch_size, "image size": options.size}
     with tempfile.TemporaryDirectory() as place:
-        root = pictures(Path(place) / "pictures", {"train": max(16, options.batch_size), "valid": 2, "test": 2})
+        root = image_folders(Path(place) / "images", {"train": max(16, options.batch_size), "valid": 2, "test": 2})
         if options.only != "grid":
             found["resnet18 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet18", full=True)
             found["resnet50 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet50", full=False)
-            found["decoding, ms a picture"], found["start-up, s"] = decoding(root, options.size), starting()
+            found["decoding, ms per image"], found["start-up, s"] = decoding(root, options.size), starting()
         if options.only != "steps":
             found["grid of 2 teachers and 4 students"] = grid(root, options)
     used, own = (after - earlier for after, earlier in zip(cpu_seconds(), before))
