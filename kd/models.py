@@ -201,7 +201,7 @@ def architecture_of(name: str) -> str:
     body, _, weights = architecture.partition(".")
     if not timm.is_model(body):
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        near += difflib.get_close_matches(name, timm.list_models(), n=2)
+        near += difflib.get_close_matches(name, set(timm.list_models()) - set(near), n=2)
         cure = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
         raise Problem(
             f"Network '{name}' is unknown: it is neither a network of the thesis"

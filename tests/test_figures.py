@@ -26,7 +26,7 @@ HEADING = (
     " (letterbox, 3-channel,"
     " crop-black-borders), 13866 / 1575 / 1715 training / validation / test images"
 )
-ARMS = {"alone": "labels only", "normal": "KD", "teacher": "the teacher"}
+ARMS = {"alone": "labels only", "normal": "KD", "teacher": "teacher"}
 
 
 def names(count, long):
@@ -200,35 +200,14 @@ def check_apart(axis, renderer):
             ), (one, other)
 
 
+SIZES = [(confusion, 2), (confusion, 7), (confusion, 22), (confusion, 300), (reliability, 2), (heat_map, 1), (heat_map, 3),
+         (heat_map, 9), (arms, 1), (arms, 4), (curves, 1), (curves, 12), (shifts, 1), (shifts, 6)]
+LARGE = [(confusion, 1), (confusion, 50), (reliability, 1), (reliability, 5), (heat_map, 16), (heat_map, 60), (arms, 9),
+         (curves, 150), (shifts, 40)]
+
+
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
-@pytest.mark.parametrize(
-    "draw, count",
-    [
-        (confusion, 1),
-        (confusion, 2),
-        (confusion, 7),
-        (confusion, 22),
-        (confusion, 50),
-        (confusion, 300),
-        (reliability, 1),
-        (reliability, 2),
-        (reliability, 5),
-        (heat_map, 1),
-        (heat_map, 3),
-        (heat_map, 9),
-        (heat_map, 16),
-        (heat_map, 60),
-        (arms, 1),
-        (arms, 4),
-        (arms, 9),
-        (curves, 1),
-        (curves, 12),
-        (curves, 150),
-        (shifts, 1),
-        (shifts, 6),
-        (shifts, 40),
-    ],
-)
+@pytest.mark.parametrize("draw, count", [*SIZES, *(pytest.param(*size, marks=pytest.mark.slow) for size in LARGE)])
 def test_no_text_is_cut_and_no_tick_labels_overlap(draw, count, long):
     check_layout(draw(count, long))
 

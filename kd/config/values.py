@@ -125,7 +125,8 @@ def _converted(value, kind, name, where):
 def nearest(word: str, known: list[str]) -> str:
     """Return a question for the known name most similar to a word, followed by a space.
 
-    The result is empty if no name is similar.
+    Names that begin with the word come first. The result is empty if no name is similar.
     """
-    near = difflib.get_close_matches(word, known, n=1)
+    near = [name for name in known if word and name.startswith(word)]
+    near += difflib.get_close_matches(word, known, n=1)
     return f"Did you mean '{near[0]}'? " if near else ""

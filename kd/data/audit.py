@@ -16,7 +16,7 @@ from kd.data.duplicates import groups
 from kd.data.index import Index, Sample, counted
 from kd.data.mura import FOLDERS
 from kd.data.mura import PARTS as BODY_PARTS
-from kd.data.store import decode
+from kd.data.store import decode, why_unreadable
 from kd.system import markdown
 from kd.system.console import shows_progress
 from kd.system.errors import printable
@@ -94,7 +94,7 @@ def _inspect(index: Index, row: int) -> dict:
         else:
             content, image = decode(index.file(row))
     except Exception as error:  # Pillow raises exceptions of any type, see the store
-        return {"fault": str(error) or type(error).__name__}
+        return {"fault": why_unreadable(error)}
     return {
         "fault": "",
         "mode": image.mode,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from kd.data.fundus import crop_to_circle
@@ -163,7 +163,7 @@ class Store:
         except Exception as error:
             # For bad files, Pillow raises anything from SyntaxError to struct.error. Each of these
             # is reported as a bad image and must not end the program.
-            return f"{self.index.samples[row].path} ({str(error) or type(error).__name__})"
+            return f"{self.index.samples[row].path} ({why_unreadable(error)})"
         content_hash = _hash(content)
         self._write("pictures", array.tobytes(), row)
         self._write("hashes", content_hash, row)
@@ -271,6 +271,13 @@ def decode(path: Path) -> tuple[bytes, Image.Image]:
     image = _opened(content)
     image.load()
     return content, image
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return why an image cannot be read, from what Pillow or this module raised for it."""
+    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory
+        return "not an image of a known format"
+    return str(error) or type(error).__name__
 
 
 def _opened(content: bytes) -> Image.Image:

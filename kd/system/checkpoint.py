@@ -155,9 +155,12 @@ def _unpickled(path: Path, what: str):
         # torch.load raises five unrelated types of exceptions for bad files. The first line of the
         # message says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        why = f" ({lines[0][:160]})"
+        if lines[0].startswith("Weights only load failed"):  # then come hints for programmers
+            why = ""
         raise Problem(
-            f"{what.capitalize()} '{path}': the file is damaged or contains more than weights"
-            f" ({lines[0][:160]}). {CURE}",
+            f"{what.capitalize()} '{path}': the file is damaged, is not a checkpoint, or contains"
+            f" more than weights{why}. {CURE}",
             BAD_CHECKPOINT,
         ) from None
 
