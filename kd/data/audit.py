@@ -13,13 +13,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from kd.data.duplicates import groups
-from kd.data.index import Index, Sample, counted
+from kd.data.index import Index, Sample
 from kd.data.mura import FOLDERS
 from kd.data.mura import PARTS as BODY_PARTS
 from kd.data.store import decode, why_unreadable
 from kd.system import markdown
 from kd.system.console import shows_progress
-from kd.system.errors import printable
+from kd.system.errors import counted, printable
 
 # Official counts of MURA v1.1: images in the folders train and valid.
 OFFICIAL = {

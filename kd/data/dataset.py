@@ -10,12 +10,12 @@ import torch
 
 from kd.config.settings import Data
 from kd.data import folder, mura, retinopathy, synthetic
-from kd.data.index import Index, counted, digest
+from kd.data.index import Index, digest
 from kd.data.retinopathy import RETINOPATHY
 from kd.data.splits import Kept, Splits, overlaps, split
 from kd.data.store import Store
 from kd.data.views import Views
-from kd.system.errors import Problem
+from kd.system.errors import Problem, counted
 from kd.system.signals import never_stop
 
 EVALUATION_BATCH = 64

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from kd.config.layout import slug
-from kd.data.index import UNLABELED, Index, Sample, counted, walk
+from kd.data.index import UNLABELED, Index, Sample, walk
 from kd.data.table import read_csv
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, counted, first_ten
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 SPLIT_NAMES = {

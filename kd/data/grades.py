@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.folder import IMAGE_EXTENSIONS
-from kd.data.index import counted
 from kd.data.table import Table, read_csv
-from kd.system.errors import Problem, first_ten, printable
+from kd.system.errors import Problem, counted, first_ten, printable
 
 DROP = "drop"
 

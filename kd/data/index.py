@@ -127,11 +127,6 @@ def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
         )
 
 
-def counted(count: int, one: str, several: str) -> str:
-    """Return a count and its noun: `one` if the count is 1, otherwise `several`."""
-    return f"{count} {one if count == 1 else several}"
-
-
 def digest(lines) -> str:
     """Return the first 16 hex digits of the SHA-256 of an iterable of strings, in their order."""
     sha = hashlib.sha256()

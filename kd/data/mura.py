@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from kd.data.index import Index, Sample, counted, walk
-from kd.system.errors import Problem, first_ten
+from kd.data.index import Index, Sample, walk
+from kd.system.errors import Problem, counted, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 THESIS_SIZES = (2201, 250, 245)

@@ -11,9 +11,9 @@ from pathlib import Path
 from kd.data.duplicates import identical_files, repeats
 from kd.data.folder import IMAGE_EXTENSIONS
 from kd.data.grades import Row, by_stem, corrected, fields_of, number, rows_of, stem_of
-from kd.data.index import Index, Sample, counted, walk
+from kd.data.index import Index, Sample, walk
 from kd.data.table import read_xls
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, counted, first_ten
 
 RETINOPATHY = ("eyepacs", "aptos", "messidor", "messidor2")
 # Messidor's grades 0 to 3 are on a different scale from the grades of the others.

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.index import Index, counted, digest
-from kd.system.errors import Problem
+from kd.data.index import Index, digest
+from kd.system.errors import Problem, counted
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")

@@ -5,9 +5,10 @@ from pathlib import Path
 from kd.config.plan import Plan
 from kd.config.settings import Data
 from kd.data.dataset import Dataset, open_dataset, read_index
-from kd.data.index import Index, counted
+from kd.data.index import Index
 from kd.data.pool import Pool, open_pool, read_unlabeled
 from kd.system.console import log
+from kd.system.errors import counted
 from kd.system.signals import StopSignals
 from kd.teachers.cache import TeacherCache
 

@@ -131,6 +131,11 @@ def first_ten(items: list[str]) -> str:
     return listed
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count and its noun: `one` if the count is 1, otherwise `several`."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def printable(text) -> str:
     """Return `text` on one line, with characters escaped that cannot be encoded.
 
