@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kd import losses
+from kd.methods import KNOWLEDGE
 from kd.system.errors import Problem
 
 
@@ -93,6 +94,13 @@ INSIDE = {
     "pkt of a Gaussian": (lambda s, t, T: losses.pkt(s, t, width=0.7), ref_pkt(0.7)),
     "hint": (lambda s, t, T: losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
 KINDS = OUTPUTS | INSIDE
+
+
+def test_every_kind_has_a_reference():
+    named = {name.split()[0].replace("_", "-") for name in KINDS}
+    assert named == set(KNOWLEDGE), "write a float64 reference of the new kind into OUTPUTS or INSIDE"
+
+
 temperatures, sizes = pytest.mark.parametrize("T", [1, 4, 20]), pytest.mark.parametrize("K", [3, 7, 100])
 
 

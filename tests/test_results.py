@@ -53,3 +53,11 @@ def test_every_mode_can_be_chosen_and_the_pairs_of_the_thesis_are_in_the_readme(
 def test_a_pair_of_another_mode_gets_a_remark():
     assert "in --mode reverse, not in --mode normal" in methods.unusual("normal", "vgg11", "seresnet50")
     assert not methods.unusual("normal", "seresnet50", "vgg11") and not methods.unusual("normal", "x", "y")
+
+
+def test_a_folder_above_runs_names_them():
+    folder = Path("runs/normal/seed0")
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text("{}")
+    with pytest.raises(Problem, match="has runs below it. Use 'runs/normal/seed0'"):
+        reports.read(folder.parent)

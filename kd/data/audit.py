@@ -236,8 +236,8 @@ def text(result: dict) -> str:
         *_table(result["counts"]),
         "",
         (
-            f"modes {result['modes']}, bits per channel {result['bits']},"
-            f" longest side {result['sizes']}"
+            f"modes: {_pairs(result['modes'])}; bits per channel: {_pairs(result['bits'])};"
+            f" longest side: {_range(result['sizes'])}"
         ),
         f"identical files: {result['copies']}",
     ]
@@ -247,10 +247,24 @@ def text(result: dict) -> str:
     return "\n".join(lines)
 
 
+def _pairs(values: dict) -> str:
+    """Return counts as text: `L (60 images), RGB (1 image)`."""
+    texts = [f"{key} ({counted(value, 'image', 'images')})" for key, value in values.items()]
+    return ", ".join(texts) or "-"
+
+
+def _range(sizes: dict | None) -> str:
+    """Return the smallest, median and largest longest side as text."""
+    if sizes is None:
+        return "-"
+    smallest, median, largest = sizes.values()
+    return f"{smallest} to {largest} px (median {median})"
+
+
 def _table(counts: dict) -> list[str]:
     """Return the lines of a table of image counts by class and split."""
     splits = sorted(set().union(*counts.values()))
     rows = []
     for name, own in counts.items():
         rows.append([name, *[str(own.get(split, 0)) for split in splits]])
-    return markdown.table(["class", *splits], rows)
+    return markdown.table(["images of class", *splits], rows)

@@ -88,9 +88,7 @@ def read_images(data_dir: str, flag: str) -> Index:
 
 def _folder(data_dir: str, flag: str) -> Path:
     if not os.path.isdir(data_dir):
-        raise Problem(
-            f"{flag} '{data_dir}' is not valid: no such folder. Use the folder of the images."
-        )
+        raise Problem(f"{flag} '{data_dir}' is not valid: no such folder. Check the path.")
     return Path(data_dir)
 
 
@@ -246,10 +244,18 @@ def _from_csv(
 
 
 def _check_header(table: Path, columns: list[str], records: list) -> None:
-    if "path" not in columns or not set(columns) <= COLUMNS or len(set(columns)) < len(columns):
+    faults = []
+    if "path" not in columns:
+        faults.append("the column path is missing")
+    for name in dict.fromkeys(columns):
+        if name not in COLUMNS:
+            faults.append(f"'{name[:40]}' is unknown")
+        elif columns.count(name) > 1:
+            faults.append(f"'{name}' is there twice")
+    if faults:
         raise Problem(
-            f"'{table}' has an invalid header '{','.join(columns)[:200]}': it must be"
-            " path,label[,patient][,study][,split], separated by commas. Fix line 1."
+            f"'{table}' has an invalid header '{','.join(columns)[:200]}': {first_ten(faults)}. It"
+            " must be path,label[,patient][,study][,split], separated by commas. Fix line 1."
         )
     if not records:
         raise Problem(

@@ -93,8 +93,8 @@ def find_root(data_dir: str | None) -> Path:
     if os.path.isdir(start):
         why = "it contains no train/XR_* folders"
     raise Problem(
-        f"--data-dir '{data_dir}' is not valid: {why}. Use the folder of MURA-v1.1, or run the"
-        f" demo, which needs no data: '{DEMO}'."
+        f"--data-dir '{data_dir}' is not valid: {why}. Use the folder of MURA-v1.1, add --dataset"
+        f" folder for your own images, or run the demo, which needs no data: '{DEMO}'."
     )
 
 

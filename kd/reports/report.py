@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from kd.config.layout import RunPaths
+from kd.config.layout import RunPaths, finished_below
 from kd.system import checkpoint
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.files import read_json
 
 SCHEMA_VERSION = 4
@@ -180,4 +180,10 @@ def read(folder: Path) -> dict:
     Raises Problem (4) if the folder has no report or the report is damaged.
     """
     file = RunPaths(folder).report
+    if not file.exists() and (below := finished_below(folder)):
+        runs = first_ten([f"'{path}'" for path in below])
+        raise Problem(
+            f"'{folder}' is not the folder of a run, but has runs below it. Use {runs}.",
+            BAD_CHECKPOINT,
+        )
     return check(read_json(file), f"Report '{file}'")

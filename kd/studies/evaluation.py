@@ -202,5 +202,8 @@ def _write(target: RunPaths, folder: RunPaths, result: dict, index: Index) -> di
         figures.save(target.figure("confusion"), figures.pixels(figure))
         log(report_text(result["classification_report"], index.classes))
         log(_evidence_text(result["evidence"]))
-    log(f"written: {target.evaluation}")
+    written = [target.evaluation.name]
+    if target.path != folder.path:
+        written.append(target.predictions.name)
+    log(f"written: {' and '.join(written)} in '{target.path}'")
     return result

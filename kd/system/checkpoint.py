@@ -13,7 +13,11 @@ from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import reason, replacing
 
 FORMAT = 1
-CURE = "Use another file, or train again in a new folder (--tag NAME)."
+CURE = "Use another file."
+CURES = {  # files of a run, which the program itself has written
+    "resume file": "Use --tag NAME to start a new run.",
+    "model": "Restore it, or train again with --tag NAME.",
+}
 # Exceptions that zipfile raises for a file that is truncated or overwritten.
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -122,7 +126,7 @@ def load(path: Path, what: str = "checkpoint") -> dict:
     if not isinstance(content, dict):
         raise Problem(
             f"{what.capitalize()} '{path}': the file contains a {type(content).__name__}, not a"
-            f" dictionary. {CURE}",
+            f" dictionary. {CURES.get(what, CURE)}",
             BAD_CHECKPOINT,
         )
     version = content.get("format", 0)
@@ -139,11 +143,13 @@ def _check_file(path: Path, what: str) -> None:
     """Raise Problem (4) if the file does not exist or fails a checksum."""
     if not os.path.isfile(path):  # unlike Path.is_file, this never raises an error
         why = "this is a folder" if os.path.isdir(path) else "no such file, or it is not accessible"
-        raise Problem(f"{what.capitalize()} '{path}': {why}. {CURE}", BAD_CHECKPOINT)
+        raise Problem(
+            f"{what.capitalize()} '{path}': {why}. {CURES.get(what, CURE)}", BAD_CHECKPOINT
+        )
     if zipfile.is_zipfile(path) and _broken_member(path):
         raise Problem(
             f"{what.capitalize()} '{path}': the file is damaged (a checksum does not match)."
-            f" {CURE}",
+            f" {CURES.get(what, CURE)}",
             BAD_CHECKPOINT,
         )
 
@@ -151,16 +157,13 @@ def _check_file(path: Path, what: str) -> None:
 def _unpickled(path: Path, what: str):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises five unrelated types of exceptions for bad files. The first line of the
-        # message says what is wrong.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        why = f" ({lines[0][:160]})"
-        if lines[0].startswith("Weights only load failed"):  # then come hints for programmers
-            why = ""
+    except Exception:
+        # torch.load raises five unrelated types of exceptions for bad files. Their messages are
+        # hints for programmers, or only the number of a byte.
         raise Problem(
             f"{what.capitalize()} '{path}': the file is damaged, is not a checkpoint, or contains"
-            f" more than weights{why}. {CURE}",
+            " more than weights, such as a complete network (save network.state_dict() instead)."
+            f" {CURES.get(what, CURE)}",
             BAD_CHECKPOINT,
         ) from None
 

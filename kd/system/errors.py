@@ -77,7 +77,8 @@ def _call(main) -> int:
     except (Problem, OSError, MemoryError) as error:
         return report_error(error)
     except KeyboardInterrupt:
-        return _print_error(STOPPED_AT_ONCE, INTERRUPTED)
+        _print(STOPPED_AT_ONCE)
+        return INTERRUPTED
 
 
 def _flush_streams() -> None:
@@ -98,10 +99,13 @@ def reports_to_user() -> bool:
 def report_error(error: Exception) -> int:
     """Report an error on stderr and return the exit code.
 
-    A problem is printed as one line, a bug in this program as a traceback.
+    A problem is printed as one line, a bug in this program as a traceback. A stop was requested, so
+    it is not called an error.
     """
-    if isinstance(error, Stopped) and not reports_to_user():
-        return error.code  # all ranks stop together, and the first one reports it
+    if isinstance(error, Stopped):
+        if reports_to_user():  # all ranks stop together, and the first one reports it
+            _print(str(error))
+        return error.code
     if isinstance(error, Problem):
         return _print_error(error, error.code)
     if isinstance(error, OSError):  # a path that no other check covers
@@ -118,9 +122,13 @@ def report_error(error: Exception) -> int:
 
 
 def _print_error(text, code: int) -> int:
-    with contextlib.suppress(OSError):
-        print(f"error: {printable(text)}", file=sys.stderr)
+    _print(f"error: {text}")
     return code
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr)
 
 
 def first_ten(items: list[str]) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from kd.system.errors import Problem
 
 CONNECT_SECONDS = 4
-CURE = "Use --weights FILE or --no-pretrained (for a teacher, in train_teacher.py)."
+CURE = "Use --weights FILE or --no-pretrained. For a teacher, set --weights in train_teacher.py."
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 

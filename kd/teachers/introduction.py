@@ -44,7 +44,7 @@ def introduce(
     if ratio[0] is not None:
         log(
             "gradient of the knowledge term relative to that of the label term on the first batch:"
-            f" {ratio[0]:.3g} (alpha {ensemble.plan.alpha:g})"
+            f" {ratio[0]:.3g} (alpha {ensemble.plan.alpha:g}; 1 means that both are equally large)"
         )
     for member in ensemble.members:
         for text in member.differences:

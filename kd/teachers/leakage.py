@@ -5,7 +5,7 @@ import torch
 
 from kd.data.dataset import Dataset
 from kd.data.index import Index
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.teachers.model_file import Trained
 
 _NAMES = {"train": "train", "valid": "validation", "test": "test"}
@@ -21,7 +21,8 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
     """
     about = trained.about
     if about is None:
-        return ["its training data is unknown"]
+        order = [f"{number} = {name}" for number, name in enumerate(dataset.index.classes)]
+        return [f"its training data is unknown, and its outputs are taken as {first_ten(order)}"]
     ours, theirs = dataset.index.classes, tuple(about["classes"])
     if theirs != ours:
         raise Problem(
