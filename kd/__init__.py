@@ -1,6 +1,6 @@
 """Knowledge distillation on medical images.
 
-Every subpackage imports only from those below it (see kd/README.md).
+Every subpackage imports only from those listed before it in kd/README.md.
 """
 
 import ctypes

@@ -212,8 +212,8 @@ def _row(state: State, phase: Phase, valid: Views, hooks: Hooks) -> dict:
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
             "Training diverged: the loss or the validation logits of the epoch that ends at step"
-            f" {state.progress.total} are not finite. Lower --lr or set --clip-norm 1, and use"
-            " another --tag.",
+            f" {state.progress.total} are not finite. Lower --lr or set --clip-norm 1, in a"
+            " new run with --tag NAME.",
             DIVERGED,
         )
     return {

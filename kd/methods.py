@@ -89,13 +89,13 @@ def option_key(kind: str, option: KindOption) -> str:
     return f"{kind}_{option.name}".replace("-", "_")
 
 
-def _few_images(verb: str, batch: int) -> list[str]:
+def _few_images(kind: str, batch: int) -> list[str]:
     """Return a caution for a loss that compares the images of a step if there are few of them."""
     if batch >= MANY_ENOUGH:
         return []
     return [
-        f"{verb} only the {batch} images of a step with each other. Use --batch-size"
-        f" {MANY_ENOUGH} or more."
+        f"{kind}: only the {batch} images of a step are compared with each other. Use"
+        f" --batch-size {MANY_ENOUGH} or more."
     ]
 
 
@@ -106,15 +106,15 @@ def _dist_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) ->
             "dist: with 2 classes, the correlation over classes is always 1 or -1 and teaches"
             " nothing. Only the correlation over images is used."
         )
-    return found + _few_images("dist: correlates", batch)
+    return found + _few_images("dist", batch)
 
 
 def _similarity_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
-    return _few_images("similarity: compares", batch)
+    return _few_images("similarity", batch)
 
 
 def _pkt_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
-    return _few_images("pkt: compares", batch)
+    return _few_images("pkt", batch)
 
 
 def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:

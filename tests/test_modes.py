@@ -265,7 +265,7 @@ def test_few_classes_and_small_batches_are_reported(script, picture_tree, kind, 
     found, out = script("distill", [*SHORT, "--mode", "normal", "--dataset", "folder", "--data-dir", root, "--batch-size", "4",
                                     "--knowledge", kind])
     assert found == code
-    expected = {"dkd": ["needs at least 3 classes, but the data set has 2"], "dist": ["with 2 classes", "correlates only the 4 images of a step"],
+    expected = {"dkd": ["needs at least 3 classes, but the data set has 2"], "dist": ["with 2 classes", "dist: only the 4 images of a step"],
                 "standardized": ["no logit exceeds 1.00"]}[kind]
     assert all(text in out for text in expected) and (code == 0 or not list(Path("cache").glob("**/*")))
 

@@ -184,7 +184,7 @@ def write_csv(root, text):
 @pytest.mark.parametrize("text, words", [
     ("image,label\na/image0.png,a\n", ["header 'image,label'", "the column path is missing, 'image' is unknown", "line 1"]),
     ("path;label\na/image0.png;a\n", ["header 'path;label'", "commas"]),
-    ("path,label,path\n", ["header 'path,label,path'", "'path' is there twice"]),
+    ("path,label,path\n", ["header 'path,label,path'", "'path' appears twice"]),
     ("", ["header ''"]), ("path,label\n", ["no rows below its header"]),
     ("path,label\na/image0.png,a\na/image0.png,a\n", ["row 3 'a/image0.png' (already listed in row 2)"]),
     ("path,label\na/image0.png,a\n./a/image0.png,b\n", ["row 3 'a/image0.png' (already listed in row 2)"]),

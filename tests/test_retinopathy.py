@@ -130,7 +130,7 @@ def test_aptos_has_no_patients_and_its_test_images_are_not_read(tree):
     index = read(root)
     assert grades(index) == ["2", "4", "0"] and all(s.patient == s.study == s.path for s in index.samples)
     assert index.samples[0].path == "train_images/000c1434d8d7.png" and index.file(0).is_file()
-    assert len(index.notes) == 1 and "3 of 3 images have no patient" in index.notes[0]
+    assert len(index.notes) == 1 and "None of the 3 images has a known patient" in index.notes[0]
     (root / "train_images").rename(root / "pictures")
     assert "1 image was excluded: not listed in any table." in read(root).notes
 
@@ -139,7 +139,7 @@ def test_messidor_is_read_from_all_its_legacy_excel_files(tree):
     index = read(tree("messidor"))
     assert index.classes == ("0", "1", "2", "3") and grades(index) == list("01230") + list("3310")
     assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33]
-    assert len(index.notes) == 1 and "9 of 9 images have no patient" in index.notes[0]
+    assert len(index.notes) == 1 and "None of the 9 images has a known patient" in index.notes[0]
     assert index.samples[5].path == f"Base33/{BASE33[0]}"
 
 

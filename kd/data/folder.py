@@ -251,7 +251,7 @@ def _check_header(table: Path, columns: list[str], records: list) -> None:
         if name not in COLUMNS:
             faults.append(f"'{name[:40]}' is unknown")
         elif columns.count(name) > 1:
-            faults.append(f"'{name}' is there twice")
+            faults.append(f"'{name}' appears twice")
     if faults:
         raise Problem(
             f"'{table}' has an invalid header '{','.join(columns)[:200]}': {first_ten(faults)}. It"

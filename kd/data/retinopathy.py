@@ -52,7 +52,7 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
         )
     if kind != "eyepacs":
         notes.append(
-            f"{len(samples)} of {len(samples)} images have no patient, because {kind} does not"
+            f"None of the {len(samples)} images has a known patient, because {kind} does not"
             " specify patients: each counts as a patient of its own, even if two images are the"
             " two eyes of one patient."
         )

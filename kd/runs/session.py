@@ -98,7 +98,7 @@ def log_pool(pool: Pool) -> None:
     log(
         f"unlabelled images: {found['images']} ({found['of_the_data_set']} from the data set,"
         f" {found['of_unlabeled_dir']} from --unlabeled-dir, of which"
-        f" {found['of_unknown_patients']} show unknown patients); excluded:"
+        f" {found['of_unknown_patients']} are of unknown patients); excluded:"
         f" {found['dropped_by_patient']} of validation or test patients, {found['dropped_by_file']}"
         f" identical to a validation or test image, {found['copies']} duplicates"
     )

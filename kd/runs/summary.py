@@ -39,5 +39,5 @@ def _teacher_lines(teacher: dict) -> list[str]:
     ]
     if teacher["disagreement"] is not None:
         share = 100 * teacher["disagreement"]
-        lines.append(f"two of the teachers disagree on {share:.1f} % of the test images")
+        lines.append(f"two teachers disagree on {share:.1f} % of the test images")
     return lines

@@ -65,7 +65,7 @@ def overview_text(overview: dict) -> list[str]:
         "mode",
         "teacher",
         "train / validation / test accuracy",
-        "difference to baseline",
+        "difference from baseline",
         "verdict",
     ]
     if controls:

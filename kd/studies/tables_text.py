@@ -81,9 +81,9 @@ def _evidence(table: dict, margin: float) -> list[str]:
             rows.append([names, *gap_texts(gaps[0]), *gap_texts(gaps[1])])
     header = [
         "student <- teacher",
-        "difference to baseline",
+        "difference from baseline",
         "verdict",
-        "difference to teacher",
+        "difference from teacher",
         "verdict",
     ]
     return [

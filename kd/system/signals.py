@@ -85,13 +85,14 @@ class StopSignals:
         if number == signal.SIGINT and self.code == INTERRUPTED:
             _end_at_once()
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        _print("Stopping: the state is saved first. Press Ctrl-C again to stop at once.")
+        how = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C twice"
+        _print(f"Stopping: the state is saved first. Press {how} to stop at once.")
 
 
 def _end_at_once() -> None:
     if not errors.in_script:
         raise KeyboardInterrupt
-    _print(f"error: {errors.STOPPED_AT_ONCE}")
+    _print(errors.STOPPED_AT_ONCE)
     os._exit(INTERRUPTED)
 
 

@@ -89,7 +89,7 @@ def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[
     if len(members) > 1:
         entry["disagreement"] = disagreement(test_logits.argmax(2))
         log(
-            f"teachers together: validation accuracy {entry['valid_accuracy']:.4f}; two of the"
+            f"teachers together: validation accuracy {entry['valid_accuracy']:.4f}; two"
             f" teachers disagree on {100 * entry['disagreement']:.1f} % of the test images"
         )
     return entry

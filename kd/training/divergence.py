@@ -83,7 +83,7 @@ class Divergence:
         lr = self.optimizer.param_groups[0]["lr"]
         return Problem(
             f"Training diverged: {what} (learning rate {lr:g}). {safe} Lower --lr, or set"
-            " --clip-norm 1 or --amp off, and use another --tag.",
+            " --clip-norm 1 or --amp off, in a new run with --tag NAME.",
             DIVERGED,
         )
 
