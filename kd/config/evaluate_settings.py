@@ -34,19 +34,19 @@ class Evaluation:
     shift: list[str] = option(
         [],
         "evaluate runs, their teachers and the student trained alone (baseline) on shifted test"
-        " images (contrast, brightness, noise, blur, resolution, rotation), as a table and a plot",
+        " images (contrast, brightness, noise, blur, resolution, rotation): a table and a figure",
         metavar="RUN",
         nargs="+",
     )
     arms: str | None = option(
         None,
         "compare four ways of learning with few labels, from all runs below DIR, by label fraction;"
-        " writes a table and a plot to DIR",
+        " writes a table and a figure to DIR",
         metavar="DIR",
     )
     curves: list[str] = option(
         [],
-        "plot the learning curves of runs in one figure, curves.png, next to the runs",
+        "draw the learning curves of runs in one figure, curves.png, next to the runs",
         metavar="RUN",
         nargs="+",
     )

@@ -200,7 +200,7 @@ class Data:
     split_seed: int = option(0, "seed of the splits", least=0, most=2**62)
     labeled_fraction: float = option(
         1.0,
-        "share of the train labels to keep, per class and by complete patients; images repeat"
+        "fraction of the train labels to keep, per class and by complete patients; images repeat"
         " to keep the steps per epoch",
         metavar="F",
         above=0,

@@ -56,7 +56,7 @@ Arms = dict[tuple[float, str], dict[Labels, Run]]
 
 
 def write_arms(root: Path) -> dict:
-    """Print the arms of all runs below `root`; write arms.md, arms.json and a plot for each pair.
+    """Print the arms of all runs below `root`; write arms.md, arms.json and a figure for each pair.
 
     Returns the JSON. Raises Problem if no readable run used unlabelled images.
     """
@@ -82,7 +82,7 @@ def write_arms(root: Path) -> dict:
     for number, group in enumerate(result["groups"]):
         name = f"arms-{number}.png" if len(pairs) > 1 else "arms.png"
         figures.save(root / name, figures.pixels(figures.arms(group, captions)))
-    write_outputs(root, "arms", markdown(result), result, f"plots ({len(pairs)})")
+    write_outputs(root, "arms", markdown(result), result, f"figures ({len(pairs)})")
     return result
 
 
