@@ -244,7 +244,7 @@ def breakdown(loop, steps=6):
         return call
 
     views, network, optimizer = loop.views, loop.state.network, loop.state.optimizer
-    epoch, teacher, module = views.epoch, loop.teacher, network.module.forward
+    epoch, teachers, module = views.epoch, loop.phase.teacher.networks, network.module.forward
     backward, update = torch.Tensor.backward, optimizer.step
 
     def epoch_timed(*arguments):
@@ -252,12 +252,13 @@ def breakdown(loop, steps=6):
         following = timed("views", lambda: next(batches, None))
         while (batch := following()) is not None:
             yield batch
-    views.epoch, loop.teacher, network.module.forward = epoch_timed, timed("teacher", teacher), timed("student", module)
+    views.epoch, network.module.forward = epoch_timed, timed("student", module)
+    loop.phase.teacher.networks = [timed("teacher", teacher) for teacher in teachers]
     optimizer.step, torch.Tensor.backward = timed("optimizer", update), timed("backward", backward)
     try:
         total = 1000 * loop.block(steps)
     finally:
-        views.epoch, loop.teacher, network.module.forward = epoch, teacher, module
+        views.epoch, loop.phase.teacher.networks, network.module.forward = epoch, teachers, module
         optimizer.step, torch.Tensor.backward = update, backward
     found = {name: statistics.median(values) for name, values in stages.items()}
     return found | {"rest": total - sum(found.values()), "step": total}
