@@ -30,7 +30,7 @@ def test_each_fault_is_counted_and_ends_with_exit_code_2(script, picture_tree):
     root = picture_tree("set", {"a": 3, "b": 3})
     for number, file in enumerate(sorted(root.rglob("*.png"))):
         Image.new("RGB", (8 + number, 8), (number, 0, 0)).save(file)
-    (root / "a/image0.png").write_bytes(b"no picture")
+    (root / "a/image0.png").write_bytes(b"no image")
     (root / "b/image1.png").write_bytes((root / "a/image1.png").read_bytes())
     write_csv(root, [f"{name}/image{k}.png,{name},p{k}{name},{'train' if k else 'test'}" for name in "ab" for k in range(2)]
               + ["a/image2.png,a,p2,train", "b/image2.png,b,p2,train"])

@@ -70,19 +70,19 @@ def refused(call, *codes):
         signal.signal(signal.SIGALRM, before)
 
 
-def pictures():
+def small_images():
     """Yield (name, bytes, whether a checksum protects the pixels) of small images in every format."""
     values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     grey, colour = Image.fromarray(values[..., 0]), Image.fromarray(values)
     deep = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
-    for name, picture, form, told in (
+    for name, drawing, form, checked in (
             ("grey.png", grey, "PNG", True), ("colour.png", colour, "PNG", True), ("deep.png", deep, "PNG", True),
             ("palette.png", colour.convert("P"), "PNG", True), ("photo.jpg", colour, "JPEG", False),
             ("scan.tif", grey, "TIFF", False), ("deep.tif", deep, "TIFF", False), ("old.bmp", grey, "BMP", False),
             ("film.gif", grey, "GIF", False), ("web.webp", colour, "WEBP", False)):
         content = io.BytesIO()
-        picture.save(content, form)
-        yield name, content.getvalue(), told
+        drawing.save(content, form)
+        yield name, content.getvalue(), checked
 
 
 @pytest.mark.case(13)
@@ -91,7 +91,7 @@ def test_pictures(picture_tree, injected, count):
     root = picture_tree("set", {"a": 1, "b": 1})
     chance, bad = random.Random(1), 0
     for number in range(count):
-        name, content, told = chance.choice(list(pictures()))
+        name, content, checked = chance.choice(list(small_images()))
         file = root / "a" / name
 
         def decoded():
@@ -107,7 +107,7 @@ def test_pictures(picture_tree, injected, count):
         text, array = refused(decoded, 2)
         assert text is None or name in text
         assert text is not None or array.shape == (1, 3, 16, 16)
-        assert text is not None or not told or torch.equal(array, whole), f"{name}, number {number}: other pixels"
+        assert text is not None or not checked or torch.equal(array, whole), f"{name}, number {number}: other pixels"
         bad += text is not None
         file.unlink()
     assert bad > count / 4

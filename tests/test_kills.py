@@ -269,10 +269,10 @@ def test_a_full_disk_under_tensorboard_and_the_figure_is_a_warning_each(whole):
 
     save = Image.Image.save
 
-    def no_space(picture, target, **options):
+    def no_space(drawing, target, **options):
         if isinstance(target, Path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(picture, target, **options)
+        save(drawing, target, **options)
 
     def on_a_full_disk():
         limit_files(60_000)

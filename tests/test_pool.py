@@ -54,9 +54,9 @@ def test_rows_without_a_label_are_in_the_pool_only(labelled):
 def test_a_pool_drops_judged_patients_and_files_and_counts_them(labelled, clinic):
     for number, name in enumerate(("image12.png", "image14.png")):  # renamed copies of test images
         shutil.copy(labelled / "x" / name, clinic / f"copy{number}.png")
-    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
-    patients = {pictures[0]: "p7", pictures[1]: "p0"}  # p7 is a test patient, p0 of train or validation
-    write_table(clinic, [(path, patients.get(path, "")) for path in pictures], "path,patient")
+    archive = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    patients = {archive[0]: "p7", archive[1]: "p0"}  # p7 is a test patient, p0 of train or validation
+    write_table(clinic, [(path, patients.get(path, "")) for path in archive], "path,patient")
     dataset = folder_data(labelled, valid_per_class=1)
     train = {dataset.index.samples[row].patient for row in dataset.splits.train}
     found = pool_of(dataset, unlabeled_dir=str(clinic)).summary
@@ -86,8 +86,8 @@ def test_copies_of_judged_images_in_the_data_set_are_not_in_the_pool(labelled):
 
 
 def test_patients_of_a_table_override_those_of_the_file_names(clinic):
-    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
-    write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(pictures)], "path,patient")
+    archive = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(archive)], "path,patient")
     index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"))
     assert {sample.patient for sample in index.samples} == {"p7", "image0"}
 

@@ -324,9 +324,9 @@ def test_a_last_batch_of_one_trains_with_batch_normalisation(script, picture_tre
 @pytest.mark.case(13)
 def test_pictures_of_every_kind_are_read_and_hidden_ones_counted(picture_tree, script):
     root = picture_tree("set", {"a": 12, "b": 12})
-    picture = Image.open(root / "a/image0.png")
-    picture.save(root / "a/image1.png", "JPEG")  # with the wrong extension
-    picture.save(root / "a/frames.gif", save_all=True, append_images=[picture.rotate(90)])
+    drawing = Image.open(root / "a/image0.png")
+    drawing.save(root / "a/image1.png", "JPEG")  # with the wrong extension
+    drawing.save(root / "a/frames.gif", save_all=True, append_images=[drawing.rotate(90)])
     (root / "a/._image0.png").write_bytes(b"\0\5\x16\7")
     code, out = script("train_teacher", [*ALONE, "--dataset", "folder", "--data-dir", root])
     assert code == 0 and "note: 1 hidden file was skipped." in out

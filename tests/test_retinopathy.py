@@ -44,10 +44,10 @@ MESSIDOR2 = "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable\
 def draw(path, number):
     """Save an image of a small disc, with a mark that depends on `number`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", (48, 40))
-    ImageDraw.Draw(picture).ellipse((6, 2, 41, 37), fill=(160, 80, 20))
-    picture.putpixel((16 + number % 16, 12 + number // 16), (255, 255, 255))
-    picture.save(path)
+    drawing = Image.new("RGB", (48, 40))
+    ImageDraw.Draw(drawing).ellipse((6, 2, 41, 37), fill=(160, 80, 20))
+    drawing.putpixel((16 + number % 16, 12 + number // 16), (255, 255, 255))
+    drawing.save(path)
 
 
 def eyepacs(root):

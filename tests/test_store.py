@@ -37,8 +37,8 @@ def test_rows_hold_the_resized_image(picture_tree):
     root = picture_tree("set", {"a": 2, "b": 1}, size=(40, 24))
     store = opened(root)
     store.ensure(all_rows(store))
-    picture = Image.open(root / "b" / "image0.png").resize((16, 16), Image.Resampling.BILINEAR)
-    assert (store.gather(np.array([2, 2]))[1, 0].numpy() == np.asarray(picture)).all()
+    drawing = Image.open(root / "b" / "image0.png").resize((16, 16), Image.Resampling.BILINEAR)
+    assert (store.gather(np.array([2, 2]))[1, 0].numpy() == np.asarray(drawing)).all()
 
 
 def test_only_a_changed_file_is_decoded_again(picture_tree):
@@ -57,7 +57,7 @@ def test_all_bad_files_are_listed_at_once_and_good_ones_are_kept(picture_tree):
     whole = (root / "a" / "image1.png").read_bytes()
     (root / "a" / "image1.png").write_bytes(whole[:len(whole) // 2])
     (root / "b" / "image0.png").write_bytes(b"")
-    (root / "b" / "image2.png").write_text("no picture")
+    (root / "b" / "image2.png").write_text("no image")
     store = opened(root)
     with pytest.raises(Problem) as caught:
         store.ensure(all_rows(store))
@@ -72,14 +72,14 @@ def ramp16():
 
 
 @pytest.mark.case(13)
-@pytest.mark.parametrize("name, picture, mean", [
+@pytest.mark.parametrize("name, drawing, mean", [
     ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255),
     ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
     ("la.png", Image.new("LA", (9, 9), (60, 255)), 60), ("cmyk.jpg", Image.new("CMYK", (9, 9), (0, 0, 0, 255)), 0),
     ("palette.png", Image.new("L", (9, 9), 80).convert("P"), 80), ("dot.png", Image.new("L", (1, 1), 90), 90)])
-def test_images_of_every_mode_become_grey(picture_tree, name, picture, mean):
+def test_images_of_every_mode_become_grey(picture_tree, name, drawing, mean):
     root = picture_tree("set", {"a": 1, "b": 1})
-    picture.save(root / "b" / name)
+    drawing.save(root / "b" / name)
     (root / "b" / "image0.png").unlink()
     store = opened(root)
     store.ensure(all_rows(store))
@@ -89,10 +89,10 @@ def test_images_of_every_mode_become_grey(picture_tree, name, picture, mean):
 @pytest.mark.case(13)
 def test_an_exif_rotation_is_applied(picture_tree):
     root = picture_tree("set", {"a": 1, "b": 1})
-    picture = Image.fromarray(np.repeat([[0], [255]], 8, 0).repeat(16, 1).astype(np.uint8))
-    exif = picture.getexif()
+    drawing = Image.fromarray(np.repeat([[0], [255]], 8, 0).repeat(16, 1).astype(np.uint8))
+    exif = drawing.getexif()
     exif[0x0112] = 3
-    picture.save(root / "b" / "image0.png", exif=exif)
+    drawing.save(root / "b" / "image0.png", exif=exif)
     store = opened(root)
     store.ensure(all_rows(store))
     assert store.images[1, 0, :7].mean() > 250 > 5 > store.images[1, 0, 9:].mean()
@@ -175,9 +175,9 @@ def fundus_tree(picture_tree):
     Return their folder.
     """
     root = picture_tree("set", {"a": 1, "b": 1})
-    picture = Image.new("RGB", (300, 120))
-    ImageDraw.Draw(picture).ellipse((150, 10, 249, 109), fill=(200, 90, 30))
-    picture.save(root / "b" / "image0.png")
+    drawing = Image.new("RGB", (300, 120))
+    ImageDraw.Draw(drawing).ellipse((150, 10, 249, 109), fill=(200, 90, 30))
+    drawing.save(root / "b" / "image0.png")
     return root
 
 
@@ -212,7 +212,7 @@ def test_a_jpeg_is_read_at_twice_the_size_if_it_is_cropped(picture_tree, monkeyp
     (root / "a/image0.png").unlink()
     Image.new("RGB", (512, 512), (200, 90, 30)).save(root / "a/image0.jpg")
     seen = []
-    monkeypatch.setattr("kd.data.store.crop_to_circle", lambda picture: seen.append(picture.size) or picture)
+    monkeypatch.setattr("kd.data.store.crop_to_circle", lambda drawing: seen.append(drawing.size) or drawing)
     store = opened(root, size=32, crop="fundus")
     store.ensure(np.array([0]))
     assert seen == [(64, 64)]

@@ -263,7 +263,7 @@ def test_a_student_has_the_same_weights_with_stored_logits_and_without(script):
     runs = [name / RUN.relative_to("runs") for name in map(Path, results)]
     weights = [load(run / "model.pt")["state_dict"] for run in runs]
     assert same(weights[0], weights[1]) and same(weights[0], weights[2])
-    told = [{key: value for key, value in reports.read(run).items() if key not in ("clock", "settings")} for run in runs]
-    assert told[0] == told[1] == told[2]
+    reported = [{key: value for key, value in reports.read(run).items() if key not in ("clock", "settings")} for run in runs]
+    assert reported[0] == reported[1] == reported[2]
     assert "logits" not in results["live"] and ", 0 computed" in results["stored"]
     assert not [line for line in results["filling"].splitlines() if ", 0 computed" in line]

@@ -46,10 +46,10 @@ def test_permuted_and_deleted_labels_in_the_pool_give_the_same_weights_bit_for_b
 
     All that follows depends on these weights.
     """
-    pictures = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
-    tables = {"right": [(path, "ab"[k % 2]) for k, path in enumerate(pictures)],
-              "permuted": [(path, "ba"[k % 3 % 2]) for k, path in enumerate(pictures)],
-              "unknown": [(path, "?!") for path in pictures]}
+    paths = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
+    tables = {"right": [(path, "ab"[k % 2]) for k, path in enumerate(paths)],
+              "permuted": [(path, "ba"[k % 3 % 2]) for k, path in enumerate(paths)],
+              "unknown": [(path, "?!") for path in paths]}
     argv = [*PAIR, "--mode", "unlabeled-only", "--dataset", "folder", "--data-dir", labelled, "--unlabeled-dir", clinic,
             "--batch-size", "4"]
     found = {}

@@ -59,6 +59,7 @@ class Store:
         self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
         if crop != "none":  # without a crop, the recipe of older caches stays valid
             self.recipe += f" {crop}"
+        # "pictures" on disk is the name that existing caches have.
         key = digest([self.recipe, index.stamp, *(sample.path for sample in index.samples)])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)

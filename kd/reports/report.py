@@ -1,5 +1,6 @@
 """The report of a run: its keys and their types, which are checked on reading."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,7 +181,10 @@ def read(folder: Path) -> dict:
     Raises Problem (4) if the folder has no report or the report is damaged.
     """
     file = RunPaths(folder).report
-    if not file.exists() and (below := finished_below(folder)):
+    below = []
+    if os.path.isdir(folder) and not os.path.isfile(file):  # unlike Path's, these never raise
+        below = finished_below(folder)
+    if below:
         runs = first_ten([f"'{path}'" for path in below])
         raise Problem(
             f"'{folder}' is not the folder of a run, but has runs below it. Use {runs}.",

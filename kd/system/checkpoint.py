@@ -75,7 +75,7 @@ def save(path: Path, content: dict, previous: Path | None = None) -> None:
         if _broken_member(temporary):
             raise Problem(
                 f"Checkpoint '{path}' was written but cannot be read back. The disk may be failing."
-                " The last good file was kept.",
+                " The last good file was kept. Use --out on another disk.",
                 CANNOT_WRITE,
             )
 

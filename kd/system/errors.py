@@ -77,7 +77,7 @@ def _call(main) -> int:
     except (Problem, OSError, MemoryError) as error:
         return report_error(error)
     except KeyboardInterrupt:
-        _print(STOPPED_AT_ONCE)
+        print_on_stderr(STOPPED_AT_ONCE)
         return INTERRUPTED
 
 
@@ -104,7 +104,7 @@ def report_error(error: Exception) -> int:
     """
     if isinstance(error, Stopped):
         if reports_to_user():  # all ranks stop together, and the first one reports it
-            _print(str(error))
+            print_on_stderr(str(error))
         return error.code
     if isinstance(error, Problem):
         return _print_error(error, error.code)
@@ -122,13 +122,17 @@ def report_error(error: Exception) -> int:
 
 
 def _print_error(text, code: int) -> int:
-    _print(f"error: {text}")
+    print_on_stderr(f"error: {text}")
     return code
 
 
-def _print(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(printable(text), file=sys.stderr)
+def print_on_stderr(text: str) -> None:
+    """Print a line on stderr and ignore failures.
+
+    The terminal may be gone, or a signal may have interrupted another print.
+    """
+    with contextlib.suppress(OSError, RuntimeError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def first_ten(items: list[str]) -> str:

@@ -1,9 +1,7 @@
 """Stops that are requested by a signal or by a time limit."""
 
-import contextlib
 import os
 import signal
-import sys
 import time
 
 from kd.system import errors, ranks
@@ -86,20 +84,11 @@ class StopSignals:
             _end_at_once()
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         how = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C twice"
-        _print(f"Stopping: the state is saved first. Press {how} to stop at once.")
+        errors.print_on_stderr(f"Stopping: the state is saved first. Press {how} to stop at once.")
 
 
 def _end_at_once() -> None:
     if not errors.in_script:
         raise KeyboardInterrupt
-    _print(errors.STOPPED_AT_ONCE)
+    errors.print_on_stderr(errors.STOPPED_AT_ONCE)
     os._exit(INTERRUPTED)
-
-
-def _print(text: str) -> None:
-    """Print on stderr and ignore failures.
-
-    The terminal may be gone, or another print may be in progress.
-    """
-    with contextlib.suppress(OSError, RuntimeError):
-        print(text, file=sys.stderr, flush=True)

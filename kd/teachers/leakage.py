@@ -5,10 +5,9 @@ import torch
 
 from kd.data.dataset import Dataset
 from kd.data.index import Index
+from kd.data.splits import WORDS
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.teachers.model_file import Trained
-
-_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 
 
 def differences(trained: Trained, dataset: Dataset) -> list[str]:
@@ -125,8 +124,8 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
                 whose = "its" if number == 0 else "one of its own teachers'"
                 raise Problem(
                     f"Teacher '{trained.about['name']}' has seen data that the student is evaluated"
-                    f" on: {whose} {_NAMES[theirs]} split contains {len(patients)} patients and"
-                    f" {len(files)} images of the student's {_NAMES[ours]} split. Train the teacher"
+                    f" on: {whose} {WORDS[theirs]} split contains {len(patients)} patients and"
+                    f" {len(files)} images of the student's {WORDS[ours]} split. Train the teacher"
                     " on the same split (same --split, --split-seed and sizes), or use --tag NAME"
                     " without --teacher-checkpoint to train a new one.",
                     BAD_CHECKPOINT,
