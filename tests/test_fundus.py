@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from kd.data.fundus import crop_to_circle
+from kd.data.images.fundus import crop_to_circle
 
 
 def drawn(width, height, x, y, diameter, peak=180, background=4, noise=0, specks=0):

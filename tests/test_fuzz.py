@@ -3,6 +3,7 @@
 Each leads to one clear Problem or the right result, never to a traceback, a hang or a wrong result.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import signal
 import tomllib
 from pathlib import Path
 
+import films
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,9 @@ from conftest import DATA, ROOT, TINY, same
 from PIL import Image
 
 from kd.config import parsing
-from kd.config.settings import DistillSettings
-from kd.data import folder
+from kd.config.settings import DistillSettings, Reading
+from kd.data.ranges import open_store
+from kd.data.readers import folder
 from kd.data.store import Store
 from kd.system import checkpoint
 from kd.system.errors import Problem
@@ -75,10 +78,16 @@ def small_images():
     values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
     grey, colour = Image.fromarray(values[..., 0]), Image.fromarray(values)
     deep = Image.fromarray(values[..., 0].astype(np.uint16) * 257)
+    real = Image.fromarray(values[..., 0] / np.float32(255))
+    colour16 = films.png(values.astype(np.uint16) * 257)
+    yield "colour16.png", colour16, True
+    yield "white.tif", films.tiff(values[..., 0].astype(np.uint16) * 16, photometric=0), False
+    yield "colour16.tif", films.tiff(values.astype(np.uint16) * 257), False
     for name, drawing, form, checked in (
             ("grey.png", grey, "PNG", True), ("colour.png", colour, "PNG", True), ("deep.png", deep, "PNG", True),
             ("palette.png", colour.convert("P"), "PNG", True), ("photo.jpg", colour, "JPEG", False),
-            ("scan.tif", grey, "TIFF", False), ("deep.tif", deep, "TIFF", False), ("old.bmp", grey, "BMP", False),
+            ("scan.tif", grey, "TIFF", False), ("deep.tif", deep, "TIFF", False), ("real.tif", real, "TIFF", False),
+            ("old.bmp", grey, "BMP", False),
             ("film.gif", grey, "GIF", False), ("web.webp", colour, "WEBP", False)):
         content = io.BytesIO()
         drawing.save(content, form)
@@ -96,7 +105,8 @@ def test_pictures(picture_tree, injected, count):
 
         def decoded():
             store = Store(folder.read(str(root)), "cache", 16, "squash", 3)
-            store.ensure(np.arange(len(store.index.samples)))
+            rows = np.arange(len(store.index.samples))
+            store = open_store(store, "cache", rows, ("all images", rows))
             row = [sample.path for sample in store.index.samples].index(f"a/{name}")
             return store.gather(np.array([row]))
 
@@ -114,6 +124,30 @@ def test_pictures(picture_tree, injected, count):
     injected(count)
 
 
+def names(text, path):
+    """Return whether a path in a table may name an image: with further folders in front, or with another extension."""
+    return path == text or text.endswith("/" + path) or os.path.splitext(path)[0] == os.path.splitext(text)[0]
+
+
+def listed(content):
+    """Return {(path, label)} of a table, read by independent and simpler code."""
+    for encoding in ("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(encoding)
+            break
+    header = text.splitlines()[0]
+    separator = max(",;\t|", key=header.count)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
+    columns = [name.strip().lower() for name in rows[0]]
+    label, path = columns.index("label"), columns.index("path")
+    found = set()
+    for row in rows[1:]:
+        name = os.path.normpath(row[path].strip().replace("\\", "/"))
+        word = row[label].strip().removesuffix(".0")
+        found.add((name, "" if word.lower() in ("nan", "na", "n/a", "<na>", "null", "#n/a", "nat") else word))
+    return found
+
+
 @pytest.mark.case(17)
 @pytest.mark.parametrize("count", SIZES)
 def test_tables(picture_tree, injected, count):
@@ -128,11 +162,10 @@ def test_tables(picture_tree, injected, count):
         text, index = refused(lambda: folder.read(str(root)), 2)
         bad += text is not None
         if index is not None:
-            rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if any(map(str.strip, row))]
-            columns = [name.strip() for name in rows[0]]
-            label, path = columns.index("label"), columns.index("path")
-            assert sorted((os.path.normpath(row[path].strip()), row[label].strip()) for row in rows[1:]) == sorted(
-                (sample.path, index.classes[sample.label] if sample.label >= 0 else "") for sample in index.samples)
+            expected = listed(content)
+            found = {(sample.path, index.classes[sample.label] if sample.label >= 0 else "") for sample in index.samples}
+            assert len(found) == len(expected) and all(
+                any(label == given and names(name, path) for name, given in expected) for path, label in found), (content, found)
             assert all((root / sample.path).is_file() for sample in index.samples)
     assert bad > count / 4
     injected(count)
@@ -245,5 +278,69 @@ def test_reports(run, script, injected, count):
                                               and json.loads(changed)["classification_report"] == whole["classification_report"])
         else:
             assert out.splitlines()[-1].startswith("error: ")
+    assert bad > count / 4
+    injected(count)
+
+
+def hospital_files():
+    """Return the bytes of small DICOM files of several kinds."""
+    dicom_files = pytest.importorskip("dicom_files", exc_type=ImportError)
+    values = (np.random.default_rng(0).random((24, 20)) * 4095).astype(np.uint16)
+    colour = np.random.default_rng(1).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    make = dicom_files.dicom
+    return [make(values, BitsStored=12), make(values, BitsStored=12, PhotometricInterpretation="MONOCHROME1"),
+            make(values, BitsStored=12, WindowCenter="2000", WindowWidth="1500", RescaleSlope="2", RescaleIntercept="-1024"),
+            make(values, BitsStored=12, VOILUTSequence=dicom_files.look_up(0, np.arange(4096) * 16, 16)),
+            make(values, BitsStored=12, compression="1.2.840.10008.1.2.5"), make(colour), make(values.astype(np.float32))]
+
+
+@pytest.mark.case(13)
+@pytest.mark.parametrize("count", SIZES)
+def test_dicom_files(tmp_path, injected, count):
+    pytest.importorskip("pydicom")
+    chance, bad, files = random.Random(7), 0, hospital_files()
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "whole.dcm").write_bytes(files[0])
+    changed = tmp_path / "set" / "a" / "changed"
+
+    def decoded():
+        index = folder.read(str(tmp_path / "set"))
+        rows = np.arange(len(index.samples))
+        store = open_store(Store(index, "cache", 16, "squash", 1), "cache", rows, ("all images", rows))
+        return [sample.path for sample in index.samples], store.gather(rows), index.notes
+
+    for number in range(count):
+        changed.write_bytes(mutated(chance.choice(files), chance))
+        os.utime(changed, ns=(number, number))
+        text, found = refused(decoded, 2)
+        bad += text is not None
+        assert text is None or "a/changed" in text
+        if text is None:  # it is read, or counted as a file that is no image
+            paths, images, notes = found
+            assert images.shape == (len(paths), 1, 16, 16) and len(paths) in (2, 3)
+            assert len(paths) == 3 or any("1 without an extension" in note for note in notes)
+    assert bad > count / 8
+    injected(count)
+
+
+@pytest.mark.case(17)
+@pytest.mark.parametrize("count", SIZES)
+def test_tables_of_other_archives(picture_tree, injected, count):
+    picture_tree("set", {"p": 12})
+    lines = ["Image;Finding;Other;PatientID;Age"] + [
+        f"p\\image{k}.png;{(1.0, 0.0, -1.0, '')[k % 4]};{k % 2};{k // 2}.0;{50 + k}" for k in range(12)]
+    chance, bad = random.Random(8), 0
+    options = ["path=Image", "label=Finding", "patient=PatientID"], ["path=Image", "label=Other"], ["label=Finding+Other"]
+    for number in range(count):
+        Path("table.csv").write_bytes(mutated("\n".join(lines).encode("cp1252"), chance))
+        how = Reading(table="table.csv", columns=chance.choice(options), uncertain=chance.choice(["drop", "0", "1", None]),
+                      patient_pattern=chance.choice([None, "image(.)", "(?P<patient>p.i)", "x(", "(p)|(q)"]))
+        text, index = refused(lambda how=how: folder.read("set", how=how), 2)
+        bad += text is not None
+        if index is not None:
+            assert set(index.classes) and all((index.root / sample.path).is_file() for sample in index.samples)
+            assert len({sample.path for sample in index.samples}) == len(index.samples)
+            assert not {"nan", "", "-1", "1.0", "0.0"} & set(index.classes)
     assert bad > count / 4
     injected(count)

@@ -10,7 +10,7 @@ from conftest import same
 
 from kd import losses, models
 from kd.config.settings import Training
-from kd.data import synthetic
+from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import AccuracyWatch, Hooks, Phase, fit, predict, set_lr

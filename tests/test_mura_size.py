@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kd.config.settings import Data
-from kd.data.audit import audit
+from kd.data.check.audit import audit
 from kd.data.dataset import open_dataset, read_index
 
 COUNTS = {"train": dict(ELBOW=4931, FINGER=5106, FOREARM=1825, HAND=5543, HUMERUS=1272, SHOULDER=8379, WRIST=9752),

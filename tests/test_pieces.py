@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PAIR, TINY
+from conftest import DATA, PAIR
 from torch import nn
 
 from kd import losses, models
@@ -22,7 +22,6 @@ from kd.reports import report as reports
 from kd.runs import phases
 from kd.system.devices import Precision
 from kd.system.errors import Problem
-from kd.teachers import leakage, model_file
 from kd.teachers.cache import TeacherCache
 from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.introduction import disagreement
@@ -90,58 +89,6 @@ def test_knowledge_weights_do_not_apply_to_a_phase_with_its_own_knowledge(script
     assert script("distill", [*SHORT, *words])[0] == 0
     row = reports.read(DATA / "unlabeled/kdwide-kdtiny/seed0")["history"]["epochs"][-1]
     assert row["train_loss"] == pytest.approx(0.5 * row["train_ce"] + 0.5 * row["train_kd"], rel=1e-5)
-
-
-def seen(name, split, **more):
-    nothing = {part: [] for part in ("train", "valid")}
-    files = {part: torch.zeros(0, 16, dtype=torch.uint8) for part in ("train", "valid")}
-    return {"name": name, "split": "patient", "split_hash": split, "content_hash": "c", "patients": nothing | more,
-            "files": files, "inherited": []}
-
-
-def about(*chain):
-    return Trained(None, {"name": "net", "data": chain[0] | {"inherited": list(chain[1:])}}, "")
-
-
-def data_of(split, patients=()):
-    files = torch.zeros(0, 16, dtype=torch.uint8)
-    return SimpleNamespace(split_hash=split, content_hash="c", index=SimpleNamespace(name="A"), files=lambda part: files,
-                           settings=SimpleNamespace(split="patient"), patients=lambda part: dict(patients).get(part, []))
-
-
-def test_seen_data_is_inherited_through_a_chain_and_other_splits_are_other_data():
-    chain = about(seen("A", "other"), seen("B", "b"))
-    assert [one["name"] for one in model_file._other_data(chain, data_of("mine"))] == ["A", "B"]
-    assert [one["name"] for one in model_file._other_data(chain, data_of("other"))] == ["B"]
-    assert leakage.foreign(chain, data_of("mine")) == ["split patient other instead of patient mine"]
-    assert leakage.foreign(chain, data_of("other")) == []
-
-
-@pytest.mark.parametrize("teacher_split, student_split", [("train", "valid"), ("train", "test"), ("valid", "test")])
-def test_every_overlap_of_patients_is_refused_for_the_network_and_its_teachers(teacher_split, student_split):
-    seeing, innocent = seen("A", "other", **{teacher_split: ["p"]}), seen("A", "mine")
-    for network in (about(seeing), about(innocent, seeing)):
-        with pytest.raises(Problem, match="1 patients and 0 images"):
-            leakage.refuse_overlap(network, data_of("mine", {student_split: ["p"]}))
-    leakage.refuse_overlap(about(seen("B", "other", **{teacher_split: ["p"]})), data_of("mine", {student_split: ["p"]}))
-
-
-@pytest.mark.parametrize("inherited, message", [
-    ([3], "data.inherited"), ([{"name": "x"}], "data.inherited has other keys"),
-    ([{key: seen("x", "s")[key] for key in model_file.INHERITED} | {"files": {"train": torch.zeros(3), "valid": torch.zeros(3)}}],
-     "are not hashes")])
-def test_a_model_whose_inheritance_is_damaged_is_refused_and_an_older_one_has_none(script, prepared, inherited, message):
-    prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
-    file = DATA / "teacher/kdtiny/seed0/model.pt"
-    content = torch.load(file, weights_only=True)
-    content["data"]["inherited"] = inherited
-    torch.save(content, file)
-    with pytest.raises(Problem, match=message) as caught:
-        model_file.load(file)
-    assert caught.value.code == 4
-    del content["data"]["inherited"]
-    torch.save(content, file)
-    assert model_file.load(file).about["data"]["inherited"] == []
 
 
 def test_the_last_stages_are_paired_and_each_network_is_read_at_its_named_layers():
@@ -240,8 +187,7 @@ def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
 
 
 def test_a_session_keeps_only_the_teachers_in_use_and_their_stores():
-    cache, (one, other) = TeacherCache(), (about(seen("A", "a")) for _ in range(2))
-    one, other = (Trained(object(), found.about, "") for found in (one, other))
+    cache, (one, other) = TeacherCache(), (Trained(object(), {"name": "net"}, "") for _ in range(2))
     cache._loaded = {(Path("a"), None): one, (Path("b"), None): other}
     cache.stores = {"a": SimpleNamespace(network=one.network), "b": SimpleNamespace(network=other.network)}
     cache.keep([other])

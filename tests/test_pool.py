@@ -12,8 +12,10 @@ import torch
 from conftest import PAIR, write_table
 
 from kd.config.settings import Data, Unlabeled
-from kd.data.dataset import open_dataset, read_index
+from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.pool import open_pool, read_unlabeled
+from kd.data.splits import split
+from kd.data.store import Store
 from kd.system.errors import Problem
 
 
@@ -24,7 +26,7 @@ def folder_data(root, **options):
 
 def pool_of(dataset, **options):
     unlabeled = Unlabeled(**options)
-    return open_pool(dataset, unlabeled, read_unlabeled(unlabeled))
+    return open_pool(dataset, unlabeled, read_unlabeled(unlabeled, dataset.settings))
 
 
 def test_the_pool_of_a_data_set_is_its_train_split_without_judged_patients(labelled):
@@ -79,23 +81,80 @@ def test_a_pool_of_judged_images_only_is_refused(labelled, tmp_path):
 
 
 def test_copies_of_judged_images_in_the_data_set_are_not_in_the_pool(labelled):
-    shutil.copy(labelled / "x/image15.png", labelled / "x/image2.png")
+    shutil.copy(labelled / "x/image15.png", labelled / "x/image6.png")
     dataset = folder_data(labelled)
-    assert "p1" in {dataset.index.samples[row].patient for row in dataset.splits.train}
-    assert pool_of(dataset).summary["dropped_by_file"] == 1
+    assert [sample.path for sample in dataset.index.samples if "e6." in sample.path or "e15." in sample.path] == ["x/image15.png"]
+    assert "1 image was excluded: identical to another, 1 of them of another patient." in dataset.index.notes
+    assert pool_of(dataset).summary["dropped_by_file"] == 0
+    # Without this, the pool itself drops the copy.
+    assert "p3" in {dataset.index.samples[row].patient for row in dataset.splits.train}
+    data = dataset.settings
+    index = read_index(data)
+    parts = split(index, "patient", 0, (None, None, None))
+    store = Store(index, data.cache_dir, 32, "squash", 1)
+    store.ensure(np.arange(16))
+    assert pool_of(Dataset(data, index, parts, store, "")).summary["dropped_by_file"] == 1
 
 
 def test_patients_of_a_table_override_those_of_the_file_names(clinic):
     archive = sorted(path.relative_to(clinic).as_posix() for path in clinic.rglob("*.png"))
     write_table(clinic, [(path, "p7" if k else "") for k, path in enumerate(archive)], "path,patient")
-    index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"))
-    assert {sample.patient for sample in index.samples} == {"p7", "image0"}
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(clinic), unlabeled_dataset="messidor"), Data())
+    assert {sample.patient for sample in index.samples} == {"p7", "image0"} and index.space == "messidor"
+
+
+def test_an_archive_is_of_the_hospital_of_the_data_set(labelled, clinic):
+    for number, file in enumerate(sorted(clinic.rglob("*.png"))):
+        file.rename(file.with_name(f"p{number}_{number}.png"))  # p6 and p7 are test patients
+    reading = {"patient_pattern": r"(p\d+)_", "valid_per_class": 1}
+    for site in ("", "A"):
+        dataset = folder_data(labelled, site=site, **reading)
+        prefix = f"{site}/" if site else ""
+        evaluated = {dataset.index.samples[row].patient for rows in (dataset.splits.valid, dataset.splits.test) for row in rows}
+        assert {f"{prefix}p6", f"{prefix}p7"} <= evaluated
+        pool = pool_of(dataset, unlabeled_dir=str(clinic))
+        assert pool.summary["dropped_by_patient"] == len(evaluated) and pool.summary["of_unknown_patients"] == 0
+        assert pool.patients == {"": sorted({f"{prefix}p{k}" for k in range(12)} - evaluated)}
+
+
+def test_equal_file_names_without_patients_are_not_dropped(picture_tree):
+    root = picture_tree("labelled", {"a": 20, "b": 20})
+    archive = picture_tree("archive", {"a": 20, "b": 20}, size=(31, 17))
+    found = pool_of(folder_data(root), unlabeled_dir=str(archive))
+    assert found.summary["dropped_by_patient"] == 0 and found.summary["of_unlabeled_dir"] == 40
+    assert found.summary["of_unknown_patients"] == 40 and found.patients == {}
+
+
+def test_patients_of_a_published_archive_are_dropped_by_their_plain_names_and_kept_apart(labelled, tmp_path, picture_tree):
+    rows = (labelled / "images.csv").read_text().replace("p7", "10")  # a test patient
+    (labelled / "images.csv").write_text(rows)
+    root = picture_tree("eyes", {"train": 4}, size=(31, 17))
+    for number, name in enumerate(("10_left", "10_right", "13_left", "13_right")):
+        (root / f"train/image{number}.png").rename(root / f"train/{name}.png")
+    dataset = folder_data(labelled)
+    pool = pool_of(dataset, unlabeled_dir=str(root), unlabeled_dataset="eyepacs")
+    assert pool.summary["dropped_by_patient"] == 2 and pool.patients["eyepacs"] == ["13"]
+    own = {dataset.index.samples[row].patient for row in dataset.splits.pool}
+    assert pool.patients[""] == sorted(own) and "10" not in own
+
+
+def test_an_unlabelled_copy_of_a_labelled_image_is_left_out_before_the_pool(labelled):
+    shutil.copy(labelled / "x/image3.png", labelled / "x/copy.png")
+    shutil.copy(labelled / "x/image12.png", labelled / "x/test.png")
+    with (labelled / "images.csv").open("a") as file:
+        file.write("x/copy.png,,p1,train\nx/test.png,,p7,train\n")
+    dataset = folder_data(labelled)
+    assert len(dataset.index.samples) == 16 and not (dataset.index.labels[dataset.splits.pool] < 0).any()
+    assert "2 images were excluded: identical to another, 1 of them of another patient." in dataset.index.notes
+    found = pool_of(dataset).summary
+    assert found["images"] == len(dataset.splits.train) and found["copies"] == found["dropped_by_file"] == 0
 
 
 def test_an_image_that_exists_twice_is_used_once(labelled, clinic):
     shutil.copy(next(clinic.rglob("*.png")), clinic / "again.png")
-    shutil.copy(labelled / "x/image2.png", clinic / "of the train split.png")
+    shutil.copy(labelled / "x/image6.png", clinic / "of the train split.png")
     dataset = folder_data(labelled)
+    assert "p3" in {dataset.index.samples[row].patient for row in dataset.splits.train}
     pool = pool_of(dataset, unlabeled_dir=str(clinic))
     assert pool.summary["copies"] == 2 and len({row.tobytes() for row in pool.store.hashes[pool.rows]}) == len(pool.rows)
     assert pool.summary["of_unknown_patients"] == pool.summary["of_unlabeled_dir"] == 12
@@ -105,8 +164,9 @@ def test_both_eyes_are_one_patient_in_a_pool(tmp_path, picture_tree):
     root = picture_tree("eyes", {"train": 4})
     for number, name in enumerate(("10_left", "10_right", "13_left", "13_right")):
         (root / f"train/image{number}.png").rename(root / f"train/{name}.jpeg")
-    index = read_unlabeled(Unlabeled(unlabeled_dir=str(root), unlabeled_dataset="eyepacs"))
+    index = read_unlabeled(Unlabeled(unlabeled_dir=str(root), unlabeled_dataset="eyepacs"), Data())
     assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13"] and index.name == "eyepacs"
+    assert index.space == "eyepacs"
     assert not index.classes and all(sample.label == -1 for sample in index.samples)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from kd import models
 from kd.config.settings import Training
-from kd.data import synthetic
+from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import Hooks, Phase, fit, predict

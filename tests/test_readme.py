@@ -50,7 +50,7 @@ def test_links_between_documents_lead_somewhere(name):
 
 def test_the_three_changes_of_the_readme_apply(extended):
     assert len(diffs()) == 3
-    assert (extended / "kd/data/chest.py").is_file() and '"early"' in (extended / "kd/methods.py").read_text()
+    assert (extended / "kd/data/readers/chest.py").is_file() and '"early"' in (extended / "kd/methods.py").read_text()
 
 
 @pytest.mark.slow

@@ -253,7 +253,7 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     folder.claim(resolve(settings))
     folder.resume.touch()
     folder.claim(resolve(settings))
-    keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "unlabeled_dir"}  # stored as absolute paths
+    keys = parsing.flat(settings, identity_only=True).keys() - {"data_dir", "errata", "table", "unlabeled_dir"}  # stored as absolute paths
     for key in keys & resolve(settings).unused:
         folder.claim(resolve(parsing.replace(settings, **{key: None})))  # a setting that is not used does not make another run
     folder.claim(resolve(settings))

@@ -245,8 +245,8 @@ def test_runs_of_other_test_images_are_refused(runs, key, value):
 
 
 def test_data_that_has_changed_is_refused(runs):
-    change(TEACHER, "data", content_hash="1")
-    with pytest.raises(Problem, match="data set in --data-dir .*: its content_hash"):
+    change(TEACHER, "settings", synthetic_seed=1)
+    with pytest.raises(Problem, match="test images of run .* cannot be found, or their content has"):
         write_shift([TEACHER], HOW)
 
 

@@ -1,12 +1,17 @@
-"""Splits: their sizes, what they share, and that only the split seed changes them."""
+"""Splits: their sizes, what they share, and that only the split seed changes them.
+
+Splits of a data set that grows are tested in test_growth.py.
+"""
+
+import hashlib
 
 import numpy as np
 import pytest
 
 from kd.config.settings import Data
-from kd.data import synthetic
 from kd.data.dataset import open_dataset, read_index
 from kd.data.index import Index, Sample
+from kd.data.readers import synthetic
 from kd.data.splits import Kept, overlaps, split
 from kd.system.errors import Problem
 
@@ -35,6 +40,62 @@ def shared(index, parts):
             & patients(index, parts.test) | patients(index, parts.valid) & patients(index, parts.test))
 
 
+def uneven(given, own=None):
+    """Return three classes of uneven size, whose patients have 1 to 4 images.
+
+    A few patients have images of two classes, and a few images have no patient. Every sixth patient
+    is in the split `given`.
+    """
+    random = np.random.default_rng(5)
+    samples = []
+    for patient in range(400):
+        for image in range(random.integers(1, 5)):
+            label = int(patient % 10 > 5) + int(patient % 10 > 8)
+            label = (label + 1) % 3 if patient % 17 == 0 and image == 1 else label
+            path = f"{patient}/{image}.png"
+            name = path if patient % 13 == 0 else f"p{patient % 380}"
+            part = given if given and patient % 6 == 0 else ("train" if given else None)
+            samples.append(Sample(path, label, name, name, part))
+    return Index("set", ("a", "b", "c"), tuple(samples), sizes=own)
+
+
+def rows_hash(parts):
+    sha = hashlib.sha256()
+    for rows in (parts.train, parts.valid, parts.test, parts.pool):
+        sha.update(np.asarray(rows, "<i8").tobytes() + b"|")
+    sha.update(str(parts.shown).encode())
+    return sha.hexdigest()[:16]
+
+
+# Hashes of the splits that version ce2f595 drew. Runs of the thesis and all published figures depend
+# on them.
+FROZEN = {
+    "MURA's sizes": ("d7c6fb4640a30861", ("test", (60, 12, 15)), ("patient", 0, NONE)),
+    "MURA's sizes, seed 3": ("c6f222d9659ae58e", ("test", (60, 12, 15)), ("patient", 3, NONE)),
+    "sizes in the settings": ("8b66e029cdea74ae", (None,), ("patient", 1, (50, 9, 9))),
+    "sizes of two splits": ("a2f84c673c320889", (None,), ("patient", 1, (None, 9, 9))),
+    "given, a validation size": ("6f7cb06748fb5b3b", ("test",), ("given", 2, (None, 9, None))),
+    "given, a test size": ("4ddb3bf171d84c11", ("valid",), ("given", 2, (None, None, 9))),
+    "few labels": ("e709d519df47e837", ("test", (60, 12, 15)), ("patient", 0, NONE, Kept(0.2, 4))),
+    "few labels, balanced": ("91524cab94eec4fd", (None,), ("patient", 1, (None, 9, 9), Kept(0.5, 4, "draw"))),
+    "thesis": ("da439f496259c69e", ("test",), ("thesis", 0, NONE)),
+    "thesis with sizes": ("98f00e549406a492", ("test",), ("thesis", 7, (60, 12, None))),
+    "synthetic": ("f962b72eb15473fd", 560, ("patient", 0, NONE)),
+    "synthetic, seed 9": ("13fcb346700eceed", 196, ("patient", 9, NONE)),
+    "synthetic, sizes": ("9e22fa68558135e4", 560, ("patient", 0, (30, 4, 4))),
+    "synthetic, given": ("86de4330354a1a29", 560, ("given", 1, NONE)),
+    "synthetic, few labels": ("0becc92912194a36", 560, ("patient", 0, NONE, Kept(0.3, 2, "draw"))),
+    "synthetic, thesis": ("85414b3ad487bff3", 560, ("thesis", 0, NONE)),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_splits_of_set_sizes_the_thesis_split_and_those_of_drawings_are_frozen(name):
+    expected, made_from, how = FROZEN[name]
+    index = synthetic.read(made_from, 0) if isinstance(made_from, int) else uneven(*made_from)
+    assert rows_hash(split(index, *how)) == expected
+
+
 def test_no_patient_is_in_more_than_one_split():
     index = make_index()
     parts = split(index, "patient", 0, NONE)
@@ -60,6 +121,30 @@ def test_given_splits_are_unchanged_even_if_they_share_patients():
     index = make_index(part=lambda label, number: names[number % 4])
     parts = split(index, "given", 0, NONE)
     assert [len(parts.train), len(parts.valid), len(parts.test)] == [50, 25, 25] and shared(index, parts)
+
+
+def test_patients_on_two_sides_of_a_table_are_counted_with_given_and_separated_with_patient(labelled):
+    rows = (labelled / "images.csv").read_text().replace("p6,test", "p0,test")  # of class b in train, a in test
+    (labelled / "images.csv").write_text(rows.replace("x/image15.png,b,p7,test", "x/image15.png,b,p7,train"))
+    found = {}
+    for how in ("given", "patient"):
+        data = Data(dataset="folder", data_dir=str(labelled), image_size=32, split=how)
+        found[how] = open_dataset(data, read_index(data)).describe()
+    assert found["given"]["overlaps"]["patients"] == 2 and found["given"]["leaks"]
+    assert "2 patients are in more than one split." in found["given"]["notes"]
+    assert found["given"]["parts"]["test"] == found["patient"]["parts"]["test"] == 3
+    assert found["patient"]["overlaps"]["patients"] == 0 and not found["patient"]["leaks"]
+    assert "3 images were excluded from the train split because of patients who are in the test split." in found["patient"]["notes"]
+
+
+def test_one_note_names_the_classes_that_splits_lack():
+    names = {0: ("train", "valid", "test"), 1: ("train", "train", "test"), 2: ("train", "train", "train")}
+    samples = [Sample(f"{label}-{k}", label, f"{label}-{k}", "", names[label][k]) for label in names for k in range(3)]
+    notes = split(Index("set", ("a", "b", "c"), tuple(samples)), "given", 0, NONE).notes
+    assert notes == ("The validation split has no images of b, c; the test split has no images of c.",)
+    notes = split(Index("set", ("a", "b", "c"), tuple(samples)), "given", 0, (None, 1, None)).notes
+    assert notes == ("The validation split has 0 images of b, fewer than the 1 requested.",
+                     "The validation split has 0 images of c, fewer than the 1 requested.", "The test split has no images of c.")
 
 
 def test_small_classes_repeat_in_the_train_split_only():

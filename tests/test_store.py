@@ -5,21 +5,25 @@ Every kind of image is decoded correctly and only once, and bad files are listed
 
 import io
 import os
+import time
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from kd.data import folder
-from kd.data.fundus import crop_to_circle
+from kd.data.images.fundus import crop_to_circle
+from kd.data.images.pixels import INTEGER, Range
 from kd.data.index import Index, Sample
+from kd.data.readers import folder
 from kd.data.store import Store
 from kd.system.errors import Problem
+
+FULL = {INTEGER: Range(0, 65535, "16 bits")}
 
 
 def opened(root, size=16, resize="squash", channels=0, crop="none"):
     index = folder.read(str(root))
-    return Store(index, "cache", size, resize, channels, crop)
+    return Store(index, "cache", size, resize, channels, crop, FULL)
 
 
 def all_rows(store):
@@ -74,7 +78,7 @@ def ramp16():
 @pytest.mark.case(13)
 @pytest.mark.parametrize("name, drawing, mean", [
     ("deep.png", ramp16(), 127.5), ("one.png", Image.new("1", (9, 9), 1), 255),
-    ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 50),
+    ("rgba.png", Image.new("RGBA", (9, 9), (50,) * 4), 10),
     ("la.png", Image.new("LA", (9, 9), (60, 255)), 60), ("cmyk.jpg", Image.new("CMYK", (9, 9), (0, 0, 0, 255)), 0),
     ("palette.png", Image.new("L", (9, 9), 80).convert("P"), 80), ("dot.png", Image.new("L", (1, 1), 90), 90)])
 def test_images_of_every_mode_become_grey(picture_tree, name, drawing, mean):
@@ -212,16 +216,45 @@ def test_a_jpeg_is_read_at_twice_the_size_if_it_is_cropped(picture_tree, monkeyp
     (root / "a/image0.png").unlink()
     Image.new("RGB", (512, 512), (200, 90, 30)).save(root / "a/image0.jpg")
     seen = []
-    monkeypatch.setattr("kd.data.store.crop_to_circle", lambda drawing: seen.append(drawing.size) or drawing)
+    monkeypatch.setattr("kd.data.images.pixels.crop_to_circle", lambda drawing: seen.append(drawing.size) or drawing)
     store = opened(root, size=32, crop="fundus")
     store.ensure(np.array([0]))
     assert seen == [(64, 64)]
 
 
-def test_the_crop_is_in_the_key_and_without_one_the_key_is_unchanged(picture_tree):
+def test_the_crop_and_the_range_are_in_the_key_which_is_the_same_everywhere(picture_tree):
     samples = Sample("a.png", 0, "p", "s"), Sample("b.png", 1, "q", "t")
     index = Index("set", ("a", "b"), samples, draw=lambda row: np.zeros((8, 8), np.uint8), stamp="pinned", channels=1)
-    assert Store(index, "cache", 16, "squash", 0).folder.name == "set-16-4085911d858f28f0"
+    assert Store(index, "cache", 16, "squash", 0).folder.name == "set-16-29c8f3247b240161"
     root = picture_tree("set", {"a": 1, "b": 1})
     plain, cropped = opened(root, channels=3), opened(root, channels=3, crop="fundus")
     assert plain.folder != cropped.folder and plain.recipe != cropped.recipe
+    assert Store(plain.index, "cache", 16, "squash", 3).folder != plain.folder
+
+
+def test_two_folders_with_equal_names_sizes_and_times_are_two_caches(tmp_path):
+    stores = []
+    for place, grey in (("a/images", 10), ("b/images", 240)):
+        for name in ("x", "y"):
+            (tmp_path / place / name).mkdir(parents=True)
+            Image.new("L", (24, 24), grey + (name == "y")).save(tmp_path / place / name / "0.bmp")
+            os.utime(tmp_path / place / name / "0.bmp", (1.7e9, 1.7e9))
+        stores.append(opened(tmp_path / place))
+        stores[-1].ensure(all_rows(stores[-1]))
+    assert [store.images[0].max() for store in stores] == [10, 240] and (stores[0].hashes[0] != stores[1].hashes[0]).any()
+
+
+def test_another_content_with_the_same_name_size_and_time_is_decoded_again(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("L", (24, 24), 10).save(tmp_path / "set" / name / "0.bmp")
+    first = opened(tmp_path / "set")
+    first.ensure(all_rows(first))
+    changed = tmp_path / "set/x/0.bmp"
+    before = changed.stat()
+    time.sleep(0.02)
+    Image.new("L", (24, 24), 240).save(changed)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (changed.stat().st_size, changed.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = opened(tmp_path / "set")
+    assert again.ensure(all_rows(again)) == 1 and again.images[0].max() == 240 and (again.hashes[0] != first.hashes[0]).any()

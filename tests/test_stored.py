@@ -14,7 +14,7 @@ import torch
 from conftest import PAIR, RUN, same
 
 from kd import models
-from kd.data import synthetic
+from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.reports import report as reports

@@ -75,10 +75,17 @@ def test_hidden_labels_change_nothing_after_the_draw(script, labelled, monkeypat
     judged, hidden = {"p4", "p5"}, {"p2", "p3"}
     labels_kept = {"p0", "p1"}
 
-    def drawn(rows, labels, patients, size, random, fraction=None):
-        return np.array([row for row in rows if patient_of[order[row]] in (labels_kept if fraction else judged)])
+    def rows_of(rows, patients):
+        return np.array([row for row in rows if patient_of[order[row]] in patients])
 
-    monkeypatch.setattr("kd.data.splits._draw_patients", drawn)
+    def kept(rows, labels, patients, size, random, fraction):
+        return rows_of(rows, labels_kept)
+
+    def drawn(index, rows, seed, name):
+        return rows_of(rows, judged)
+
+    monkeypatch.setattr("kd.data.splits._draw_patients", kept)
+    monkeypatch.setattr("kd.data.splits._by_number", drawn)
     exchanged = [[path, "ba"["ab".index(label)] if patient in hidden else label, patient, part]
                  for path, label, patient, part in rows]
     assert exchanged != rows

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd.data import feed, synthetic
+from kd.data import feed
+from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views, view_recipe, warp
 

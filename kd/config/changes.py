@@ -6,7 +6,7 @@ from pathlib import Path
 from kd.config import parsing
 from kd.config.plan import Plan
 
-PLACES = ("data_dir", "unlabeled_dir")  # folders of images, whose hashes a run knows
+PLACES = ("data_dir", "unlabeled_dir", "table")  # of images, whose hashes a run knows
 
 
 def portable(settings: dict) -> dict:

@@ -1,10 +1,10 @@
 """All settings of evaluate.py; every one is declared once, here."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from kd.config.option import option
-from kd.config.settings import DATASETS
+from kd.config.settings import DATASETS, Data, Reading
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Judging:
-    """more options"""
+class OtherData:
+    """Which data set a run is evaluated on, if it is not its own."""
 
     dataset: str | None = option(
         None,
@@ -65,13 +65,17 @@ class Judging:
     )
     data_dir: str | None = option(
         None,
-        "folder of --dataset (folder: class folders, images.csv, or unlabelled images); without"
+        "folder of --dataset (folder: class folders, a table, or unlabelled images); without"
         " --dataset, where the data set of the runs is now",
         common=True,
         metavar="DIR",
     )
-    label: str = option("part", "label of MURA", choices=("part", "abnormal"))
-    errata: str | None = option(None, "CSV with corrections of a retinopathy set", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Judging(Reading, OtherData):
+    """more options"""
+
     margin: float = option(
         0.01,
         "a student is as good as its teacher if the interval of the difference is above -MARGIN",
@@ -101,3 +105,9 @@ class EvaluateSettings:
 
     evaluation: Evaluation = field(default_factory=Evaluation)
     judging: Judging = field(default_factory=Judging)
+
+
+def data_settings(how: Judging) -> Data:
+    """Return the settings that read the data set in --dataset, all others with their defaults."""
+    names = [entry.name for entry in (*fields(OtherData), *fields(Reading))]
+    return Data(**{name: getattr(how, name) for name in names}, cache_dir=how.cache_dir)

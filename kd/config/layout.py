@@ -97,13 +97,20 @@ def data_name(data: Data) -> str:
     if data.dataset == "mura" and data.label != "part":
         name = "mura_abnormal"
     elif data.dataset == "folder":
-        name = slug(Path(data.data_dir or ".").resolve().name)
+        name = slug(folder_of(data).resolve().name)
     seed = f"{data.split_seed}" if data.split_seed else ""
     labels = ""
     if data.labeled_fraction < 1:
         labels = f"-labels{data.labeled_fraction:g}"
         labels += f".{data.labeled_seed}" if data.labeled_seed else ""
     return f"{name}-{data.split}{seed}-{data.image_size}{labels}"
+
+
+def folder_of(data: Data) -> Path:
+    """Return the folder of --dataset folder: --data-dir, otherwise the folder of --table."""
+    if data.data_dir is None and data.table is not None:
+        return Path(data.table).parent
+    return Path(data.data_dir or ".")
 
 
 def slug(text: str) -> str:

@@ -173,19 +173,70 @@ class Unlabeled:
 
 
 @dataclass(frozen=True)
-class Data:
-    """data and splits"""
+class Reading:
+    """How a data set is read; `Data` and the settings of evaluate.py include these."""
+
+    label: str = option(
+        "part", "MURA label: body part (thesis) or abnormal/normal", choices=("part", "abnormal")
+    )
+    table: str | None = option(
+        None,
+        "table of the images of --dataset folder: CSV of any dialect, or .xls (default: images.csv"
+        " in --data-dir, if it exists)",
+        metavar="FILE",
+    )
+    columns: list[str] = option(
+        [],
+        "columns of the table: path=, label=, patient=, study=, split= or site=NAME; label=A+B+C:"
+        " one column of 0 and 1 for each class",
+        metavar="KEY=NAME",
+        nargs="*",
+    )
+    uncertain: str | None = option(
+        None,
+        "rows of the table with the label -1: drop them, or read them as 0 or 1",
+        choices=("drop", "0", "1"),
+    )
+    patient_pattern: str | None = option(
+        None,
+        "regular expression that finds the patient in the path of an image (its group, if it has"
+        " one)",
+        metavar="REGEX",
+    )
+    site: str = option(
+        "",
+        "hospital of the images: patients with equal names at different sites are different",
+        metavar="NAME",
+    )
+    errata: str | None = option(
+        None,
+        "CSV of corrections with the header image,label (image,grade for retinopathy); the label"
+        " 'drop' excludes an image",
+        metavar="FILE",
+    )
+    bits: int | None = option(
+        None,
+        "bits of images with more than 8 bits per channel (default: measured over the train split;"
+        " DICOM files state theirs)",
+        least=9,
+        most=32,
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set is read, and from where."""
 
     dataset: str = option(
         "mura", "data set; folder: your own images", common=True, choices=DATASETS
     )
     data_dir: str | None = option(None, "folder of the data set", common=True, metavar="DIR")
-    label: str = option(
-        "part", "MURA label: body part (thesis) or abnormal/normal", choices=("part", "abnormal")
-    )
-    errata: str | None = option(
-        None, "CSV of corrections to a retinopathy set: image,grade (or drop)", metavar="FILE"
-    )
+
+
+@dataclass(frozen=True)
+class Data(Reading, Source):
+    """data and splits"""
+
     graded: bool = option(
         False,
         "classes are ordered grades 0, 1, ...: report kappa and referable AUC; always on for"

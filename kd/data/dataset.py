@@ -3,22 +3,27 @@
 This module combines the index, the splits and the store.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from kd.config.settings import Data
-from kd.data import folder, mura, retinopathy, synthetic
+from kd.config.settings import Data, Reading
+from kd.data import ranges
+from kd.data.duplicates import without_copies
 from kd.data.index import Index, digest
-from kd.data.retinopathy import RETINOPATHY
+from kd.data.readers import folder, mura, retinopathy, synthetic
+from kd.data.readers.retinopathy import RETINOPATHY
 from kd.data.splits import Kept, Splits, overlaps, split
 from kd.data.store import Store
+from kd.data.tables.corrections import corrected
 from kd.data.views import Views
 from kd.system.errors import Problem, counted
 from kd.system.signals import never_stop
 
 EVALUATION_BATCH = 64
+# Settings of `Reading` that only --dataset folder uses.
+_OF_FOLDERS = ("table", "columns", "uncertain", "patient_pattern", "site")
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Dataset:
         index = self.index
         splits = dict(self.splits.items())
         shared = overlaps(index, self.splits, self.store.hashes)
-        notes = [*index.notes, *self.splits.notes]
+        notes = [*index.notes, *self.splits.notes, *ranges.remarks(self.store, self._rows)]
         for kind, count in shared.items():
             if count:
                 what = counted(count, f"{kind.removesuffix('s')} is", f"{kind} are")
@@ -90,36 +95,58 @@ class Dataset:
             "distinct_images": {name: len(np.unique(rows)) for name, rows in splits.items()},
             "overlaps": shared,
             "skipped_files": index.skipped,
+            "other_files": index.others,
+            "ranges": ranges.as_plain(self.store.ranges),
             "notes": notes,
         }
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """All rows of the three splits."""
+        return np.concatenate([rows for _, rows in self.splits.items()])
 
     def _per_class(self, rows: np.ndarray) -> list[int]:
         """Return the number of rows of each class."""
         return np.bincount(self.index.labels[rows], minlength=len(self.index.classes)).tolist()
 
 
-def read_index(data: Data) -> Index:
-    """Read the index of the data set in the settings, with ordered grades if they ask for it.
+def read_index(data: Data, classes: tuple[str, ...] | None = None) -> Index:
+    """Read the index of the data set in the settings, with its corrections (--errata).
 
-    Raises Problem if the data set cannot be read, or if grades are requested and its classes are
-    not grades.
+    `classes` are those of a trained network: images of a folder may then have no label.
+
+    Raises Problem if the data set cannot be read, for settings that it does not use, and if ordered
+    grades are requested and its classes are not grades.
     """
-    if data.errata is not None and data.dataset not in RETINOPATHY:
-        raise Problem(
-            f"--errata '{data.errata}' is not valid with --dataset {data.dataset}: only"
-            f" {', '.join(RETINOPATHY)} have corrections. Remove --errata."
-        )
-    index = _read(data)
+    _refuse_unused(data)
+    index = _read(data, classes)
+    if data.errata is not None and data.dataset not in (*RETINOPATHY, "folder"):
+        index = corrected(index, data.errata)  # these two read it with their tables
     return replace(index, graded=True) if data.graded else index
 
 
-def _read(data: Data) -> Index:
+def _refuse_unused(data: Data) -> None:
+    """Raise Problem for settings of --dataset folder with another data set."""
+    if data.dataset == "folder":
+        return
+    defaults = {entry.name: entry for entry in fields(Reading)}
+    for name in _OF_FOLDERS:
+        value = getattr(data, name)
+        if value not in ([], defaults[name].default):
+            flag = "--" + name.replace("_", "-")
+            raise Problem(
+                f"{flag} is not valid with --dataset {data.dataset}, whose layout is fixed. Remove"
+                f" {flag}, or use --dataset folder."
+            )
+
+
+def _read(data: Data, classes: tuple[str, ...] | None) -> Index:
     if data.dataset in RETINOPATHY:
         return retinopathy.read(data.dataset, data.data_dir, data.errata)
     if data.dataset == "mura":
         return mura.read(data.data_dir, data.label)
     if data.dataset == "folder":
-        return folder.read(data.data_dir)
+        return folder.read(data.data_dir, classes, data)
     return synthetic.read(data.synthetic_images, data.synthetic_seed)
 
 
@@ -130,6 +157,10 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
     repeatedly while images are decoded, and may raise an exception to end the work. Raises Problem
     for any fault of the data.
     """
+    # The split of the thesis has copies in several splits. The labels of retinopathy sets are known
+    # to contradict each other.
+    if index.root is not None and (data.split != "thesis" or data.dataset in RETINOPATHY):
+        index = without_copies(index)
     splits = split(
         index,
         data.split,
@@ -138,7 +169,23 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
         Kept(data.labeled_fraction, data.labeled_seed, data.balance),
     )
     index = index.without_labels(np.setdiff1d(splits.pool, splits.train))
-    crop = index.crop if data.crop == "auto" else data.crop
-    store = Store(index, data.cache_dir, data.image_size, data.resize, data.channels, crop)
-    store.ensure(np.concatenate([rows for _, rows in splits.items()]), check_stop)
+    rows = np.concatenate([rows for _, rows in splits.items()])
+    store = decoded(data, index, rows, ("the train split", splits.train), check_stop)
     return Dataset(data, index, splits, store, splits.hash(index))
+
+
+def decoded(
+    data: Data, index: Index, rows: np.ndarray, measured_on: tuple[str, np.ndarray], check_stop
+) -> Store:
+    """Return the store of an index with `rows` decoded; see `ranges.open_store`."""
+    crop = index.crop if data.crop == "auto" else data.crop
+    store = Store(
+        index,
+        data.cache_dir,
+        data.image_size,
+        data.resize,
+        data.channels,
+        crop,
+        ranges.given(data.bits),
+    )
+    return ranges.open_store(store, data.cache_dir, rows, measured_on, check_stop)

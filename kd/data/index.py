@@ -1,15 +1,15 @@
 """The index that a reader returns: all images with their class, patient and study."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem
 
 UNLABELED = -1
 
@@ -19,7 +19,8 @@ class Sample(NamedTuple):
 
     path     relative to `Index.root`
     label    position of the class in `Index.classes`, or -1 if the image is unlabelled
-    patient  name of the patient; equal to `path` if the patient is unknown
+    patient  name of the patient, `SITE/NAME` if its site is known; equal to `path` if the patient
+             is unknown
     study    name of the study that the image belongs to
     split    the split that the data set specifies for the image, or None
     """
@@ -30,13 +31,19 @@ class Sample(NamedTuple):
     study: str
     split: str | None = None
 
+    @property
+    def known_patient(self) -> str | None:
+        """The patient, or None if the patient is unknown."""
+        return self.patient if self.patient != self.path else None
+
 
 @dataclass(frozen=True)
 class Index:
     """A data set as its reader found it.
 
-    name      short, and safe in a folder's name; patients of two data sets are comparable if the
-              names of the data sets are equal
+    name      short, and safe in a folder's name
+    space     the data set whose names of patients these are, `mura` for example; empty for names
+              of a hospital. Equal names in the same space are the same patient
     classes   class names, in the order of the network's outputs
     samples   in a fixed order: the position of an image is its row in the store
     root      the folder that `Sample.path` is relative to; None if images are drawn, not read
@@ -44,9 +51,14 @@ class Index:
     stamp     version of the images that `draw` returns
     sizes     images per class (train, valid, test) in the data set's own protocol; None for all
     channels  1 for grey, 3 for colour, 0 if it depends on the images
-    skipped   number of files that were skipped on purpose (hidden files), for the report
+    skipped   number of files that were skipped on purpose (hidden files and files in folders of
+              the system), for the report
+    others    number of all other files that are not images, by extension: {".pdf": 3}
+    extra     further columns of the table: {name: one text for each sample}
+    grows     whether the data set may grow, so that a split by fraction must not change the split
+              of any patient who is already in it
     notes     what a user should know before training on the data set
-    graded    whether the classes are ordered grades "0", "1", ...: class k is grade k
+    graded    whether the classes are ordered grades: class k is grade k, named "k" or "k - words"
     crop      preparation of images before they are resized: `none`, or `fundus` (cropped to the
               disc)
 
@@ -56,19 +68,22 @@ class Index:
     name: str
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    space: str = ""
     root: Path | None = None
     draw: Callable[[int], np.ndarray] | None = None
     stamp: str = ""
     sizes: tuple[int, int, int] | None = None
     channels: int = 0
     skipped: int = 0
+    others: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    grows: bool = True
     notes: tuple[str, ...] = field(default=())
     graded: bool = False
     crop: str = "none"
 
     def __post_init__(self):
-        grades = tuple(str(grade) for grade in range(len(self.classes)))
-        if self.graded and (len(self.classes) < 2 or self.classes != grades):
+        if self.graded and not _are_grades(self.classes):
             raise Problem(
                 f"Classes {list(self.classes)} in {self.root or self.name} are not grades:"
                 " --graded needs at least two classes, named 0, 1, 2 and so on. Rename the"
@@ -92,39 +107,30 @@ class Index:
             samples[row] = samples[row]._replace(label=UNLABELED)
         return replace(self, samples=tuple(samples))
 
+    def only(self, rows: Iterable[int], *notes: str) -> "Index":
+        """Return the index of some rows, in their order, with additional notes.
+
+        Only for data sets with a root, because `draw` depends on the row.
+        """
+        rows = [int(row) for row in rows]
+        extra = {}
+        for name, texts in self.extra.items():
+            extra[name] = tuple(texts[row] for row in rows)
+        samples = tuple(self.samples[row] for row in rows)
+        return replace(self, samples=samples, extra=extra, notes=(*self.notes, *notes))
+
     @property
     def labels(self) -> np.ndarray:
         """The label of each row: int64 [N], -1 for unlabelled images."""
         return np.array([sample.label for sample in self.samples], dtype=np.int64)
 
 
-def walk(root: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """Yield (folders from root down, sorted file names) for every folder.
-
-    Links are followed, and each real folder is entered once. Hidden folders and the folder
-    `__MACOSX` of archives are skipped. Raises Problem, at the end, if folders cannot be read:
-    training on the rest would be training on a different data set.
-    """
-    entered = set()
-    errors = []
-    for here, folders, files in os.walk(root, followlinks=True, onerror=errors.append):
-        status = os.stat(here)
-        identity = (status.st_dev, status.st_ino)
-        if identity in entered:
-            folders.clear()
-            continue
-        entered.add(identity)
-        shown = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        folders[:] = sorted(shown)
-        yield Path(here).relative_to(root).parts, sorted(files)
-    if errors:
-        faults = []
-        for error in errors:
-            faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
-        raise Problem(
-            f"Folders in {root} cannot be read: {first_ten(faults)}. Change their permissions, or"
-            " move them out of the data folder."
-        )
+def _are_grades(classes: tuple[str, ...]) -> bool:
+    """Return whether each class is named by its position, with or without words: 2, "2 - mild"."""
+    for grade, name in enumerate(classes):
+        if not re.match(rf"{grade}(?![0-9]|[.,][0-9])", name):
+            return False
+    return len(classes) >= 2
 
 
 def digest(lines) -> str:

@@ -3,19 +3,21 @@
 Images of patients of the validation or test split are never in it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from kd.config.settings import Unlabeled
-from kd.data import folder
+from kd.config.settings import Data, Reading, Unlabeled
 from kd.data.dataset import Dataset
 from kd.data.duplicates import groups, repeats
-from kd.data.grades import stem_of
 from kd.data.index import Index, Sample, digest
-from kd.data.retinopathy import patient_of
+from kd.data.ranges import open_store
+from kd.data.readers import folder
+from kd.data.readers.retinopathy import SPACES, patient_of
 from kd.data.store import Joined, Store
+from kd.data.tables.grades import stem_of
 from kd.data.views import Views
 from kd.system.errors import Problem, first_ten
 from kd.system.signals import never_stop
@@ -27,13 +29,13 @@ class Pool:
 
     store     holds the decoded images
     rows      int64 [n], each image once
-    patients  patients of the images; for images outside the data set, only known patients
+    patients  the known patients of the images, for each space of names (see `Index.space`)
     summary   what is in the pool and what was dropped, for the report
     """
 
     store: Store | Joined
     rows: np.ndarray
-    patients: tuple[str, ...]
+    patients: dict[str, list[str]]
     summary: dict
 
     def views(self, device: torch.device, **options) -> Views:
@@ -57,9 +59,10 @@ def open_pool(
 
     The images are decoded in the same way as those of the data set. An image is dropped if it
     belongs to a patient of the validation or test split, or if its file is identical to an image of
-    these splits. Patients with equal names are taken for one patient, because an archive may use
-    the names of the hospital. Of identical files, one is kept. Raises Problem if no image is left,
-    and with --strict if an image of `source` would be dropped.
+    these splits. Known patients with equal names are taken for one patient, whatever the data sets
+    (`Index.space`), because an archive may use the names of the hospital: it is better to drop an
+    image too many. Of identical files, one is kept. Raises Problem if no image is left, and with
+    --strict if an image of `source` would be dropped.
     """
     store, rows, samples = _decoded(dataset, source, check_stop)
     own_samples = [samples[row] for row in rows]
@@ -80,7 +83,7 @@ def open_pool(
         "name": source.name if source else None,
         "skipped_files": source.skipped if source else 0,
     }
-    pool = Pool(store, left, _patients(dataset, samples, left), summary)
+    pool = Pool(store, left, _patients(dataset, source, samples, left), summary)
     summary["hash"] = pool.hash
     return pool
 
@@ -92,16 +95,17 @@ def _decoded(
 
     Returns (the store that holds both, their rows in it, the samples of all rows of the store).
     """
-    store = dataset.store
+    cache_dir = dataset.settings.cache_dir
     rows = dataset.splits.pool
-    store.ensure(rows, check_stop)
+    measured_on = ("the train split", dataset.splits.train)
+    store = open_store(dataset.store, cache_dir, rows, measured_on, check_stop)
     if source is None:
         return store, rows, list(dataset.index.samples)
     other = Store(
-        source, dataset.settings.cache_dir, store.size, store.resize, store.channels, store.crop
+        source, cache_dir, store.size, store.resize, store.channels, store.crop, store.ranges
     )
     more = np.arange(len(source.samples))
-    other.ensure(more, check_stop)
+    other = open_store(other, cache_dir, more, ("the unlabelled images", more), check_stop)
     samples = [*dataset.index.samples, *source.samples]
     rows = np.concatenate([rows, len(dataset.index.samples) + more])
     return Joined(store, other), rows, samples
@@ -135,14 +139,17 @@ def _check_dropped(
         )
 
 
-def _patients(dataset: Dataset, samples: list[Sample], rows: np.ndarray) -> tuple[str, ...]:
-    """Return all patients of the data set's own rows, and the known patients of other rows."""
-    found = set()
+def _patients(
+    dataset: Dataset, source: Index | None, samples: list[Sample], rows: np.ndarray
+) -> dict[str, list[str]]:
+    """Return the sorted known patients of rows of the joined store, by the space of their names."""
+    found = defaultdict(set)
     for row in rows:
-        sample = samples[row]
-        if row < len(dataset.index.samples) or sample.patient != sample.path:
-            found.add(sample.patient)
-    return tuple(sorted(found))
+        index = dataset.index if row < len(dataset.index.samples) else source
+        patient = samples[row].known_patient
+        if patient is not None:
+            found[index.space].add(patient)
+    return {space: sorted(patients) for space, patients in found.items()}
 
 
 def _distinct(store: Store | Joined, rows: np.ndarray) -> np.ndarray:
@@ -155,23 +162,27 @@ def _distinct(store: Store | Joined, rows: np.ndarray) -> np.ndarray:
     return np.delete(rows, np.array(copies, dtype=np.int64))
 
 
-def read_unlabeled(unlabeled: Unlabeled) -> Index | None:
+def read_unlabeled(unlabeled: Unlabeled, data: Data) -> Index | None:
     """Return the index of the images in --unlabeled-dir without labels, or None if it is not set.
 
-    No table of labels is opened, and images.csv is read only for the patients.
+    No table of labels is opened, and images.csv is read only for the patients. A folder is taken to
+    be of the same hospital as the data set: its patients are found by the same pattern, and belong
+    to the same site. --unlabeled-dataset names archives that are published, whose file names say
+    who the patients are.
     """
     if unlabeled.unlabeled_dir is None:
         return None
-    index = folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir")
     kind = unlabeled.unlabeled_dataset
     if kind == "folder":
-        return index
+        how = Reading(patient_pattern=data.patient_pattern, site=data.site)
+        return folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir", how)
+    index = folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir", Reading())
     samples = []
     for sample in index.samples:
-        if sample.patient == sample.path:
+        if sample.known_patient is None:
             sample = sample._replace(patient=patient_of(kind, sample.path))
         samples.append(sample)
-    return replace(index, name=kind, samples=tuple(samples))
+    return replace(index, name=kind, space=SPACES[kind], samples=tuple(samples))
 
 
 def _is_unknown(kind: str, sample: Sample) -> bool:
@@ -179,7 +190,7 @@ def _is_unknown(kind: str, sample: Sample) -> bool:
 
     File names of Messidor and Messidor-2 do not name the patient.
     """
-    if sample.patient == sample.path:
+    if sample.known_patient is None:
         return True
     return kind in ("messidor", "messidor2") and sample.patient == stem_of(sample.path)
 
@@ -193,11 +204,9 @@ def _has_evaluation_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarr
     """Return which samples have a known patient of the validation or test split: bool [n]."""
     patients = set()
     for row in _evaluation_rows(dataset):
-        sample = dataset.index.samples[row]
-        if sample.patient != sample.path:
-            patients.add(sample.patient)
-    found = [sample.patient in patients and sample.patient != sample.path for sample in samples]
-    return np.array(found, bool)
+        patients.add(dataset.index.samples[row].known_patient)
+    patients.discard(None)
+    return np.array([sample.known_patient in patients for sample in samples], bool)
 
 
 def _is_evaluation_file(dataset: Dataset, hashes: np.ndarray) -> np.ndarray:

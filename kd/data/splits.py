@@ -1,14 +1,19 @@
-"""Split an index into train, validation and test, by default with no patient in two splits."""
+"""Split an index into train, validation and test, by default with no patient in two splits.
 
+A split that is drawn by fraction, from a data set that may grow, depends on each patient alone: see
+`_by_number`. Otherwise, it is drawn from all patients together.
+"""
+
+import hashlib
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from kd.data.index import Index, digest
-from kd.system.errors import Problem, counted
+from kd.system.errors import Problem, counted, first_ten
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
@@ -89,12 +94,13 @@ def split(
     how    `patient`: no patient is in two splits. A split that the data set specifies is kept
            (patients of the test split are removed from the others, and those of the validation
            split from the train split). A missing split is drawn from the patients of the train
-           split. `thesis`: images are drawn at random from a balanced pool with repeats, which puts
-           patients and even copies into several splits. `given`: as the data set specifies,
-           whatever the patients; a missing split is drawn as with `patient`.
+           split, first test and then validation. `thesis`: images are drawn at random from a
+           balanced pool with repeats, which puts patients and even copies into several splits.
+           `given`: as the data set specifies, whatever the patients; a missing split is drawn as
+           with `patient`.
     seed   determines what is drawn, and nothing else.
-    sizes  images per class for train, valid and test; None takes all images (15 % of them if the
-           split must be drawn).
+    sizes  images per class for train, valid and test; None takes all images (15 % of the patients
+           if the split must be drawn, see `_draw_missing`).
 
     Raises Problem if the train split has no images of a class, or another split has no images.
     """
@@ -102,13 +108,12 @@ def split(
         _check_thesis(index, sizes, kept)
     own_sizes = index.sizes or (None, None, None)
     sizes = tuple(own if given is None else given for given, own in zip(sizes, own_sizes))
-    random = random_stream(seed, _DRAWS)
     if how == "thesis":
-        splits = _by_image(index, random, sizes)
+        splits = _by_image(index, random_stream(seed, _DRAWS), sizes)
     else:
-        splits = _by_patient(index, how, random, sizes, kept)
+        splits = _by_patient(index, how, seed, sizes, kept)
     _check_classes(index, how, splits)
-    return splits
+    return replace(splits, notes=(*splits.notes, *_lacking(index, splits, sizes)))
 
 
 def _check_thesis(index: Index, sizes, kept: Kept) -> None:
@@ -140,6 +145,23 @@ def _check_classes(index: Index, how: str, splits: Splits) -> None:
             )
 
 
+def _lacking(index: Index, splits: Splits, sizes) -> list[str]:
+    """Return a note on the classes of which the validation or the test split has no images.
+
+    `_short` reports the classes of splits whose size is set.
+    """
+    texts = []
+    for name, size in (("valid", sizes[1]), ("test", sizes[2])):
+        present = set(index.labels[getattr(splits, name)].tolist())
+        absent = [word for label, word in enumerate(index.classes) if label not in present]
+        if absent and size is None:
+            texts.append(f"the {WORDS[name]} split has no images of {first_ten(absent)}")
+    if not texts:
+        return []
+    text = "; ".join(texts)
+    return [f"{text[0].upper()}{text[1:]}."]
+
+
 def _by_image(index: Index, random, sizes) -> Splits:
     """Return the thesis's split.
 
@@ -165,8 +187,9 @@ def _by_image(index: Index, random, sizes) -> Splits:
     )
 
 
-def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
+def _by_patient(index: Index, how: str, seed: int, sizes, kept: Kept) -> Splits:
     """Return the splits for `patient` and `given`. The order of draws from `random` is fixed."""
+    random = random_stream(seed, _DRAWS)
     labels = index.labels
     patients = np.unique([sample.patient for sample in index.samples], return_inverse=True)[1]
     given = np.array([sample.split or "train" for sample in index.samples])
@@ -174,7 +197,7 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
     notes = []
     if how == "patient":
         notes += _separate(rows, patients)
-    _draw_missing(rows, labels, patients, sizes, random)
+    _draw_missing(index, rows, patients, sizes, seed, random)
     pool = np.union1d(rows["train"], np.flatnonzero((given == "train") & (labels < 0)))
     everything = rows["train"]
     shown = None
@@ -197,14 +220,102 @@ def _by_patient(index: Index, how: str, random, sizes, kept: Kept) -> Splits:
     )
 
 
-def _draw_missing(rows: dict, labels, patients, sizes, random) -> None:
-    """Move patients of the train split to the test and the validation split if these are empty."""
+def _draw_missing(index: Index, rows: dict, patients, sizes, seed: int, random) -> None:
+    """Move patients of the train split to the test and the validation split if these are empty.
+
+    A split whose size is set is drawn from all patients together (`_draw_patients`), and so is
+    every split of a data set that does not grow. Otherwise, 15 % of the patients are drawn by their
+    numbers (`_by_number`).
+
+    If only one of the two has a size, each is drawn in its own way, test first. A patient who
+    enters or leaves a test split of a set size then leaves or enters the others, but all other
+    patients keep their places in a validation split that is drawn by numbers.
+    """
     for name, size in (("test", sizes[2]), ("valid", sizes[1])):
         if not len(rows[name]):
-            drawn = _draw_patients(rows["train"], labels, patients, size, random)
+            if size is None and index.grows:
+                drawn = _by_number(index, rows["train"], seed, name)
+            else:
+                drawn = _draw_patients(rows["train"], index.labels, patients, size, random)
             moved = np.isin(patients[rows["train"]], patients[drawn])
             rows["train"] = rows["train"][~moved]
             rows[name] = drawn
+
+
+def number_of(patient: str, seed: int, name: str) -> float:
+    """Return the number of a patient in the draw of the split `name`, at least 0 and below 1.
+
+    It is a pure function of the three arguments, and the same on every machine.
+    """
+    text = f"{seed}\n{name}\n{patient}".encode("utf-8", "surrogateescape")
+    # 53 bits are the most that a float holds, so that no number is rounded up to 1.
+    return (int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 11) / 2**53
+
+
+def _by_number(index: Index, rows, seed: int, name: str) -> np.ndarray:
+    """Return the rows of the patients who are drawn from `rows` for the split `name`.
+
+    A patient is drawn if `number_of` the patient is below FRACTION. This depends on nothing else,
+    so that patients keep their places when others are added or removed. An image without a patient
+    is a patient of its own whose name is its path, so it keeps its place until it is renamed or
+    moved to another folder.
+
+    There are three exceptions, for classes with few patients:
+    - A patient with more than half of the images of a class in `rows` is not drawn.
+    - If all patients with images of a class would be drawn, the one with the highest number is not.
+    - If no patient with images of a class would be drawn, the one with the lowest number is, unless
+      a class would be left without other patients, or the first exception applies; then the next.
+
+    Only the exceptions depend on other patients. Growth can therefore move only a patient who falls
+    under one of them, before or after: a patient who held more than half of a class, or who stands
+    in for a class until a new patient of it has a lower (or higher) number. With 30 patients in
+    each class, the chance that a class needs the third exception at all is 0.85^30, below 1 %.
+    """
+    held = _images_of_patients(index, rows)
+    numbers = {}
+    for row in rows:
+        patient = index.samples[row].patient
+        if patient not in numbers:
+            numbers[patient] = number_of(patient, seed, name)
+    staying = _dominant(held)
+    drawn = {patient for patient, number in numbers.items() if number < FRACTION} - staying
+    for patients in held.values():
+        if drawn.issuperset(patients):
+            drawn.remove(max(patients, key=lambda patient: (numbers[patient], patient)))
+    for patients in held.values():
+        if drawn.isdisjoint(patients):
+            for patient in sorted(patients, key=lambda patient: (numbers[patient], patient)):
+                if patient not in staying and _may_leave(patient, held, drawn):
+                    drawn.add(patient)
+                    break
+    chosen = [row for row in rows if index.samples[row].patient in drawn]
+    return np.array(chosen, dtype=np.int64)
+
+
+def _images_of_patients(index: Index, rows) -> dict[int, Counter]:
+    """Return the number of images of each patient in each class: {label: {patient: images}}."""
+    held = defaultdict(Counter)
+    for row in rows:
+        held[index.samples[row].label][index.samples[row].patient] += 1
+    return dict(sorted(held.items()))
+
+
+def _dominant(held: dict[int, Counter]) -> set[str]:
+    """Return the patients with more than half of the images of a class."""
+    found = set()
+    for patients in held.values():
+        [(patient, images)] = patients.most_common(1)
+        if 2 * images > patients.total():
+            found.add(patient)
+    return found
+
+
+def _may_leave(patient: str, held: dict[int, Counter], drawn: set[str]) -> bool:
+    """Return whether each class of a patient has other patients who are not drawn."""
+    for patients in held.values():
+        if patient in patients and drawn.issuperset(patients.keys() - {patient}):
+            return False
+    return True
 
 
 def _cut(index: Index, rows: dict, sizes, random) -> list[str]:

@@ -1,7 +1,6 @@
 """Decode every image once, into a memory map of uint8 [N, C, S, S], with content hashes."""
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from kd.data.fundus import crop_to_circle
+from kd.data.images import pixels
+from kd.data.images.pixels import Range, RangeNeeded, Recipe, file_bytes, why_unreadable
 from kd.data.index import Index, digest
 from kd.system.console import shows_progress
 from kd.system.errors import Problem, first_ten
@@ -21,10 +21,8 @@ from kd.system.locks import wait_for_lock
 from kd.system.signals import never_stop
 
 HASH_BYTES = 16
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 1 << 30
 CHUNK = 256
-_RECIPE = "decoding 1"
+_RECIPE = "decoding 2"
 
 
 class Store:
@@ -38,6 +36,8 @@ class Store:
             rows as `images`
     crop    `none`, or `fundus`: each image is cropped to its disc before it is resized, and stays
             in colour if `channels` is 0
+    was_empty  whether no image was decoded yet when the store was opened
+    ranges  kind -> range of images with more than 8 bits that do not state their own
     """
 
     def __init__(
@@ -48,28 +48,37 @@ class Store:
         resize: str,
         channels: int,
         crop: str = "none",
+        ranges: dict[str, Range] | None = None,
     ):
         self.index = index
         self.size = size
         self.resize = resize
         self.crop = crop
+        self.ranges = ranges or {}
         self.channels = channels or _default_channels(index, crop)
+        self._how = Recipe(size, resize, self.channels, crop, self.ranges)
         # The stamp of a row changes with its file, so that a replaced image is decoded again.
-        self._stamps = _stamps(index)
+        self.stamps = _stamps(index)
         self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
-        if crop != "none":  # without a crop, the recipe of older caches stays valid
+        if crop != "none":
             self.recipe += f" {crop}"
-        # "pictures" on disk is the name that existing caches have.
-        key = digest([self.recipe, index.stamp, *(sample.path for sample in index.samples)])
+        for kind, (low, high, _) in sorted(self.ranges.items()):
+            self.recipe += f" {kind} {low:g} to {high:g}"
+        # Two folders may have the same name and files of the same names.
+        place = str(index.root.resolve()) if index.root else ""
+        paths = [sample.path for sample in index.samples]
+        key = digest([self.recipe, index.stamp, place, *paths])
         self.folder = make_folder(Path(cache_dir) / "pictures" / f"{index.name}-{size}-{key}")
         shape = (len(index.samples), self.channels, size, size)
         self._open_files(len(index.samples), self.channels * size * size)
         self.images = np.memmap(self.folder / "pictures", np.uint8, "r", shape=shape)
         self._read_progress()
+        self.was_empty = not self._decoded.any()
 
     def _open_files(self, rows: int, image_bytes: int) -> None:
         """Create the files of the cache, or open those that exist."""
         row_bytes = {"pictures": image_bytes, "hashes": HASH_BYTES, "stamps": HASH_BYTES}
+        row_bytes["flags"] = 1
         self._files = {}
         try:
             for name in row_bytes:
@@ -88,7 +97,8 @@ class Store:
 
         Images that cannot be decoded are collected and raised as one Problem, after all others are
         saved. Decoded images remain if the process dies. `check_stop()` is called after each
-        chunk, and may raise an exception to end the work.
+        chunk, and may raise an exception to end the work. Raises RangeNeeded for an image with more
+        than 8 bits whose range is not known.
         """
         rows = np.unique(rows)
         if not self._missing(rows).size:
@@ -99,7 +109,7 @@ class Store:
             return self._decode(self._missing(rows), check_stop)
 
     def _missing(self, rows: np.ndarray) -> np.ndarray:
-        return rows[(self._decoded[rows] != self._stamps[rows]).any(1)]
+        return rows[(self._decoded[rows] != self.stamps[rows]).any(1)]
 
     def _read_progress(self) -> None:
         """Read which rows any process has decoded so far.
@@ -122,6 +132,9 @@ class Store:
             for start in range(0, len(rows), CHUNK):
                 chunk = rows[start : start + CHUNK]
                 faults = list(threads.map(self._decode_row, chunk))
+                kinds = [fault for fault in faults if isinstance(fault, RangeNeeded)]
+                if kinds:
+                    raise kinds[0]
                 bad += [fault for fault in faults if fault]
                 self._stamp(row for row, fault in zip(chunk, faults) if not fault)
                 bar.update(len(chunk))
@@ -135,10 +148,10 @@ class Store:
 
     def _stamp(self, rows: Iterable[int]) -> None:
         """Mark rows as decoded after their images are on disk: a marked row is always complete."""
-        self._sync("pictures", "hashes")
+        self._sync("pictures", "hashes", "flags")
         for row in rows:
-            self._write("stamps", self._stamps[row].tobytes(), int(row))
-            self._decoded[row] = self._stamps[row]
+            self._write("stamps", self.stamps[row].tobytes(), int(row))
+            self._decoded[row] = self.stamps[row]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -155,31 +168,38 @@ class Store:
         np.take(self.images, rows, axis=0, out=out.numpy(), mode="clip")
         return out
 
-    def _decode_row(self, row) -> str:
-        """Decode and write one image; return why it cannot be decoded, or an empty string."""
+    def _decode_row(self, row) -> str | RangeNeeded:
+        """Decode and write one image.
+
+        Returns an empty string, or why the image cannot be decoded.
+        """
         row = int(row)
         try:
-            content, image = self._read_image(row)
-            array = _squared(image, self.size, self.resize, self.channels, self.crop)
+            content, array, flags = self._read_row(row)
+        except RangeNeeded as need:
+            return need
         except Exception as error:
             # For bad files, Pillow raises anything from SyntaxError to struct.error. Each of these
             # is reported as a bad image and must not end the program.
             return f"{self.index.samples[row].path} ({why_unreadable(error)})"
-        content_hash = _hash(content)
+        own_hash = content_hash(content)
         self._write("pictures", array.tobytes(), row)
-        self._write("hashes", content_hash, row)
-        self.hashes[row] = np.frombuffer(content_hash, np.uint8)
+        self._write("hashes", own_hash, row)
+        self._write("flags", bytes([flags]), row)
+        self.hashes[row] = np.frombuffer(own_hash, np.uint8)
         return ""
 
-    def _read_image(self, row: int) -> tuple[bytes, Image.Image]:
-        """Return (the bytes of an image's file, the image, at least as large as needed)."""
+    def _read_row(self, row: int) -> tuple[bytes, np.ndarray, int]:
+        """Return (the bytes of an image's file, its array [C, S, S], its flags)."""
         if self.index.draw is not None:
             drawing = self.index.draw(row)
-            return drawing.tobytes(), Image.fromarray(drawing)
-        content = _file_bytes(self.index.file(row))
-        # The disc is smaller than the image, so twice the size is read.
-        size = 2 * self.size if self.crop == "fundus" else self.size
-        return content, _open(content, size, self.channels)
+            return drawing.tobytes(), pixels.resized(Image.fromarray(drawing), self._how), 0
+        content = file_bytes(self.index.file(row))
+        return content, *pixels.square(content, self._how)
+
+    def flags(self, rows: np.ndarray) -> np.ndarray:
+        """Return the flags of decoded rows, as of `pixels.to_8_bits`: uint8 [len(rows)]."""
+        return np.fromfile(self.folder / "flags", np.uint8)[rows]
 
     def _write(self, name: str, data: bytes, row: int) -> None:
         """Write a row of a file.
@@ -204,12 +224,14 @@ class Store:
 
 
 class Joined:
-    """Two stores of the same recipe as one: the rows of the second follow those of the first."""
+    """Two stores of images of the same shape as one: the rows of the second follow the first's."""
 
     def __init__(self, first: Store, second: Store):
         self.first = first
         self.second = second
         self.recipe = first.recipe
+        if second.recipe != first.recipe:  # only the range of images with more than 8 bits differs
+            self.recipe += f" | {second.recipe}"
         self.shape = first.shape
         self.hashes = np.concatenate([first.hashes, second.hashes])
 
@@ -239,8 +261,10 @@ def _stamps(index: Index) -> np.ndarray:
         except OSError as error:
             missing.append(f"{sample.path} ({error.strerror})")
             continue
-        version = f"{status.st_size} {status.st_mtime_ns}"
-        stamps[row] = np.frombuffer(_hash(version.encode()), np.uint8)
+        # The time of a change of status cannot be set: it differs where `cp -p` has replaced the
+        # content, even if size and time of modification are the same.
+        version = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        stamps[row] = np.frombuffer(content_hash(version.encode()), np.uint8)
     if missing:
         raise Problem(
             f"Images in {index.root} cannot be read: {first_ten(missing)}. Restore or remove them."
@@ -248,91 +272,9 @@ def _stamps(index: Index) -> np.ndarray:
     return stamps
 
 
-def _hash(content: bytes) -> bytes:
+def content_hash(content: bytes) -> bytes:
+    """Return the first half of the SHA-256 of a file's bytes."""
     return hashlib.sha256(content).digest()[:HASH_BYTES]
-
-
-def _file_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise OSError("not a regular file")
-    size = path.stat().st_size
-    if size == 0:  # includes files of /proc, which may be endless
-        raise OSError("empty")
-    if size > MAX_BYTES:
-        raise OSError(f"{size} bytes, more than {MAX_BYTES >> 30} GiB")
-    return path.read_bytes()
-
-
-def decode(path: Path) -> tuple[bytes, Image.Image]:
-    """Return (a file's bytes, its image as it is stored).
-
-    Raises whatever Pillow raises for a bad file.
-    """
-    content = _file_bytes(path)
-    image = _opened(content)
-    image.load()
-    return content, image
-
-
-def why_unreadable(error: Exception) -> str:
-    """Return why an image cannot be read, from what Pillow or this module raised for it."""
-    if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory
-        return "not an image of a known format"
-    return str(error) or type(error).__name__
-
-
-def _opened(content: bytes) -> Image.Image:
-    """Return an image whose size and checksum are valid, but whose pixels are not decoded yet."""
-    image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
-            f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million"
-        )
-    if image.format == "PNG":
-        # Decoding does not verify the checksum of the pixels.
-        Image.open(io.BytesIO(content)).verify()
-    return image
-
-
-def _open(content: bytes, size: int, channels: int) -> Image.Image:
-    """Decode the bytes of a file.
-
-    A JPEG is decoded at its smallest scale that is not below `size`, which is several times faster
-    than at full scale.
-    """
-    image = _opened(content)
-    image.draft("L" if channels == 1 else "RGB", (size, size))
-    image.load()
-    return ImageOps.exif_transpose(image)
-
-
-def _squared(image: Image.Image, size: int, resize: str, channels: int, crop: str) -> np.ndarray:
-    """Convert a Pillow image to a square array: uint8 [C, S, S]."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bits(image)
-    if image.mode in ("P", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if crop == "fundus":
-        image = crop_to_circle(image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if resize == "pad":
-        image = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=0)
-    else:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    array = np.asarray(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits, because Pillow's own conversion would clip it.
-
-    The range of 32-bit grey is unknown: values that fit into 8 bits are taken as 8-bit values.
-    """
-    values = np.asarray(image, dtype=np.float64)
-    has_16_bits = image.mode.startswith("I;16") or values.max() > 255
-    top = 65535.0 if has_16_bits else 255.0
-    scaled = np.round(values * (255.0 / top))
-    return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
 
 
 def _default_channels(index: Index, crop: str) -> int:
@@ -354,8 +296,8 @@ def _has_colour(index: Index, row: int) -> bool:
     A bad image counts as grey: it is reported with all other bad images when it is decoded.
     """
     try:
-        image = _open(_file_bytes(index.file(row)), 64, 3)
-        if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I"):
+        image = pixels.decode(file_bytes(index.file(row)), 64, 3).image
+        if image is None or image.mode in ("1", "L"):
             return False
         colour = np.asarray(image.convert("RGB").resize((64, 64)), dtype=np.int16)
     except Exception:

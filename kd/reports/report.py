@@ -37,6 +37,8 @@ SCHEMA = {
         "distinct_images": dict,
         "overlaps": {"patients": int, "files": int},
         "skipped_files": int,
+        "other_files": dict,
+        "ranges": dict,
         "notes": list,
         "pool": (dict, type(None)),
     },
@@ -190,4 +192,8 @@ def read(folder: Path) -> dict:
             f"'{folder}' is not the folder of a run, but has runs below it. Use {runs}.",
             BAD_CHECKPOINT,
         )
-    return check(read_json(file), f"Report '{file}'")
+    report = read_json(file)
+    if isinstance(report.get("data"), dict):  # reports from before these were counted
+        report["data"].setdefault("other_files", {})
+        report["data"].setdefault("ranges", {})
+    return check(report, f"Report '{file}'")

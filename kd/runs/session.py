@@ -1,9 +1,11 @@
 """Data and teachers that the runs of one process share, read and decoded once."""
 
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 from kd.config.plan import Plan
-from kd.config.settings import Data
+from kd.config.settings import Data, Reading, Source
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import Pool, open_pool, read_unlabeled
@@ -47,6 +49,11 @@ class Session:
         if self._dataset is None:
             self._dataset = open_dataset(self.data, self.read(), self.signals.check_stop_alone)
             log_data(self._dataset)
+            if self._dataset.store.was_empty and self._dataset.index.root is not None:
+                log(
+                    "note: These data are new. To check them for faults:"
+                    f" {check_command(self.data)}"
+                )
         return self._dataset
 
     def read_pool(self, plan: Plan) -> Index | None:
@@ -57,7 +64,7 @@ class Session:
         """
         if not plan.shows_pool:
             return None
-        self._source = self._source or read_unlabeled(plan.settings.unlabeled)
+        self._source = self._source or read_unlabeled(plan.settings.unlabeled, self.data)
         return self._source
 
     def open_pool(self, plan: Plan) -> Pool | None:
@@ -75,6 +82,17 @@ class Session:
         return self._pool
 
 
+def check_command(data: Data) -> str:
+    """Return the command that checks a data set for faults."""
+    words = ["python", "evaluate.py", "--check-data"]
+    for entry in (*fields(Source), *fields(Reading)):
+        value = getattr(data, entry.name)
+        if value not in ([], None, entry.default) or entry.name == "dataset":
+            values = value if isinstance(value, list) else [value]
+            words += ["--" + entry.name.replace("_", "-"), *map(str, values)]
+    return shlex.join(words)
+
+
 def log_data(dataset: Dataset) -> None:
     """Print the size of each split, its overlaps, and the notes on the data set."""
     described = dataset.describe()
@@ -88,7 +106,9 @@ def log_data(dataset: Dataset) -> None:
     for note in described["notes"]:
         log(f"note: {note}")
     if described["skipped_files"]:
-        skipped = counted(described["skipped_files"], "hidden file was", "hidden files were")
+        skipped = counted(
+            described["skipped_files"], "hidden or system file was", "hidden or system files were"
+        )
         log(f"note: {skipped} skipped.")
 
 

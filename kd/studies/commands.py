@@ -1,9 +1,10 @@
 """The actions of evaluate.py."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from kd.config.evaluate_settings import EvaluateSettings, Judging
-from kd.data.retinopathy import RETINOPATHY
+from kd.config.settings import Reading
 from kd.studies.card import write_card
 from kd.studies.curves import write_curves
 from kd.studies.data_check import check_data
@@ -63,11 +64,22 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
             "--dataset synthetic works only with --check-data. Remove --dataset to evaluate a run"
             " on its own test split."
         )
-    if how.errata is not None and how.dataset not in RETINOPATHY:
-        raise Problem(
-            f"--errata '{how.errata}' applies only to retinopathy data sets. Use it with --dataset"
-            f" {'|'.join(RETINOPATHY)}."
-        )
+    if how.dataset is None:
+        _refuse_reading(how)
+
+
+def _refuse_reading(how: Judging) -> None:
+    """Raise Problem for settings that read a data set, if none is given.
+
+    A run on its own test split is read with its own settings. Only its places may have changed.
+    """
+    for entry in fields(Reading):
+        value = getattr(how, entry.name)
+        if value not in ([], entry.default) and entry.name != "table":
+            flag = "--" + entry.name.replace("_", "-")
+            raise Problem(
+                f"{flag} applies only to another data set. Add --dataset, or remove {flag}."
+            )
 
 
 def _evaluate_each(runs: list[str], how: Judging) -> None:

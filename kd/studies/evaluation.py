@@ -6,6 +6,8 @@ import numpy as np
 
 from kd.config.evaluate_settings import Judging
 from kd.config.layout import RunPaths
+from kd.data import ranges
+from kd.data.images.pixels import BRIGHT, CLIPPED, DEEP, Range
 from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.data.views import Views
@@ -14,10 +16,10 @@ from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
 from kd.reports.predictions import predictions_csv
 from kd.reports.text import grades_text, report_text
-from kd.studies.images import check_finite, other_images, own_dataset
+from kd.studies.images import check_finite, other_images, own_test_images
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, counted
 from kd.system.files import make_folder, write_json, write_text
 from kd.teachers import leakage, model_file
 
@@ -66,13 +68,7 @@ def _check_belongs(folder: RunPaths, report: dict, model: model_file.Trained) ->
 def _own_test_split(
     folder: RunPaths, report: dict, model: model_file.Trained, how: Judging
 ) -> dict:
-    dataset = own_dataset(folder.path, report, how)
-    for key, now in (("split_hash", dataset.split_hash), ("content_hash", dataset.content_hash)):
-        if report["data"][key] != now:
-            raise Problem(
-                f"The data set of run '{folder.path}' has changed since training (images, labels or"
-                f" splits): {key} is {now}, but was {report['data'][key]}. Restore the data set."
-            )
+    dataset = own_test_images(folder.path, report, model, how)
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = check_finite(predict(model.network, views), folder.model)
     result = _judge(dataset.index, dataset.splits.test, logits, report)
@@ -89,9 +85,12 @@ def _own_test_split(
 
 
 def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how: Judging) -> dict:
-    index = other_images(how, tuple(report["data"]["classes"]))
-    store = _store(index, report, how)
+    index = other_images(how, report)
     rows = np.arange(len(index.samples))
+    store = _store(index, report, model, how)
+    remarks = [*index.notes, *ranges.remarks(store, rows), *_check_range(store, rows)]
+    for remark in remarks:
+        log(f"note: {remark}")
     device = pick_device(how.device)
     views = Views(store, rows, index.labels, batch_size=how.batch_size, device=device)
     logits = check_finite(predict(model.network, views), folder.model)
@@ -117,16 +116,22 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
         "images": len(rows),
         "unlabelled": len(rows) - len(labelled),
         "seen_in_training": seen,
-        "notes": list(index.notes),
+        "ranges": ranges.as_plain(store.ranges),
+        "notes": remarks,
     }
     result |= {"data": data, "predicted": predicted}
     return _write(target, folder, result, index)
 
 
-def _store(index: Index, report: dict, how: Judging) -> Store:
-    """Return all images of an index, decoded with the settings of a run."""
+def _store(index: Index, report: dict, model: model_file.Trained, how: Judging) -> Store:
+    """Return all images of an index, decoded with the settings of a run.
+
+    Images with more than 8 bits have the range of the run's own images, unless --bits says
+    otherwise.
+    """
     settings = report["settings"]
     data = report["data"]
+    own = ranges.from_plain(model.about["input"]["ranges"])
     store = Store(
         index,
         how.cache_dir,
@@ -134,9 +139,40 @@ def _store(index: Index, report: dict, how: Judging) -> Store:
         settings["resize"],
         data["channels"],
         data["crop"],
+        own | ranges.given(how.bits),
     )
-    store.ensure(np.arange(len(index.samples)))
-    return store
+    rows = np.arange(len(index.samples))
+    return ranges.open_store(store, how.cache_dir, rows, ("these images", rows))
+
+
+def _check_range(store: Store, rows: np.ndarray) -> list[str]:
+    """Return a remark if images with more than 8 bits are darker than the range of the run.
+
+    Raises Problem if most of them are brighter.
+    """
+    flags = store.flags(rows)
+    deep = int(((flags & DEEP) > 0).sum())
+    clipped = int(((flags & CLIPPED) > 0).sum())
+    cure = "Set their number of bits with --bits N."
+    if clipped > deep / 2:
+        raise Problem(
+            f"--data-dir '{store.index.root}' has {counted(deep, 'image', 'images')} with more than"
+            f" 8 bits, and {clipped} of them have values outside the range of the run's own images"
+            f" ({_words(store.ranges)}). {cure}"
+        )
+    if deep and not (flags & BRIGHT).any():
+        return [
+            (
+                f"All {deep} images with more than 8 bits are darker than half of the range of the"
+                f" run's own images ({_words(store.ranges)}). {cure}"
+            )
+        ]
+    return []
+
+
+def _words(own: dict[str, Range]) -> str:
+    """Return ranges for a message: `integer 0 to 4095`."""
+    return ", ".join(f"{kind} {low:g} to {high:g}" for kind, (low, high, _) in own.items())
 
 
 def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:

@@ -17,8 +17,8 @@ from kd.data.views import Views
 from kd.reports import figures
 from kd.reports import report as reports
 from kd.reports.statistics import paired_difference
-from kd.studies.images import check_finite, own_dataset
-from kd.studies.networks import DISTILLED, Entry, check_same_images, collect, members_of
+from kd.studies.images import check_finite, own_test_images
+from kd.studies.networks import DISTILLED, Entry, collect, members_of
 from kd.studies.outputs import write_outputs
 from kd.studies.robustness import COLUMNS, accuracies, answers, markdown, scores
 from kd.system.console import log
@@ -47,13 +47,14 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     entries, left_out = collect(runs)
     for text in left_out:
         log(f"excluded: {text}")
-    dataset = _open(runs[0], how)
+    report = reports.read(runs[0])
+    dataset = own_test_images(runs[0], report, model_file.load(RunPaths(runs[0]).model), how)
     rows = judge(entries, dataset, how)
     patients = np.array([dataset.index.samples[row].patient for row in dataset.splits.test])
     result = {
         "schema_version": SCHEMA_VERSION,
         "runs": [str(run) for run in runs],
-        "data": _data(dataset, patients),
+        "data": _data(report["data"], patients),
         "shifts": {
             name: {"strengths": list(shift.amounts), "unit": shift.unit}
             for name, shift in SHIFTS.items()
@@ -68,15 +69,11 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     return result
 
 
-def _data(dataset: Dataset, patients: np.ndarray) -> dict:
-    return {
-        "name": dataset.index.name,
-        "split_hash": dataset.split_hash,
-        "content_hash": dataset.content_hash,
-        "image_size": dataset.store.size,
-        "images": len(patients),
-        "patients": len(set(patients.tolist())),
-    }
+def _data(entry: dict, patients: np.ndarray) -> dict:
+    """Return what identifies the test images, from the report's entry on the data."""
+    keys = ("name", "split_hash", "content_hash", "image_size")
+    same = {key: entry[key] for key in keys}
+    return same | {"images": len(patients), "patients": len(set(patients.tolist()))}
 
 
 def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
@@ -87,15 +84,6 @@ def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
         own = accuracies(np.stack(list(row.values())))
         networks.append({"caption": caption, "kind": kinds[caption], "seeds": list(row), **own})
     return networks
-
-
-def _open(run: Path, how: Judging) -> Dataset:
-    """Open the data set of a run. Raises Problem if the test images have changed since then."""
-    report = reports.read(run)
-    dataset = own_dataset(run, report, how)
-    now = {"data": dataset.describe(), "settings": report["settings"]}
-    check_same_images("The data set in --data-dir", now, run, report)
-    return dataset
 
 
 def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:

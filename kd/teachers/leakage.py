@@ -6,8 +6,8 @@ import torch
 from kd.data.dataset import Dataset
 from kd.data.index import Index
 from kd.data.splits import WORDS
-from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
-from kd.teachers.model_file import Trained
+from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_ten
+from kd.teachers.model_file import Trained, known_patients
 
 
 def differences(trained: Trained, dataset: Dataset) -> list[str]:
@@ -75,7 +75,8 @@ def _unlike(pairs: list[tuple]) -> list[str]:
 def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
     """Return which images of an index a network was trained or selected on: bool [N].
 
-    Images are recognised by their file or, within the same data set, by their patient.
+    Images are recognised by their file, or by their patient if the patient is known and the names
+    of patients have the same space (`Index.space`), whatever the names of the folders.
 
     hashes: uint8 [N, 16], of the files' contents.
     """
@@ -83,10 +84,10 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
     for seen in _all_seen(trained):
         for split in ("train", "valid"):
             files |= _bytes(seen["files"][split])
-            patients |= set(seen["patients"][split]) if seen["name"] == index.name else set()
+            patients |= set(seen["patients"][split]) if seen["space"] == index.space else set()
     return np.array(
         [
-            row.tobytes() in files or sample.patient in patients
+            row.tobytes() in files or sample.known_patient in patients
             for row, sample in zip(hashes, index.samples)
         ],
         bool,
@@ -105,9 +106,11 @@ def _bytes(hashes: torch.Tensor) -> set[bytes]:
 def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
     """Raise Problem (4) if a teacher has seen images that its student will be evaluated on.
 
-    This covers images that the teacher, or a teacher of it, was trained or selected on. Patients
-    are compared within one data set, files across all. Exactly the same split is not an overlap:
-    leakage within a split is reported as a property of that split.
+    This covers images that the teacher, or a teacher of it, was trained or selected on. Known
+    patients are compared if their names have the same space (`Index.space`), whatever the names of
+    the folders, and files always. Images of unknown patients are compared only as files. Exactly
+    the same split is not an overlap: leakage within a split is reported as a property of that
+    split.
     """
     for number, seen in enumerate(_all_seen(trained)):
         if number == 0 and (seen["split_hash"], seen["content_hash"]) == (
@@ -116,17 +119,42 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
         ):
             continue
         for theirs, ours in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            patients = set(seen["patients"][theirs]) & set(
-                dataset.patients(ours) if seen["name"] == dataset.index.name else ()
-            )
-            files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
+            patients, files = _shared(seen, theirs, dataset, ours)
             if patients or files:
-                whose = "its" if number == 0 else "one of its own teachers'"
+                place = f"its {WORDS[theirs]} split"
+                if number:
+                    place = (
+                        f"the {WORDS[theirs]} split of '{seen['name']}', which it or one of its own"
+                        " teachers has used,"
+                    )
                 raise Problem(
                     f"Teacher '{trained.about['name']}' has seen data that the student is evaluated"
-                    f" on: {whose} {WORDS[theirs]} split contains {len(patients)} patients and"
-                    f" {len(files)} images of the student's {WORDS[ours]} split. Train the teacher"
-                    " on the same split (same --split, --split-seed and sizes), or use --tag NAME"
-                    " without --teacher-checkpoint to train a new one.",
+                    f" on: {place} contains {counted(patients, 'patient', 'patients')} and"
+                    f" {counted(files, 'image', 'images')} of the student's {WORDS[ours]} split."
+                    f" {_cure(seen, dataset, files)}",
                     BAD_CHECKPOINT,
                 )
+
+
+def _shared(seen: dict, theirs: str, dataset: Dataset, ours: str) -> tuple[int, int]:
+    """Return how many patients and files of our split are in a split that was seen."""
+    patients = set()
+    if seen["space"] == dataset.index.space:
+        patients = set(seen["patients"][theirs]) & set(known_patients(dataset, ours))
+    files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
+    return len(patients), len(files)
+
+
+def _cure(seen: dict, dataset: Dataset, files: int) -> str:
+    """Return what to do about patients and `files` identical files that a teacher has seen."""
+    cure = (
+        "Train the teacher on the same split (same --split, --split-seed and sizes), or use --tag"
+        " NAME without --teacher-checkpoint to train a new one."
+    )
+    # Without identical files, equal names may be a coincidence. Only names of hospitals can be.
+    if not files and not dataset.index.space:
+        cure += (
+            f" If these patients of '{dataset.index.name}' are not those of '{seen['name']}',"
+            " because two hospitals use the same names, set --site NAME."
+        )
+    return cure

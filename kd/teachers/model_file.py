@@ -10,7 +10,10 @@ import torch
 
 from kd import models
 from kd.data.dataset import Dataset
+from kd.data.images.pixels import FLOAT, INTEGER
 from kd.data.pool import Pool
+from kd.data.ranges import as_plain
+from kd.data.readers.retinopathy import SPACES
 from kd.models import Classifier
 from kd.system import checkpoint
 from kd.system.errors import BAD_CHECKPOINT, Problem
@@ -23,9 +26,17 @@ SCHEMA = {
     "classes": list,
     "epoch": int,
     "state_dict": dict,
-    "input": {"image_size": int, "resize": str, "crop": str, "mean": list, "std": list},
+    "input": {
+        "image_size": int,
+        "resize": str,
+        "crop": str,
+        "ranges": dict,
+        "mean": list,
+        "std": list,
+    },
     "data": {
         "name": str,
+        "space": str,
         "split": str,
         "split_seed": int,
         "split_hash": str,
@@ -33,9 +44,14 @@ SCHEMA = {
         "inherited": list,
         "patients": {"train": list, "valid": list},
         "files": {"train": torch.Tensor, "valid": torch.Tensor},
+        "test_files": torch.Tensor,
     },
 }
-INHERITED = {key: SCHEMA["data"][key] for key in ("name", "patients", "files")}
+INHERITED = {key: SCHEMA["data"][key] for key in ("name", "space", "patients", "files")}
+# The spaces of patients' names (see `Index.space`) by the names of data sets, and the extensions of
+# images, for files from before a model.pt contained its space.
+_SPACES = SPACES | {"mura_abnormal": "mura", "synthetic": "synthetic"}
+_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -65,20 +81,7 @@ def pack(
 
     `state` can be loaded strictly into
     `timm.create_model(architecture, num_classes=len(classes))`.
-
-    The patients and files of the train and validation splits are included, so that neither the
-    network nor its students are evaluated on data that it has seen. Images that it has seen without
-    labels count as part of the train split. `inherited` lists what its teachers from other data
-    have seen, and their teachers in turn.
     """
-    patients = {split: dataset.patients(split) for split in ("train", "valid")}
-    files = {split: dataset.files(split) for split in ("train", "valid")}
-    inherited = []
-    for teacher in taught_by:
-        inherited += _other_data(teacher, dataset)
-    if pool is not None:
-        patients["train"] = sorted({*patients["train"], *pool.patients})
-        files["train"] = torch.unique(torch.cat([files["train"], pool.files()]), dim=0)
     return {
         "kind": kind,
         "name": network.name,
@@ -87,17 +90,71 @@ def pack(
         "input": _input(network, dataset),
         "state_dict": state,
         "epoch": epoch,
-        "data": {
-            "name": dataset.index.name,
-            "split": dataset.settings.split,
-            "split_seed": dataset.settings.split_seed,
-            "split_hash": dataset.split_hash,
-            "content_hash": dataset.content_hash,
-            "inherited": inherited,
-            "patients": patients,
-            "files": files,
-        },
+        "data": _data(dataset, pool, taught_by),
     }
+
+
+def _data(dataset: Dataset, pool: Pool | None, taught_by: list[Trained]) -> dict:
+    """Return what a network has seen.
+
+    The known patients and the files of the train and validation splits are included, so that
+    neither the network nor its students are evaluated on data that it has seen. `space` is that of
+    the patients' names, see `Index.space`. Images that it has seen without labels count as part of
+    the train split. `inherited` lists what its teachers from other data have seen, and their
+    teachers in turn, and the patients without labels whose names have another space. `test_files`
+    are the hashes of the test images in their order, uint8 [n, 16], so that the run is evaluated on
+    the same images when the data set grows.
+    """
+    space = dataset.index.space
+    patients = {split: known_patients(dataset, split) for split in ("train", "valid")}
+    files = {split: dataset.files(split) for split in ("train", "valid")}
+    inherited = []
+    for teacher in taught_by:
+        inherited += _other_data(teacher, dataset)
+    if pool is not None:
+        patients["train"] = sorted({*patients["train"], *pool.patients.get(space, [])})
+        inherited += _of_other_spaces(pool, space)
+        files["train"] = torch.unique(torch.cat([files["train"], pool.files()]), dim=0)
+    return {
+        "name": dataset.index.name,
+        "space": space,
+        "split": dataset.settings.split,
+        "split_seed": dataset.settings.split_seed,
+        "split_hash": dataset.split_hash,
+        "content_hash": dataset.content_hash,
+        "inherited": inherited,
+        "patients": patients,
+        "files": files,
+        "test_files": torch.from_numpy(dataset.store.hashes[dataset.splits.test]),
+    }
+
+
+def known_patients(dataset: Dataset, split: str) -> list[str]:
+    """Return the sorted known patients of a split: those who can be recognised in other data."""
+    known = set()
+    for row in getattr(dataset.splits, split):
+        known.add(dataset.index.samples[row].known_patient)
+    return sorted(known - {None})
+
+
+def _of_other_spaces(pool: Pool, space: str) -> list[dict]:
+    """Return the patients of a pool whose names have another space, as entries of `inherited`.
+
+    Their files are among those of the train split.
+    """
+    none = torch.zeros(0, 16, dtype=torch.uint8)
+    entries = []
+    for other, patients in pool.patients.items():
+        if other != space:
+            entries.append(
+                {
+                    "name": pool.summary["name"],
+                    "space": other,
+                    "patients": {"train": patients, "valid": []},
+                    "files": {"train": none, "valid": none},
+                }
+            )
+    return entries
 
 
 def _input(network: Classifier, dataset: Dataset) -> dict:
@@ -106,6 +163,7 @@ def _input(network: Classifier, dataset: Dataset) -> dict:
         "image_size": dataset.settings.image_size,
         "resize": dataset.settings.resize,
         "crop": dataset.store.crop,
+        "ranges": as_plain(dataset.store.ranges),
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
     }
@@ -173,10 +231,7 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
 
 
 def _unpack(content: dict, path: Path) -> Trained:
-    if isinstance(content.get("input"), dict):
-        content["input"].setdefault("crop", "none")  # files from before there were crops
-    if isinstance(content.get("data"), dict):
-        content["data"].setdefault("inherited", [])  # and before teachers from other data
+    _add_defaults(content)
     own = {key: value for key, value in content.items() if key != "format"}
     fault = checkpoint.fault(own, SCHEMA, "its content") or _odd(content)
     if fault:
@@ -192,6 +247,39 @@ def _unpack(content: dict, path: Path) -> Trained:
     return Trained(network, about, state_hash(content["state_dict"]))
 
 
+def _add_defaults(content: dict) -> None:
+    """Add what older files lack, in place. Damaged values are left as they are."""
+    if isinstance(content.get("input"), dict):
+        content["input"].setdefault("crop", "none")  # files from before there were crops
+        content["input"].setdefault("ranges", {})  # and before images had more than 8 bits
+    data = content.get("data")
+    if not isinstance(data, dict):
+        return
+    data.setdefault("inherited", [])  # files from before there were teachers from other data
+    data.setdefault("test_files", torch.zeros(0, 16, dtype=torch.uint8))
+    if isinstance(data["inherited"], list):
+        for seen in (data, *data["inherited"]):
+            if isinstance(seen, dict) and "space" not in seen:
+                _add_space(seen)
+
+
+def _add_space(seen: dict) -> None:
+    """Add the space of the patients' names to data of an older file, in place.
+
+    These files contain the paths of images of unknown patients. They are removed, because equal
+    paths do not mean equal patients.
+    """
+    seen["space"] = _SPACES.get(str(seen.get("name")), "")
+    patients = seen.get("patients")
+    if not isinstance(patients, dict):
+        return
+    for split, names in patients.items():
+        if isinstance(names, list):
+            patients[split] = [
+                name for name in names if not str(name).lower().endswith(_EXTENSIONS)
+            ]
+
+
 def _odd(content: dict) -> str:
     """Describe invalid values in a model.pt that has all its keys; return "" if there are none."""
     if len(content["classes"]) < 2 or not all(isinstance(name, str) for name in content["classes"]):
@@ -204,6 +292,10 @@ def _odd(content: dict) -> str:
             return f"its input.{key} is {str(values)[:100]}, not three numbers"
     if min(content["input"]["std"]) <= 0:
         return f"its input.std is {content['input']['std']}, not above 0"
+    if not _are_ranges(content["input"]["ranges"]):
+        return f"its input.ranges are {str(content['input']['ranges'])[:100]}"
+    if not _are_hashes(content["data"]["test_files"]):
+        return "its data.test_files are not hashes"
     if not all(isinstance(value, torch.Tensor) for value in content["state_dict"].values()):
         return "its state_dict contains values that are not tensors"
     faults = (
@@ -226,3 +318,20 @@ def _odd(content: dict) -> str:
                 f"its data.files.{split} are not hashes or its data.patients.{split} are not names"
             )
     return ""
+
+
+def _are_hashes(value: torch.Tensor) -> bool:
+    return value.ndim == 2 and value.shape[1] == 16 and value.dtype == torch.uint8
+
+
+def _are_ranges(values: dict) -> bool:
+    """Return whether `values` are {kind: [low, high, rule]}, as `ranges.as_plain` writes them."""
+    for kind, one in values.items():
+        if kind not in (INTEGER, FLOAT) or not isinstance(one, list) or len(one) != 3:
+            return False
+        *ends, rule = one
+        if not isinstance(rule, str) or not all(type(end) is float for end in ends):
+            return False
+        if not all(map(math.isfinite, ends)):
+            return False
+    return True

@@ -33,8 +33,8 @@ import torch  # noqa: E402
 import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
-from kd.data import synthetic  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
+from kd.data.readers import synthetic  # noqa: E402
 from kd.data.store import Store  # noqa: E402
 from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402

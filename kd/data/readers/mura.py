@@ -4,7 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from kd.data.index import Index, Sample, walk
+from kd.data.files.find import count_extensions, walk
+from kd.data.index import Index, Sample
 from kd.system.errors import Problem, counted, first_ten
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
@@ -27,10 +28,11 @@ def read(data_dir: str | None, label: str) -> Index:
     name are one patient across all body parts and splits. Raises Problem if MURA is not found.
     """
     root = find_root(data_dir)
+    others = []
     if (root / "train_image_paths.csv").is_file():
         paths, skipped = _from_csv(root)
     else:
-        paths, skipped = _from_tree(root)
+        paths, others, skipped = _from_tree(root)
     samples = _samples(root, paths, label)
     if not samples:
         raise Problem(
@@ -41,10 +43,12 @@ def read(data_dir: str | None, label: str) -> Index:
         "mura" if label == "part" else "mura_abnormal",
         _classes(label),
         tuple(samples),
+        space="mura",
         root=root,
         channels=1,
         sizes=THESIS_SIZES if label == "part" else None,
         skipped=skipped,
+        others=count_extensions(others),
     )
 
 
@@ -98,25 +102,25 @@ def find_root(data_dir: str | None) -> Path:
     )
 
 
-def _from_tree(root: Path) -> tuple[list[str], int]:
-    """Return (paths of all PNG files relative to root, number of hidden files).
+def _from_tree(root: Path) -> tuple[list[str], list[str], int]:
+    """Return (paths of all PNG files relative to root, other files, number of skipped files).
 
     macOS leaves hidden `._*.png` files that are not images.
     """
     paths = []
+    others = []
     skipped = 0
-    for folder in FOLDERS:
-        for inside, files in walk(root / folder):
-            for name in files:
-                if name.startswith("."):
-                    skipped += 1
-                elif name.lower().endswith(".png"):
-                    paths.append("/".join((folder, *inside, name)))
-    return paths, skipped
+    for part in FOLDERS:
+        for folder in walk(root / part):
+            skipped += folder.skipped
+            for name in folder.files:
+                chosen = paths if name.lower().endswith(".png") else others
+                chosen.append("/".join((part, *folder.inside, name)))
+    return paths, others, skipped
 
 
 def _from_csv(root: Path) -> tuple[list[str], int]:
-    """Return the same as `_from_tree`, from the official lists of paths.
+    """Return (paths, number of hidden files), from the official lists of paths.
 
     Paths in these lists begin with `MURA-v1.1/`, whatever the name of the folder.
     """

@@ -5,15 +5,17 @@ Each row is checked, and all faults of a kind are reported together.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.data.folder import IMAGE_EXTENSIONS
-from kd.data.table import Table, read_csv
+from kd.data.files.find import IMAGE_EXTENSIONS
+from kd.data.tables.table import Table, read_csv
 from kd.system.errors import Problem, counted, first_ten, printable
 
 DROP = "drop"
+# The headers that a CSV of corrections may have: what names an image, and its label.
+ERRATA_HEADERS = (("image", "grade"), ("image", "label"), ("path", "label"))
 
 
 class Row(NamedTuple):
@@ -42,7 +44,7 @@ def stem_of(name: str) -> str:
 
 def number(text: str) -> str:
     """Return a whole number without the `.0` that spreadsheets add, and other text unchanged."""
-    found = re.fullmatch(r"([0-9]+)\.0*", text)
+    found = re.fullmatch(r"(-?[0-9]+)\.0*", text)
     return found[1] if found else text
 
 
@@ -58,13 +60,17 @@ def rows_of(root: Path, name: str, header: tuple[str, ...], image: int, grade: i
 
 
 def fields_of(
-    root: Path, name: str, header: tuple[str, ...], read: Callable[[Path], Table] = read_csv
+    root: Path,
+    name: str,
+    header: tuple[str, ...],
+    read: Callable[[Path], Table] = read_csv,
+    other_headers: tuple[tuple[str, ...], ...] = (),
 ) -> list[tuple[str, list[str]]]:
     """Return [(where, stripped fields)] of the table `name` below root.
 
-    `where` names the table, the row and its first field. Column names may differ from `header` in
-    case. Raises Problem if the table is missing, or has other columns, no rows, or rows of another
-    length.
+    `where` names the table, the row and its first field. The header must be `header` or one of
+    `other_headers`, but may differ in case. Raises Problem if the table is missing, or has other
+    columns, no rows, or rows of another length.
     """
     table = root / name
     if not table.is_file():
@@ -72,11 +78,12 @@ def fields_of(
             f"'{name}' in {root} cannot be read: no such file. Set --data-dir to the folder that"
             " contains this table and its images."
         )
-    columns, records = read(table)
-    if [column.lower() for column in columns] != [column.lower() for column in header]:
+    columns, records, _ = read(table)
+    headers = (header, *other_headers)
+    if _lower(columns) not in [_lower(names) for names in headers]:
         raise Problem(
             f"'{table}' has an invalid header '{','.join(columns)[:200]}': it must be"
-            f" {','.join(header)}. Fix row 1, or restore the original file."
+            f" {' or '.join(map(','.join, headers))}. Fix row 1, or restore the original file."
         )
     if not records:
         raise Problem(f"'{table}' has no rows below its header. Download it again.")
@@ -86,11 +93,15 @@ def fields_of(
         stripped = [field.strip() for field in fields]
         where = f"{name} row {line} '{printable(stripped[0])}'"
         found.append((where, stripped))
-        if len(stripped) != len(header):
+        if len(stripped) != len(columns):
             uneven.append(f"{where} (number of fields differs from the header)")
     if uneven:
         raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(uneven)}. Fix them.")
     return found
+
+
+def _lower(names: Iterable[str]) -> list[str]:
+    return [name.lower() for name in names]
 
 
 def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Row]:
@@ -115,21 +126,34 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
     return graded
 
 
+def corrections_in(errata: str) -> list[tuple[str, str, str]]:
+    """Return [(where, image, label)] of the rows of a CSV of corrections.
+
+    Raises Problem if there is no such file, and as `fields_of` does.
+    """
+    file = Path(errata)
+    if not file.is_file():
+        raise Problem(
+            f"--errata '{errata}' cannot be read: no such file. Use a CSV file with the header"
+            " image,label (or image,grade)."
+        )
+    first, *others = ERRATA_HEADERS
+    fields = fields_of(file.parent, file.name, first, other_headers=tuple(others))
+    return [(where, image, label) for where, (image, label) in fields]
+
+
 def corrected(
     rows: dict[str, Row], errata: str, scale: tuple[str, ...]
 ) -> tuple[dict[str, Row], str]:
     """Return (the rows after the corrections of a CSV, a note that counts the corrections).
 
-    The CSV has the columns image,grade, and the grade `drop` excludes an image. Raises Problem if
+    The CSV has one of ERRATA_HEADERS, and the grade `drop` excludes an image. Raises Problem if
     rows of it name an image twice, an image that has no grade in the tables, or no valid grade.
     """
-    if not os.path.isfile(errata):
-        raise Problem(
-            f"--errata '{errata}' cannot be read: no such file. Use a CSV file with the header"
-            " image,grade."
-        )
     file = Path(errata)
-    corrections = rows_of(file.parent, file.name, ("image", "grade"), 0, 1)
+    corrections = []
+    for where, image, grade in corrections_in(errata):
+        corrections.append(Row(where, stem_of(image), grade))
     unknown = []
     for row in corrections:
         if row.stem not in rows:

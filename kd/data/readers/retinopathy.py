@@ -8,16 +8,24 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from kd.data.duplicates import identical_files, repeats
-from kd.data.folder import IMAGE_EXTENSIONS
-from kd.data.grades import Row, by_stem, corrected, fields_of, number, rows_of, stem_of
-from kd.data.index import Index, Sample, walk
-from kd.data.table import read_xls
+from kd.data.files.find import IMAGE_EXTENSIONS, count_extensions, walk
+from kd.data.index import Index, Sample
+from kd.data.tables.grades import Row, by_stem, corrected, fields_of, number, rows_of, stem_of
+from kd.data.tables.table import read_xls
 from kd.system.errors import Problem, counted, first_ten
 
 RETINOPATHY = ("eyepacs", "aptos", "messidor", "messidor2")
 # Messidor's grades 0 to 3 are on a different scale from the grades of the others.
 GRADES = {"eyepacs": 5, "aptos": 5, "messidor": 4, "messidor2": 5}
+# The values of `Index.space`. Messidor and Messidor-2 name images, not patients, but both have the
+# same names for the images that they share.
+SPACES = {
+    "eyepacs": "eyepacs",
+    "aptos": "aptos",
+    "messidor": "messidor",
+    "messidor2": "messidor",
+    "mura": "mura",
+}
 EYEPACS_TEST = ("testLabels.csv", "retinopathy_solution.csv")
 MESSIDOR = ("Image name", "Ophthalmologic department", "Retinopathy grade", "Risk of macular edema")
 MESSIDOR2 = ("image_id", "adjudicated_dr_grade", "adjudicated_dme", "adjudicated_gradable")
@@ -27,9 +35,9 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
     """Read the index of a data set of RETINOPATHY below `data_dir`.
 
     Class k is grade k, and images are to be cropped to their disc. `errata` is a CSV file of
-    corrections, see `grades.corrected`. Of identical files, one is kept, and images without a row
-    are excluded. Notes count both. Raises Problem for tables that are not as published, for missing
-    images, for two images with the same stem, and for identical files with different grades.
+    corrections, see `grades.corrected`. Images without a row are excluded, and a note counts them.
+    Raises Problem for tables that are not as published, for missing images, and for two images with
+    the same stem.
     """
     root = _root(kind, data_dir)
     images, others, skipped = _files(root, kind)
@@ -43,8 +51,6 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
         graded, note = corrected(graded, errata, scale)
         notes.append(note)
     samples = _samples(kind, root, graded, images)
-    samples, more = _without_copies(kind, root, samples)
-    notes += more
     unlisted = len(images.keys() - {row.stem for row in rows})
     if unlisted:
         notes.append(
@@ -60,9 +66,11 @@ def read(kind: str, data_dir: str | None, errata: str | None = None) -> Index:
         kind,
         scale,
         tuple(samples),
+        space=SPACES[kind],
         root=root,
         channels=3,
         skipped=skipped,
+        others=count_extensions(others),
         notes=tuple(notes),
         graded=True,
         crop="fundus",
@@ -97,7 +105,7 @@ def _root(kind: str, data_dir: str | None) -> Path:
 
 
 def _files(root: Path, kind: str) -> tuple[dict[str, str], list[str], int]:
-    """Return ({stem: path of its image}, paths of all other files, number of hidden files).
+    """Return ({stem: path of its image}, paths of all other files, number of skipped files).
 
     Raises Problem if two images have the same stem.
     """
@@ -107,12 +115,11 @@ def _files(root: Path, kind: str) -> tuple[dict[str, str], list[str], int]:
     images = defaultdict(list)
     others = []
     skipped = 0
-    for inside, files in walk(below):
-        for name in files:
-            path = "/".join((*below.relative_to(root).parts, *inside, name))
-            if name.startswith("."):
-                skipped += 1
-            elif name.lower().endswith(IMAGE_EXTENSIONS):
+    for folder in walk(below):
+        skipped += folder.skipped
+        for name in folder.files:
+            path = "/".join((*below.relative_to(root).parts, *folder.inside, name))
+            if name.lower().endswith(IMAGE_EXTENSIONS):
                 images[stem_of(name)].append(path)
             else:
                 others.append(path)
@@ -216,45 +223,3 @@ def _samples(kind: str, root: Path, rows: dict[str, Row], images: dict[str, str]
         patient = patient_of(kind, path)
         samples.append(Sample(path, int(row.grade), patient, patient, row.split))
     return samples
-
-
-def _without_copies(kind: str, root: Path, samples: list[Sample]) -> tuple[list[Sample], list[str]]:
-    """Return (samples with one of each group of identical files, notes).
-
-    Images of the test split are kept in preference to others. Raises Problem if grades differ.
-    """
-    ordered = sorted(samples, key=lambda sample: sample.split != "test")
-    groups = identical_files(root, [sample.path for sample in ordered])
-    _check_grades(root, ordered, groups)
-    excluded = {ordered[place].path for place in repeats(groups)}
-    if not excluded:
-        return samples, []
-    note = f"{counted(len(excluded), 'image was', 'images were')} excluded: identical to another"
-    if kind == "eyepacs":  # the other data sets do not specify patients
-        others = _of_other_patients(ordered, groups)
-        note += f", {others} of them of another patient" if others else ""
-    return [sample for sample in samples if sample.path not in excluded], [f"{note}."]
-
-
-def _check_grades(root: Path, samples: list[Sample], groups: list[list[int]]) -> None:
-    """Raise Problem for identical files with different grades."""
-    contrary = []
-    for group in groups:
-        own = [samples[place] for place in group]
-        if len({sample.label for sample in own}) > 1:
-            contrary.append(" = ".join(f"{one.path} (grade {one.label})" for one in own))
-    if contrary:
-        raise Problem(
-            f"Identical files in {root} have different grades: {first_ten(contrary)}. Set the"
-            " grade of all but one of each to 'drop' in --errata FILE (with header image,grade)."
-        )
-
-
-def _of_other_patients(samples: list[Sample], groups: list[list[int]]) -> int:
-    """Return how many files have another patient than the first file of their group."""
-    count = 0
-    for group in groups:
-        first = samples[group[0]].patient
-        for place in group[1:]:
-            count += samples[place].patient != first
-    return count

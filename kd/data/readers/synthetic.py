@@ -39,8 +39,10 @@ def read(images: int, seed: int) -> Index:
         "synthetic",
         CLASSES,
         tuple(samples),
+        space="synthetic",
         draw=functools.partial(draw, seed=seed),
         channels=1,
+        grows=False,
         stamp=f"synthetic drawings 1, seed {seed}",
     )
 

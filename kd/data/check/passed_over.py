@@ -1,0 +1,134 @@
+"""Find files that may be images but are not read, and classes that have no images."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from kd.data.files.find import NO_EXTENSION, extension_of, walk
+from kd.data.images import dicom
+from kd.data.index import Index
+from kd.data.readers.folder import TABLE
+from kd.system.errors import counted, printable
+
+# Extensions of images, and of volumes and slides, that the readers do not accept. Text without an
+# extension (LICENSE, README) is no image.
+UNREAD = frozenset(
+    (
+        ".acq .arw .avif .bif .cr2 .czi .dcm .dcm30 .dib .dic .dicom .dng .eps .exr .heic"
+        " .heif .ima .img .j2c .j2k .jfif .jif .jls .jp2 .jpc .jpe .jpf .jpx .jxl .jxr .lif"
+        " .mha .mhd .mrxs .nef .ndpi .nii .nrrd .pbm .pcx .pgm .pnm .ppm .psd .raw .scn .svs"
+        " .tga .vms .wdp"
+    ).split()
+)
+_HEAD_BYTES = 1024
+
+
+def passed_over(index: Index) -> dict[str, list[str]]:
+    """Search the folder of an index for what its reader passed over.
+
+    The result is `{"passed_over": paths of files that may be images, "classes_without_images":
+    texts for folders beside the class folders that are empty or contain such files}`.
+    """
+    used = {sample.path for sample in index.samples}
+    files = []
+    folders = {}
+    for folder in walk(index.root):
+        inside = "/".join(folder.inside)
+        folders[inside] = len(folder.files)
+        for name in folder.files:
+            path = f"{inside}/{name}" if inside else name
+            if path not in used and _may_be_image(index.root / path):
+                files.append(path)
+    return {
+        "passed_over": list(map(printable, files)),
+        "classes_without_images": _classes_without_images(index, folders, files),
+    }
+
+
+def by_extension(paths: list[str]) -> str:
+    """Return how many paths have each extension: `40 .dcm, 2 without an extension`."""
+    texts = []
+    for extension, count in Counter(map(extension_of, paths)).most_common():
+        kind = "without an extension" if extension == NO_EXTENSION else extension
+        texts.append(f"{count} {kind}")
+    return ", ".join(texts)
+
+
+def _may_be_image(path: Path) -> bool:
+    """Return whether a file that is not used may be an image that the program does not read."""
+    extension = extension_of(path.name)
+    has_none = extension == NO_EXTENSION and re.fullmatch(r"[^.]*|[0-9.]*", path.name)
+    if extension not in UNREAD and not has_none:
+        return False
+    try:
+        if not path.is_file():  # a pipe would block, and a link may point nowhere
+            return False
+        with path.open("rb") as file:
+            head = file.read(max(_HEAD_BYTES, dicom.HEAD_BYTES))
+    except OSError:
+        return True
+    if dicom.is_dicom(head):  # an image that the table does not list, which the reader reports
+        return False
+    return not (has_none and _is_text(head[:_HEAD_BYTES]))
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether the first bytes of a file are UTF-8, whose last character may be cut."""
+    if b"\0" in head:
+        return False
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4
+    return True
+
+
+def _classes_without_images(index: Index, folders: dict[str, int], files: list[str]) -> list[str]:
+    """Return texts for folders at the place of class folders that have no image of the index.
+
+    A folder that contains only documents is no class, and a class may have no images in one split.
+    `folders` is {path: number of files in it}.
+    """
+    depth = _depth_of_classes(index)
+    if depth is None:
+        return []
+    with_images = {_upper(sample.path, depth) for sample in index.samples}
+    classes = {_name(folder) for folder in with_images}
+    splits = {_parent(folder) for folder in with_images}
+    filled = {_upper(f"{folder}/", depth) for folder, count in folders.items() if count}
+    unread = Counter(_upper(path, depth) for path in files)
+    texts = []
+    for folder in folders:
+        is_beside = folder and folder.count("/") == depth - 1 and _parent(folder) in splits
+        if not is_beside or folder in with_images:
+            continue
+        if unread[folder]:
+            number = counted(unread[folder], "file", "files")
+            texts.append(f"{printable(folder)} ({number} passed over)")
+        elif folder not in filled and _name(folder) not in classes:
+            texts.append(f"{printable(folder)} (empty)")
+    return texts
+
+
+def _depth_of_classes(index: Index) -> int | None:
+    """Return 1 if the top folders are the classes, 2 if those below them are, otherwise None."""
+    if (index.root / TABLE).is_file() or (index.labels < 0).any():
+        return None
+    for depth in (1, 2):
+        folders = {(_upper(sample.path, depth), sample.label) for sample in index.samples}
+        if all(_name(folder) == index.classes[label] for folder, label in folders):
+            return depth
+    return None
+
+
+def _upper(path: str, depth: int) -> str:
+    """Return the path of the folder that a file is in, at most `depth` levels down."""
+    return "/".join(path.split("/")[:-1][:depth])
+
+
+def _name(folder: str) -> str:
+    return folder.rpartition("/")[2]
+
+
+def _parent(folder: str) -> str:
+    return folder.rpartition("/")[0]

@@ -1,0 +1,1 @@
+"""The files of a folder: which of them are images, and whose."""

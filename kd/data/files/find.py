@@ -1,0 +1,232 @@
+"""Find the images in a folder, and account for every file that is not one.
+
+A file is an image if it has the extension of one, or if its content is DICOM.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from kd.data.images.dicom import HEAD_BYTES, is_dicom
+from kd.system.errors import Problem, first_ten
+
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+NO_EXTENSION = "(none)"
+# Files with these extensions are not opened in search of DICOM content.
+_OTHER_EXTENSIONS = frozenset(
+    (
+        ".7z .avi .bat .bz2 .csv .db .dll .doc .docx .exe .gz .h5 .hdf5 .heic .htm .html"
+        " .ini .ipynb .jfif .json .jsonl .lnk .log .mat .md .md5 .mha .mhd .mov .mp4 .nii .npy .npz"
+        " .nrrd .odt .onnx .parquet .pdf .pkl .ppt .pptx .pt .pth .py .r .rar .rtf .sh .sha256"
+        " .sqlite .svg .tar .tfrecord .tgz .toml .tsv .txt .wav .xls .xlsx .xml .xz .yaml .yml .zip"
+    ).split()
+)
+# Folders and files that operating systems, servers and viewers leave behind, in lower case. Those
+# that begin with a dot are hidden in any case.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx",
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@snapshot",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "lost+found",
+        "thumbnails",
+        "_thumbnails",
+        "_thumbs",
+        "__thumbs",
+        "__pycache__",
+    )
+)
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "dicomdir"))
+# Copies of a whole archive: their files are not counted, because there may be very many.
+_SNAPSHOTS = frozenset((".snapshot", ".snapshots", "#snapshot", "@snapshot", ".zfs"))
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "valid": ("val", "valid", "validation", "vali", "dev", "devel", "development"),
+    "test": ("test", "testing", "tests", "tst"),
+}
+_SPLIT_SUFFIXES = (
+    "|set|sets|data|dataset|image|images|img|imgs|pictures|photos|scans|samples|cases|split|part"
+    "|folder"
+).split("|")
+_SPLITS = {
+    word + suffix: split
+    for split, words in _SPLIT_WORDS.items()
+    for word in words
+    for suffix in _SPLIT_SUFFIXES
+}
+
+
+class Folder(NamedTuple):
+    """A folder that `walk` enters.
+
+    inside   names of the folders from the root down to this one
+    files    sorted names of its files, without those that are skipped
+    skipped  number of hidden files in it, of files of the system, and of files in folders of the
+             system
+    """
+
+    inside: tuple[str, ...]
+    files: list[str]
+    skipped: int
+
+
+class Found(NamedTuple):
+    """The files below a folder.
+
+    paths    paths of all images relative to the folder, in natural order
+    skipped  number of files that were skipped on purpose, see `Folder`
+    others   number of all other files by extension in lower case, `(none)` without one
+    folders  {path of each folder relative to the root, "" for the root: number of files directly in
+             it that are not images}
+    """
+
+    paths: list[str]
+    skipped: int
+    others: dict[str, int]
+    folders: dict[str, int]
+
+
+def find_images(root: Path) -> Found:
+    """Return all images below root, and what was passed over.
+
+    Links are followed, see `walk`. Raises Problem for folders, and for files that may be DICOM,
+    that cannot be read.
+    """
+    images = []
+    uncertain = []
+    others = []
+    folders = {}
+    skipped = 0
+    for folder in walk(root):
+        skipped += folder.skipped
+        folders["/".join(folder.inside)] = 0
+        for name in folder.files:
+            path = "/".join((*folder.inside, name))
+            extension = extension_of(name)
+            if extension in IMAGE_EXTENSIONS:
+                images.append(path)
+            elif extension in _OTHER_EXTENSIONS:
+                others.append(path)
+            else:
+                uncertain.append(path)
+    for path, is_image in zip(uncertain, _have_dicom(root, uncertain), strict=True):
+        (images if is_image else others).append(path)
+    for path in others:
+        folders[path.rpartition("/")[0]] += 1
+    images.sort(key=natural_key)
+    return Found(images, skipped, count_extensions(others), folders)
+
+
+def count_extensions(paths: list[str]) -> dict[str, int]:
+    """Return the number of files by extension, see `extension_of`, with the most frequent first."""
+    return dict(Counter(map(extension_of, paths)).most_common())
+
+
+def extension_of(path: str) -> str:
+    """Return the extension of a file in lower case, or `(none)`.
+
+    The last number of a name like `1.2.840.10008` is not an extension.
+    """
+    extension = os.path.splitext(path)[1].lower()
+    if re.fullmatch(r"\.(?=.*[^\W\d])\w{1,10}", extension):
+        return extension
+    return NO_EXTENSION
+
+
+def split_name(text: str) -> str | None:
+    """Return `train`, `valid` or `test` for any usual name of that split, and None for others.
+
+    Case, blanks, hyphens and underscores do not matter.
+    """
+    return _SPLITS.get(re.sub(r"[\s_-]", "", text.casefold()))
+
+
+def natural_key(text: str) -> tuple:
+    """Return a key that sorts texts with the numbers in them compared as numbers: a2b, a10b."""
+    key = []
+    for place, part in enumerate(re.split("([0-9]+)", text)):
+        digits = part.lstrip("0")
+        key.append((len(digits), digits) if place % 2 else part)
+    return tuple(key), text
+
+
+def walk(root: Path) -> Iterator[Folder]:
+    """Yield every folder from root down, in a fixed order.
+
+    Links are followed, and each real folder is entered once. Hidden folders and folders of the
+    system are skipped. Raises Problem, at the end, if folders cannot be read: training on the rest
+    would be training on a different data set.
+    """
+    entered = set()
+    errors = []
+    for here, folders, files in os.walk(root, followlinks=True, onerror=errors.append):
+        status = os.stat(here)
+        identity = (status.st_dev, status.st_ino)
+        if identity in entered:
+            folders.clear()
+            continue
+        entered.add(identity)
+        skipped = 0
+        for name in folders:
+            skipped += _files_below(Path(here, name)) if _is_system_folder(name) else 0
+        folders[:] = sorted(name for name in folders if not _is_system_folder(name))
+        shown = sorted(name for name in files if not _is_system_file(name))
+        yield Folder(Path(here).relative_to(root).parts, shown, skipped + len(files) - len(shown))
+    if errors:
+        faults = []
+        for error in errors:
+            faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
+        raise Problem(
+            f"Folders in {root} cannot be read: {first_ten(faults)}. Change their permissions, or"
+            " move them out of the data folder."
+        )
+
+
+def _is_system_folder(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def _is_system_file(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def _files_below(folder: Path) -> int:
+    """Return the number of files in a folder that is skipped; 0 for snapshots and links."""
+    if folder.name.lower() in _SNAPSHOTS or folder.is_symlink():
+        return 0
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def _have_dicom(root: Path, paths: list[str]) -> list[bool]:
+    """Return whether each file is DICOM by its content. Raises Problem for unreadable files."""
+    faults = []
+
+    def check(path: str) -> bool:
+        try:
+            if not (root / path).is_file():  # a pipe would block, and a link may point nowhere
+                return False
+            with open(root / path, "rb") as file:
+                return is_dicom(file.read(HEAD_BYTES))
+        except OSError as error:
+            faults.append(f"{path} ({error.strerror})")
+            return False
+
+    with ThreadPoolExecutor(8) as threads:  # most of the time is spent waiting for a server
+        results = list(threads.map(check, paths))
+    if faults:
+        raise Problem(
+            f"Files in {root} cannot be read: {first_ten(sorted(faults))}. Change their"
+            " permissions, or move them out of the data folder."
+        )
+    return results

@@ -1,0 +1,213 @@
+"""Images of every depth and format show the same film, or are refused by name."""
+
+import io
+
+import films
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd.config.settings import Data
+from kd.data import ranges
+from kd.data.dataset import open_dataset, read_index
+from kd.data.images import pixels
+from kd.data.images.pixels import Range
+from kd.system.errors import Problem
+
+FLAGS = ["--dataset", "folder", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--no-pretrained", "--device", "cpu"]
+
+
+def write_set(kind: str, root, patients: int = 12):
+    """Write films of 2 classes with known patients in one format; return the reference, uint8 [N, 128, 128]."""
+    greys, lines = [], ["path,label,patient"]
+    root.mkdir(parents=True)
+    for number in range(2 * patients):
+        greys.append(films.film(number * 4))
+        write = films.write_dicom if kind in films.DICOM_FORMATS else films.write
+        write(kind, root / f"{number:03d}", greys[-1])
+        name = next(root.glob(f"{number:03d}*")).name
+        lines.append(f"{name},{'ab'[number % 2]},P{number}")
+    (root / "images.csv").write_text("\n".join(lines) + "\n")
+    return np.stack(greys)
+
+
+def opened(root, **more):
+    data = Data(dataset="folder", data_dir=str(root), image_size=128, cache_dir="cache", **more)
+    return open_dataset(data, read_index(data))
+
+
+def require(kind):
+    """Skip a test without the packages that read this format."""
+    if kind in films.DICOM_FORMATS:
+        pytest.importorskip("pydicom")
+    if kind == "dicom-jpeg2000":
+        pytest.importorskip("openjpeg")
+
+
+@pytest.mark.parametrize("kind", [*films.FORMATS, *films.DICOM_FORMATS])
+def test_the_same_film_gives_the_same_image_in_every_format(tmp_path, kind):
+    require(kind)
+    greys = write_set(kind, tmp_path / "set")
+    dataset = opened(tmp_path / "set")
+    seen = dataset.store.images[:, 0].astype(int)
+    # A film of 10 or 12 bits keeps its value up to rounding; one level is lost where 12 bits are measured as a range.
+    assert np.abs(seen - greys).max() <= 1 and len(np.unique(seen)) > 250
+    expected = {"png8": [], "tiff8": [], "float-unit": ["float"], "float": ["float"]}.get(kind, ["integer"])
+    expected = [] if kind in films.DICOM_FORMATS else expected  # DICOM files state their range
+    assert sorted(dataset.describe()["ranges"]) == expected
+
+
+@pytest.mark.parametrize("kind, lowest, highest, expected", [
+    ("integer", 0, 1023, (0, 1023)), ("integer", 3, 4000, (0, 4095)), ("integer", 0, 200, (0, 255)),
+    ("integer", 0, 65535, (0, 65535)), ("integer", -1024, 3000, (-1024, 3000)), ("float", 0, 1, (0, 1)),
+    ("float", 0.2, 0.7, (0, 1)), ("float", 0, 4000.5, (0, 4095)), ("float", -1, 1, (-1, 1)), ("float", 0, 2, (0, 255))])
+def test_a_range_is_that_of_the_bits_in_use_or_of_the_values(kind, lowest, highest, expected):
+    assert pixels.range_for(kind, lowest, highest, "measured")[:2] == expected
+
+
+def test_the_range_is_measured_over_the_train_split_and_values_beyond_it_are_counted(tmp_path):
+    write_set("png12", tmp_path / "set")
+    first = opened(tmp_path / "set")
+    row = first.splits.test[0]
+    values = films.deep(films.film(row * 4), 12) * 3
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "set" / f"{row:03d}.png")
+    dataset = opened(tmp_path / "set")
+    assert dataset.describe()["ranges"]["integer"] == [0.0, 4095.0, "measured over the train split"]
+    assert "1 image has values outside this range, which are clipped." in dataset.describe()["notes"]
+    row = first.splits.train[0]
+    Image.fromarray(np.full((16, 16), 60_000, np.uint16)).save(tmp_path / "set" / f"{row:03d}.png")
+    assert opened(tmp_path / "set").describe()["ranges"]["integer"][:2] == [0.0, 65535.0]
+
+
+def test_the_range_is_measured_only_once(tmp_path, monkeypatch):
+    write_set("png12", tmp_path / "set")
+    opened(tmp_path / "set")
+    monkeypatch.setattr(ranges, "measure", lambda *_: pytest.fail("measured again"))
+    opened(tmp_path / "set")
+
+
+def test_bits_set_the_range_and_values_above_it_are_refused(tmp_path):
+    greys = write_set("png12", tmp_path / "set")
+    dataset = opened(tmp_path / "set", bits=16)
+    assert dataset.store.images.max() == 4095 // 257 + 1 or dataset.store.images.max() == 16
+    assert np.abs(opened(tmp_path / "set", bits=12).store.images[:, 0].astype(int) - greys).max() <= 1
+    with pytest.raises(Problem, match=r"000.png \(values 0 to 4095, but --bits 10 means 0 to 1023\)"):
+        opened(tmp_path / "set", bits=10)
+
+
+def saved(image, kind="png", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("values", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(values):
+    image = np.ones((8, 8), np.float32)
+    image[3, 4] = values
+    with pytest.raises(ValueError, match="1 of its values are NaN or infinite"):
+        pixels.decode(saved(Image.fromarray(image), "tiff"))
+
+
+def shown(content, **ranges):
+    image, _ = pixels.to_8_bits(pixels.decode(content), ranges)
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("mode, colour, expected", [
+    ("RGBA", (200, 100, 50, 0), 0), ("RGBA", (200, 200, 200, 255), 200), ("LA", (100, 51), 20), ("LA", (90, 255), 90)])
+def test_transparent_images_are_shown_on_black(mode, colour, expected):
+    assert (shown(saved(Image.new(mode, (4, 4), colour))) == expected).all()
+
+
+def test_a_transparent_colour_of_a_palette_or_of_grey_is_black():
+    image = Image.fromarray(np.array([[10, 200]], np.uint8))
+    assert shown(saved(image, transparency=200))[0, :, 0].tolist() == [10, 0]
+    palette = image.convert("P")
+    assert shown(saved(palette, transparency=200))[0, :, 0].tolist() == [10, 0]
+
+
+@pytest.mark.parametrize("channels, value, expected", [
+    (4, (4000, 4000, 4000, 0), 0), (4, (4000, 4000, 4000, 32768), 2000), (3, (4000,) * 3, 4000), (1, (4000,), 4000)])
+def test_16_bit_colour_and_alpha_keep_all_bits(channels, value, expected):
+    values = np.broadcast_to(np.array(value, np.uint16), (3, 5, channels))
+    decoded = pixels.decode(films.png(values))
+    assert decoded.values.shape[:2] == (3, 5) and np.abs(decoded.values.astype(int) - expected).max() <= 1
+
+
+def test_16_bit_grey_with_alpha_is_refused_by_name():
+    with pytest.raises(ValueError, match="layout that is not supported; save it as a 16-bit RGB PNG"):
+        pixels.decode(films.png(np.zeros((4, 4, 2), np.uint16)))
+
+
+@pytest.mark.parametrize("photometric, expected", [(1, [0, 128, 255]), (0, [255, 127, 0])])
+def test_white_is_zero_is_turned_over_at_16_bits(photometric, expected):
+    values = np.array([[0, 2048, 4095]], np.uint16)
+    seen = shown(films.tiff(values, photometric=photometric), integer=Range(0, 4095, ""))
+    assert seen[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind, options", [
+    ("gif", {"save_all": True}), ("png", {"save_all": True}), ("webp", {"save_all": True}), ("tiff", {"save_all": True})])
+def test_animated_and_multi_page_files_are_refused(kind, options):
+    frames = [Image.fromarray(films.film(row, 16)) for row in (0, 8, 16)]
+    with pytest.raises(ValueError, match="3 pages or frames, but one image is needed"):
+        pixels.decode(saved(frames[0], kind, append_images=frames[1:], **options))
+
+
+def test_the_first_image_of_an_mpo_photograph_is_read():
+    first, second = (Image.fromarray(np.full((16, 16, 3), grey, np.uint8)) for grey in (200, 10))
+    content = saved(first, "mpo", save_all=True, append_images=[second])
+    assert abs(int(shown(content).mean()) - 200) <= 1
+
+
+def test_an_eps_file_named_png_starts_no_program(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n"
+    with pytest.raises(Exception) as caught:
+        pixels.decode(content)
+    assert pixels.why_unreadable(caught.value) == "not an image of a known format"
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_deep_image_is_turned_upright_as_pillow_turns_one_of_8_bits(orientation):
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    upright = []
+    for values in (grey, grey.astype(np.uint16) * 257):
+        image = Image.fromarray(values)
+        exif = image.getexif()
+        exif[0x0112] = orientation
+        upright.append(shown(saved(image, "png", exif=exif), integer=Range(0, 65535, ""))[:, :, 0])
+    assert np.array_equal(upright[0], upright[1]) and (orientation < 5) == (upright[1].shape == (2, 3))
+
+
+def test_a_large_film_is_converted_in_strips(monkeypatch):
+    values = np.arange(40_000, dtype=np.uint16).reshape(200, 200)
+    whole = pixels._scaled(values, 0, 65535)
+    monkeypatch.setattr(pixels, "STRIP", 700)
+    assert np.array_equal(pixels._scaled(values, 0, 65535), whole)
+    assert np.array_equal(whole, np.round(values / 257).astype(np.uint8))
+
+
+def test_a_network_is_applied_to_images_of_another_depth(tmp_path, script):
+    for kind in ("png12", "png8", "png16", "float-unit"):
+        write_set(kind, tmp_path / kind)
+    run = "runs/png12-patient-32/teacher/kdtiny/seed0"
+    assert script("train_teacher", ["--model", "kdtiny", "--data-dir", "png12", *FLAGS])[0] == 0
+    assert (tmp_path / run / "model.pt").is_file()
+    answers = {}
+    for kind, more in (("png12", []), ("png8", []), ("float-unit", []), ("png16", ["--bits", "16"])):
+        code, said = script("evaluate", [run, "--dataset", "folder", "--data-dir", kind, "--device", "cpu", *more])
+        assert code == 0, said
+        file = next((tmp_path / run).glob(f"evaluation-{kind}-*/predictions.csv"))
+        lines = file.read_text().splitlines()[1:]
+        answers[kind] = np.array([line.split(",")[-2:] for line in lines], dtype=float)
+    for kind in ("png8", "float-unit", "png16"):
+        assert np.abs(answers[kind] - answers["png12"]).max() < 0.05
+    code, said = script("evaluate", [run, "--dataset", "folder", "--data-dir", "png16", "--device", "cpu"])
+    assert code == 2 and "24 of them have values outside the range" in said and "--bits N" in said
