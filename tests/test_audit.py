@@ -8,76 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checked_sets import (
+    EACH,
+    as_float,
+    as_inverted_tiff,
+    as_png12,
+    as_png16,
+    check,
+    checked,
+    dicom_writer,
+    films,
+    kinds,
+    save,
+)
 from conftest import write_table
-from films import deep, film, tiff
+from films import film
 from PIL import Image
 
-from kd.config.settings import Reading
 from kd.data.check import audit
-from kd.data.check.audit_text import text, what_is_wrong
+from kd.data.check.audit_text import text
 from kd.data.check.passed_over import passed_over
 from kd.data.readers import folder, synthetic
 from kd.data.tables.spelling import missing_values, spelled_twice
 from kd.studies import data_check
-
-EACH = 12  # images per class
-
-
-def check(script, root, *argv):
-    """Run --check-data and return (exit code, output, result)."""
-    code, out = script("evaluate", ["--check-data", "--dataset", "folder", "--data-dir", root, *argv])
-    return code, out, json.loads(Path(f"runs/check-{root.name}.json").read_text())
-
-
-def checked(root, **how):
-    how = Reading(**how)
-    return audit.audit(folder.read(str(root), how=how), how)
-
-
-def save(root, name, grey, write=None):
-    """Write a film, uint8 [H, W], as PNG or by `write(path without extension, grey)`."""
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if write is None:
-        Image.fromarray(grey).save(f"{path}.png")
-    else:
-        write(path, grey)
-
-
-def films(root, write_a=None, write_b=None, each=EACH):
-    """Write films of two classes; the files of each class may be written by a function of their own."""
-    for number in range(2 * each):
-        save(root, f"{'ab'[number % 2]}/{number}", film(4 * number, 64), (write_a, write_b)[number % 2])
-    return root
-
-
-def as_png16(path, grey):
-    Image.fromarray(deep(grey, 16)).save(f"{path}.png")
-
-
-def as_png12(path, grey):
-    Image.fromarray(deep(grey, 12)).save(f"{path}.png")
-
-
-def as_inverted_tiff(path, grey):
-    Path(f"{path}.tif").write_bytes(tiff(65535 - deep(grey, 16), photometric=0))
-
-
-def as_float(path, grey):
-    Image.fromarray((grey / 255).astype(np.float32)).save(f"{path}.tif")
-
-
-def dicom_writer(**tags):
-    from dicom_files import write_dicom
-
-    def write(path, grey):
-        write_dicom(f"{path}.dcm", deep(grey, 12), **({"BitsStored": 12, "PatientID": path.name} | tags))
-    return write
-
-
-def kinds(lines):
-    return [what_is_wrong(line) for line in lines]
-
 
 # ---- sound sets
 
@@ -117,8 +70,10 @@ def test_every_setting_of_reading_arrives(script, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(data_check, "audit", lambda index, how: seen.append((index, how)) or audit.audit(index, how))
     code, out = script("evaluate", ["--check-data", "--dataset", "folder", "--table", tmp_path / "images.csv", "--columns",
-                                    "path=File", "label=Finding", "patient=Person", "--site", "north", "--bits", "12"])
+                                    "path=File", "label=Finding", "patient=Person", "--site", "north", "--bits", "12",
+                                    "--split", "given"])
     [(index, how)] = seen
+    assert how.split == "given" and how.dataset == "folder"
     assert (how.site, how.bits, how.table) == ("north", 12, str(tmp_path / "images.csv"))
     assert len(index.samples) == EACH and index.classes == ("x", "y") and index.samples[0].patient.startswith("north/p")
     assert code == 0 and "bits per channel: 16 (values use 12; 12 images)" in out
@@ -208,7 +163,52 @@ def test_class_folders_below_splits(picture_tree):
     (root / "a").mkdir()
     assert passed_over(folder.read(str(root)))["classes_without_images"] == ["test/c (empty)"]
     write_table(root, [("train/a/image0.png", "a"), ("train/b/image0.png", "b")], "path,label")
-    assert passed_over(folder.read(str(root))) == {"passed_over": [], "classes_without_images": []}
+    assert not any(passed_over(folder.read(str(root))).values())
+
+
+def test_names_with_additions_and_empty_files(tmp_path):
+    root = films(tmp_path / "set")
+    images = ["MR.1.2.840.77", "a/film.png (1)", "a/film.jpg~", "b/scan.nii.gz", "b/scan.dcm.gz", "b/film.png.bz2", "b/IMAGE.001",
+              "b/x.dcm.2"]
+    others = ["labels.csv.gz", "backup.gz", "archive.zip.001", "report.pdf (1)", "report.pdf~"]
+    for name in images + others:
+        (root / name).write_bytes(b"\0\1\2\xff" * 300)
+    for name in ("IM0001", "MR.1.2.840.78", "3.dcm", "_SUCCESS", "DONE", "empty.pdf"):
+        (root / name).touch()
+    result = checked(root)
+    assert sorted(result["passed_over"]) == sorted([*images, "IM0001", "MR.1.2.840.78", "3.dcm"])
+    assert kinds(result["problems"]) == ["11 files that may be images were passed over (4 without an extension, 2 .dcm, 1 .jpg,"
+                                         " 1 .png, 1 .png.bz2, 1 .dcm.gz, 1 .nii.gz)"]
+
+
+def test_links_that_lead_nowhere_are_faults(script, tmp_path):
+    root = films(tmp_path / "set")
+    for name in ("a/more", "b/film.png", "b/deep.png"):
+        (root / name).symlink_to(tmp_path / "archive" / name)
+    index = folder.read(str(root))
+    assert sorted(passed_over(index)["broken_links"]) == ["a/more"], "images are reported as files that cannot be read"
+    result = checked(root)
+    assert result["problems"][1] == "1 link points nowhere: a/more. Mount or restore what they point to, or remove them."
+    assert kinds(result["problems"]) == ["2 files cannot be read", "1 link points nowhere"]
+    (root / "covid").symlink_to(tmp_path / "archive/covid")  # a class
+    code, out, _ = check(script, root)
+    assert code == 2 and "covid" in out
+
+
+def test_a_folder_in_two_classes_is_a_fault(script, tmp_path):
+    root = films(tmp_path / "set")
+    (root / "a/deep").mkdir()
+    save(root, "a/deep/x", film(500, 64))
+    for name, target in (("a/more", "a/deep"), ("b/root", "."), ("b/own", "b")):  # these hide no image
+        (root / name).symlink_to(root / target)
+    assert passed_over(folder.read(str(root)))["linked_twice"] == [] and checked(root)["problems"] == []
+    (root / "b/deep").symlink_to(root / "a/deep")
+    code, out, _ = check(script, root)
+    assert code == 2 and "b/deep" in out and "a/deep" in out
+    (root / "b/deep").unlink()
+    (root / "c").symlink_to(root / "a")
+    code, out, _ = check(script, root)
+    assert code == 2 and "c = a" in out
 
 
 def test_classes_with_two_spellings_are_faults(picture_tree):
@@ -221,7 +221,12 @@ def test_classes_with_two_spellings_are_faults(picture_tree):
 
 def test_names_that_are_the_same_name():
     assert spelled_twice(["a", "A", "b", "1", "01", "1.0", "10", "p 1", "P_1", "1-2", "12", "-1", "é", "e\u0301"]) == [
-        ["-1", "01", "1", "1.0"], ["A", "a"], ["P_1", "p 1"], ["e\u0301", "é"]]
+        ["01", "1", "1.0"], ["A", "a"], ["P_1", "p 1"], ["e\u0301", "é"]]
+    assert spelled_twice(["-1", "-01", "-1.0", "no-x", "No - X", "no x", "é-1", "e\u0301_1"]) == [
+        ["-01", "-1", "-1.0"], ["No - X", "no x", "no-x"], ["e\u0301_1", "é-1"]]
+    for names in (("-1", "1"), ("HER2-", "HER2", "HER2+"), ("T1-2", "T12"), ("T1_2", "T12"), ("1-23", "12-3"), ("1_23", "12_3"),
+                  ("a -1", "a 1"), ("- 1", "1"), ("-0.5", "0.5")):
+        assert spelled_twice(names) == [], "a sign, or a range"
     assert missing_values(["none", "NaN", "N/A", "normal", "null", "unknown"]) == ["N/A", "NaN", "null"]
 
 

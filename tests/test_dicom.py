@@ -17,6 +17,7 @@ from films import deep, film
 from PIL import Image, features
 
 from kd.data.images import dicom, pixels
+from kd.data.images.decoded import Pixels
 from kd.data.images.dicom_stored import Refused
 
 pydicom = pytest.importorskip("pydicom")
@@ -38,7 +39,7 @@ TWELVE = {"BitsStored": 12}
 FULL_WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
 
 
-def decode(content: bytes) -> dicom.Decoded:
+def decode(content: bytes) -> Pixels:
     return dicom.decode(content, LIMIT)
 
 
@@ -48,7 +49,7 @@ def shown(content: bytes) -> np.ndarray:
     ranges = {}
     if decoded.image is None and decoded.limits is None:
         ranges[decoded.kind] = pixels.range_for(decoded.kind, decoded.values.min(), decoded.values.max(), "measured")
-    return np.asarray(pixels.to_8_bits(pixels.Pixels(*decoded), ranges)[0])
+    return np.asarray(pixels.to_8_bits(decoded, ranges)[0])
 
 
 def values_of(values: np.ndarray, **tags) -> list[float]:

@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from kd.config.settings import Reading
 from kd.data.files.find import extension_of, find_images, natural_key, split_name
-from kd.data.files.patients import is_unknown
+from kd.data.files.patients import identified, is_unknown
 from kd.data.index import Index, Sample
 from kd.data.readers import folder, mura, retinopathy
 from kd.system.errors import Problem
@@ -255,10 +255,91 @@ def test_hospitals_with_the_same_folders_are_noticed(tmp_path):
     assert index.classes == ("hospital1", "hospital2")
     assert note(index, "contain the folders").startswith(
         "Folders hospital1, hospital2 all contain the folders a, b, and the class is taken from the upper folder: if the lower")
-    root = tree(tmp_path / "covid", *(f"{name}/{kind}/1.png" for name in ("COVID", "Normal") for kind in ("images", "masks")))
-    assert "images, masks" in note(folder.read(str(root)), "all contain the folders")
-    root = tree(tmp_path / "inverted", *(f"{name}/{part}/1.png" for name in "ab" for part in ("train", "test")))
-    assert "must be the upper folders: SPLIT/CLASS" in note(folder.read(str(root)), "all contain the folders")
+
+
+@pytest.mark.parametrize("paths, named, images", [
+    (("COVID/images/1.png", "COVID/masks/1.png", "COVID/masks/2.png", "Normal/images/1.png", "Normal/Masks/1.png"),
+     "COVID/masks, Normal/Masks", 3),
+    (("a/1.png", "b/1.png", "masks/1.png"), "masks", 1), (("a/1.png", "b/1.png", "Labels/x/1.png"), "Labels", 1),
+    (("train/a/1.png", "train/b/lung masks/deep/1.png", "train/b/1.png"), "train/b/lung masks", 1),
+    (("a/1.png", "a/GroundTruth/1.png", "b/1.png"), "a/GroundTruth", 1), (("a/1.png", "b/x_segmentation/1.png"), "b/x_segmentation", 1),
+    (("a/x (1).png", "a/x (1)_mask.png", "a/x (1)_mask_1.png", "b/1.png"), "a/x (1)_mask.png, a/x (1)_mask_1.png", 2)])
+def test_masks_are_no_images_to_classify(tmp_path, paths, named, images):
+    root = tree(tmp_path / "set", *paths)
+    for read in (lambda: folder.read(str(root)), lambda: folder.read_images(str(root), "--unlabeled-dir")):
+        with pytest.raises(Problem) as caught:
+            read()
+        assert str(caught.value).startswith(f"{images} image{'s' * (images > 1)} in {root} would be used that the names call masks")
+        assert f" images: {named}. Move them out" in str(caught.value)
+    (root / "images.csv").write_text(f"path,label\n{paths[0]},a\n{paths[-1]},b\n")  # the cure: what a table lists is meant
+    assert len(folder.read(str(root)).samples) == 2
+
+
+def test_names_that_are_no_masks(tmp_path):
+    root = tree(tmp_path / "set", "with_mask/1.png", "without_mask/1_mask.png", "unmasked/maskara/1.png", "labelled/1.png")
+    assert folder.read(str(root)).classes == ("labelled", "unmasked", "with_mask", "without_mask")
+
+
+@pytest.mark.parametrize("paths, named", [
+    ([f"{name}/{part}/1.png" for name in "ab" for part in ("train", "Test_Set")], "Folders a/Test_Set, a/train, b/Test_Set, b/train"),
+    (["a/test/1.png", "b/1.png"], "Folder a/test of .* is a split"),
+    ([f"h{h}/{part}/{name}/1.png" for h in "12" for part in ("train", "val") for name in "ab"], "Folders h1/train, h1/val, h2/train"),
+    (["train/a/1.png", "train/b/test/1.png"], "Folder train/b/test of")])
+def test_splits_below_classes_are_refused(tmp_path, paths, named):
+    root = tree(tmp_path / "set", *paths)
+    with pytest.raises(Problem, match=f"{named}.* below class folders, so that images of all splits would be mixed"):
+        folder.read(str(root))
+    assert len(folder.read_images(str(root), "--unlabeled-dir").samples) == len(paths)
+    assert len(folder.read(str(root), ("x", "y")).samples) == len(paths)  # all are unlabelled
+
+
+# Links
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_class_that_is_a_broken_link_is_refused(tmp_path, split):
+    root = tree(tmp_path / "set", f"{split}a/1.png", f"{split}b/1.png")
+    (root / split / "c").symlink_to(tmp_path / "not mounted")
+    for classes in (None, ("a", "b", "c")):
+        with pytest.raises(Problem, match=f"Links beside the class folders of .* can be reached: {split}c. Restore"):
+            folder.read(str(root), classes)
+    (tmp_path / "not mounted").mkdir()
+    image(tmp_path / "not mounted" / "1.png")
+    assert folder.read(str(root)).classes == ("a", "b", "c")
+
+
+def test_a_broken_link_elsewhere_is_named(tmp_path):
+    root = tree(tmp_path / "set", "a/1.png", "b/1.png")
+    (root / "a" / "patient7").symlink_to(root / "none")
+    (root / "a" / "loop").symlink_to(root / "a" / "loop")
+    (root / "a" / "list.csv").symlink_to(root / "none")
+    expected = "2 links lead to nothing that can be reached, so images may be missing: a/loop, a/patient7."
+    assert find_images(root).broken == ["a/loop", "a/patient7"]
+    assert note(folder.read(str(root)), "can be reached") == expected
+    (root / "c").symlink_to(root / "none")
+    assert "missing: c, a/loop, a/patient7." in note(folder.read_images(str(root), "--unlabeled-dir"), "can be reached")
+    assert "missing: c, a/loop, a/patient7." in note(folder.read(str(root), ("x", "y")), "can be reached")
+
+
+@pytest.mark.parametrize("link, target, named", [
+    ("c", "b", "c = b"), ("c", "b/deep", "c = b/deep"), ("a/x", "b/deep", "b/deep = a/x"), ("a0", "b", "b = a0")])
+def test_a_folder_in_two_classes_is_refused(tmp_path, link, target, named):
+    root = tree(tmp_path / "set", "a/1.png", "b/deep/1.png")
+    (root / link).symlink_to(root / target)
+    with pytest.raises(Problem, match=f"are the same by links: {named}. An image has only one class and split"):
+        folder.read(str(root))
+
+
+def test_a_folder_in_two_splits_is_refused_and_one_used_twice_in_its_class_is_named(tmp_path):
+    root = tree(tmp_path / "set", "train/a/x/1.png", "train/b/1.png")
+    (root / "train/a/y").symlink_to(root / "train/a/x")
+    (root / "train/a/self").symlink_to(root / "train/a")
+    index = folder.read(str(root))
+    assert note(index, "by links") == "1 folder is the same as another by links, and used once: train/a/y = train/a/x."
+    assert len(index.samples) == 2
+    (root / "test").symlink_to(root / "train")
+    with pytest.raises(Problem, match="are the same by links: train = test, train/a|are the same by links: train = test. An"):
+        folder.read(str(root))
 
 
 @pytest.mark.parametrize("paths", [
@@ -353,6 +434,9 @@ def test_images_that_the_table_does_not_list_are_counted(tmp_path):
 
 @pytest.mark.parametrize("text, unknown", [
     ("", True), (" NaN ", True), ("N/A", True), ("Unknown", True), ("ANONYMOUS", True), ("<none>", True), ("null", True),
+    ("ANONYMISIERT", True), ("Anonymized Patient", True), ("ANONYMOUS^PATIENT", True), ("De-Identified", True), ("xxx", True),
+    ("XXXX", True), ("unbekannt", True), ("Test", True), ("n.a.", True), ("***", True), ("--", True), ("?", True), ("-1", True),
+    ("1", False), ("-2", False), ("x1", False), ("X", False), ("test1", False), ("Testa", False), ("7xx", False),
     ("0", False), ("p1", False), ("Anona", False), ("Nana", False)])
 def test_words_for_an_unknown_patient(text, unknown):
     assert is_unknown(text) == unknown
@@ -406,7 +490,12 @@ def test_pattern_fills_the_gaps_of_a_table(tmp_path):
     (("a/sub-01/x.png", "a/sub-01/y.png", "b/SUB-02/x.png", "b/SUB-02/y.png"), 4, 2, "(?i)(?<![a-z])sub[-_ ]?[0-9]+"),
     (("a/10_left.png", "b/10_right.png", "a/13_left.png", "b/13_right.png"), 4, 2, "([0-9]+)_(?:left|right)"),
     (("a/10_L.png", "b/10_R.png", "a/13_OD.png", "b/14_OS.png"), 4, 3, "(?i)(?:^|/)([0-9]+)_(?:left|right|od|os|l|r)(?![a-z])"),
-    (("a/p1_1.png", "a/p1_2.png", "b/p2_1.png", "case9/step1.png"), 3, 2, "(?i)(?<![a-z])p[-_ ]?[0-9]+")])
+    (("a/p1_1.png", "a/p1_2.png", "b/p2_1.png", "case9/step1.png"), 3, 2, "(?i)(?<![a-z])p[-_ ]?[0-9]+"),
+    (("a/00123/1.png", "a/00123/2.png", "a/7/1.png", "a/7/2.png", "b/00124/1.png", "b/00124/x/2.png", "b/9/1.png", "b/9/2.png"),
+     8, 4, "^[^/]+/([^/]+)/"),
+    (("a/Doe/1.png", "a/Doe/2.png", "a/Poe/1.png", "b/Doe/1.png", "b/Doe/2.png", "b/Coe/1.png"), 6, 3, "^[^/]+/([^/]+)/"),
+    (("test/a/1/x.png", "test/a/1/y.png", "train/a/2/x.png", "train/a/2/y.png", "train/b/3/x.png", "train/b/3/y.png",
+      "test/b/4/x.png", "test/b/4/y.png"), 8, 4, "^[^/]+/[^/]+/([^/]+)/")])
 def test_names_that_look_like_patients_are_a_warning(tmp_path, paths, images, count, pattern):
     root = tree(tmp_path / "set", *paths)
     index = folder.read(str(root))
@@ -425,6 +514,9 @@ def test_names_that_look_like_patients_are_a_warning(tmp_path, paths, images, co
     ("p1/1.png", "p1/2.png", "p2/1.png", "p2/2.png"),  # these are the classes
     ("a/step1_x.png", "a/step1_y.png", "b/step2_x.png", "b/step2_y.png"),
     ("p1/a/1.png", "p1/b/1.png"),  # one number: a folder of everything
+    ("a/1/x.png", "a/2/x.png", "b/3/x.png", "b/4/x.png"),  # one file in each folder
+    ("a/AP/1.png", "a/AP/2.png", "a/PA/1.png", "b/AP/1.png", "b/AP/2.png", "b/PA/1.png"),  # views
+    ("a/1/x.png", "a/1/y.png", "a/2/x.png", "b/3/x.png", "b/3/y.png", "b/x.png"),  # not all in such folders
     ("a/10_leftover.png", "b/10_leftover2.png", "a/11_x.png")])
 def test_other_names_are_none(tmp_path, paths):
     root = tree(tmp_path / "set", *paths)
@@ -458,13 +550,60 @@ def test_dicom_files_know_their_patients(tmp_path):
         scan(root / name, patient, issuer, "1.2.3")
     image(root / "b" / "5.png")
     index = folder.read(str(root))
-    assert patients(index) == {"a/1.dcm": "NORTH/MRN1", "a/IM2": "MRN1", "b/3.weird": None, "b/4.ima": None, "b/5.png": None}
+    assert patients(index) == {"a/1.dcm": "NORTH/MRN1", "a/IM2": "NORTH/MRN1", "b/3.weird": None, "b/4.ima": None, "b/5.png": None}
     assert [sample.study for sample in index.samples] == ["1.2.3"] * 4 + ["b/5.png"]
     assert note(index, "have no patient").startswith("3 of 5")
+    assert note(index, "no site") == (
+        "1 image has no site, and that of other images of the same patient is used: NORTH/MRN1.")
     assert not any("Jane" in repr(sample) for sample in index.samples)
     index = folder.read(str(root), how=Reading(site="south"))
-    assert patients(index)["a/1.dcm"] == "NORTH/MRN1" and patients(index)["a/IM2"] == "south/MRN1"
-    assert patients(folder.read_images(str(root), "--unlabeled-dir"))["a/IM2"] == "MRN1"
+    assert patients(index)["a/1.dcm"] == patients(index)["a/IM2"] == "NORTH/MRN1"  # one patient, whatever --site is
+    assert patients(folder.read_images(str(root), "--unlabeled-dir"))["a/IM2"] == "NORTH/MRN1"
+
+
+def test_site_is_for_patients_without_an_issuer(tmp_path):
+    root = tmp_path / "set"
+    for name, patient, issuer in (("a/1", "7", "NORTH"), ("a/2", "8", ""), ("b/3", "8", ""), ("b/4", "9", "NORTH")):
+        scan(root / name, patient, issuer)
+    index = folder.read(str(root), how=Reading(site="south"))
+    assert patients(index) == {"a/1": "NORTH/7", "a/2": "south/8", "b/3": "south/8", "b/4": "NORTH/9"}
+    assert not any("no site" in text for text in index.notes)
+
+
+def test_images_without_a_site_of_a_patient_with_several_are_refused(tmp_path):
+    root = tmp_path / "set"
+    for name, issuer in (("a/1", "NORTH"), ("a/2", "SOUTH"), ("b/3", ""), ("b/4", "")):
+        scan(root / name, "7", issuer)
+    words = r"2 images have no site, although the patient has several: '7' \(NORTH, SOUTH\)\. Name the site"
+    with pytest.raises(Problem, match=words):
+        folder.read(str(root))
+    index = folder.read(str(root), how=Reading(site="SOUTH"))  # the cure
+    assert patients(index) == {"a/1": "NORTH/7", "a/2": "SOUTH/7", "b/3": "SOUTH/7", "b/4": "SOUTH/7"}
+
+
+def test_rows_of_which_only_some_have_a_site(tmp_path):
+    def read(*sites, site=""):
+        rows = [{"path": f"{k}.png", "label": "a", "patient": "P1", "study": "", "site": own} for k, own in enumerate(sites)]
+        image(tmp_path / "0.png")
+        rows, notes = identified(tmp_path, rows, Reading(site=site))
+        return [row["patient"] for row in rows], notes
+    assert read("UKE", "") == (["UKE/P1"] * 2, ["1 image has no site, and that of other images of the same patient is used: UKE/P1."])
+    assert read("UKE", "", site="HH")[0] == ["UKE/P1", "HH/P1"]  # as the user says
+    assert read("", "") == (["P1"] * 2, []) and read("UKE", "HH") == (["UKE/P1", "HH/P1"], [])
+    with pytest.raises(Problem, match=r"1 image has no site, although the patient has several: 'P1' \(HH, UKE\)"):
+        read("UKE", "", "HH")
+
+
+@pytest.mark.parametrize("name", ["film.jpg", "film.PNG", "film.tif"])
+def test_dicom_files_with_another_extension_know_their_patients(tmp_path, name):
+    root = tmp_path / "set"
+    scan(root / "a" / name, "MRN1", "NORTH", "1.2.3")
+    scan(root / "b" / "film.dcm", "MRN1")
+    image(root / "b" / "1.png")
+    os.mkfifo(root / "b" / "pipe.png")  # must not block
+    index = folder.read(str(root))
+    assert patients(index) == {f"a/{name}": "NORTH/MRN1", "b/film.dcm": "NORTH/MRN1", "b/1.png": None, "b/pipe.png": None}
+    assert index.samples[0].study == "1.2.3"
 
 
 def test_table_and_pattern_count_before_the_header(tmp_path):

@@ -101,3 +101,68 @@ def test_predictions_that_do_not_fit_the_model_are_refused(trained, script):
     (RUN / "predictions.csv").write_text("\n".join(lines[:-1]) + "\n")
     code, said, _ = evaluated(script)
     assert code == 4 and "do not belong together" in said
+
+
+def a_test_image():
+    """Return (path, label) of the first test image of the run."""
+    line = next(line for line in (RUN / "predictions.csv").read_text().splitlines() if line.startswith("test"))
+    return line.split(",")[1], line.split(",")[4]
+
+
+def test_a_broken_file_at_the_old_place_of_a_test_image_does_not_matter(trained, script):
+    path, _ = a_test_image()
+    (trained / path).rename(trained / "renamed.png")
+    (trained / path).write_bytes(b"junk")
+    text = (trained / "images.csv").read_text()
+    (trained / "images.csv").write_text(text + next(line.replace(path, "renamed.png") + "\n" for line in text.splitlines()
+                                                    if line.startswith(path)))
+    code, said, result = evaluated(script)
+    assert code == 0 and result["equals_report"], said
+
+
+def test_of_equal_files_the_one_with_the_label_of_the_run_is_taken(trained, script):
+    path, label = a_test_image()
+    (trained / path).rename(trained / "z.png")
+    shutil.copy(trained / "z.png", trained / "0copy.png")
+    text = (trained / "images.csv").read_text().replace(f"{path},", "z.png,")
+    (trained / "images.csv").write_text(text + "0copy.png,,P500\n")
+    code, said, result = evaluated(script)
+    assert code == 0 and result["equals_report"], said
+
+
+def test_corrections_may_move_with_the_data(tmp_path, trained, script):
+    (trained / "errata.csv").write_text("image,label\n000.png,b\n")
+    assert script("train_teacher", ["--model", "kdtiny", "--data-dir", "set", "--errata", "set/errata.csv", "--tag", "e", *FLAGS])[0] == 0
+    run = "runs/set-patient-32/teacher-e/kdtiny/seed0"
+    shutil.move(trained, "elsewhere")
+    code, said = script("evaluate", [run, "--device", "cpu", "--data-dir", "elsewhere", "--errata", "elsewhere/errata.csv"])
+    assert code == 0 and "(reproduced)" in said
+
+
+def test_an_old_run_on_16_bit_images_is_reproduced(tmp_path, script):
+    root = tmp_path / "set"
+    root.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(random.integers(0, 65536, (20, 24), dtype=np.uint16)).save(root / f"{number:03d}.png")
+    write_table(root, [(f"{number:03d}.png", "ab"[number % 2], f"P{number}") for number in range(40)])
+    assert script("train_teacher", ["--model", "kdtiny", "--data-dir", "set", *FLAGS])[0] == 0
+    content = torch.load(RUN / "model.pt", weights_only=True)
+    del content["data"]["test_files"], content["input"]["ranges"]
+    torch.save(content, RUN / "model.pt")
+    code, said, result = evaluated(script)
+    assert code == 0 and result["equals_report"], said
+
+
+def test_a_site_that_only_a_column_gives_does_not_hide_patients_who_were_seen(tmp_path, trained, script):
+    rows = [line.split(",") for line in (trained / "images.csv").read_text().splitlines()[1:]]
+    write_table(trained, [(*row, "ward1") for row in rows], "path,label,patient,site")
+    assert script("train_teacher", ["--model", "kdtiny", "--data-dir", "set", "--tag", "s", *FLAGS])[0] == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    grow(other, 0, 40)
+    for file in other.glob("*.png"):
+        Image.open(file).rotate(90).save(file)
+    run = "runs/set-patient-32/teacher-s/kdtiny/seed0"
+    code, said = script("evaluate", [run, "--device", "cpu", "--dataset", "folder", "--data-dir", "other"])
+    assert code == 0 and "were seen in training or are of patients seen in training" in said

@@ -1,10 +1,12 @@
 """Images of every depth and format show the same film, or are refused by name."""
 
 import io
+import json
 
 import films
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kd.config.settings import Data
@@ -60,7 +62,7 @@ def test_the_same_film_gives_the_same_image_in_every_format(tmp_path, kind):
 @pytest.mark.parametrize("kind, lowest, highest, expected", [
     ("integer", 0, 1023, (0, 1023)), ("integer", 3, 4000, (0, 4095)), ("integer", 0, 200, (0, 255)),
     ("integer", 0, 65535, (0, 65535)), ("integer", -1024, 3000, (-1024, 3000)), ("float", 0, 1, (0, 1)),
-    ("float", 0.2, 0.7, (0, 1)), ("float", 0, 4000.5, (0, 4095)), ("float", -1, 1, (-1, 1)), ("float", 0, 2, (0, 255))])
+    ("float", 0.2, 0.7, (0, 1)), ("float", 0, 4000.5, (0, 4000.5)), ("float", -1, 1, (-1, 1)), ("float", 0, 1.0003, (0, 1.0003))])
 def test_a_range_is_that_of_the_bits_in_use_or_of_the_values(kind, lowest, highest, expected):
     assert pixels.range_for(kind, lowest, highest, "measured")[:2] == expected
 
@@ -210,4 +212,90 @@ def test_a_network_is_applied_to_images_of_another_depth(tmp_path, script):
     for kind in ("png8", "float-unit", "png16"):
         assert np.abs(answers[kind] - answers["png12"]).max() < 0.05
     code, said = script("evaluate", [run, "--dataset", "folder", "--data-dir", "png16", "--device", "cpu"])
-    assert code == 2 and "24 of them have values outside the range" in said and "--bits N" in said
+    assert code == 2 and "has 24 images with many values outside the range of the run's own images (0 to 4095)" in said and "--bits 16" in said
+    write_set("signed", tmp_path / "signed")
+    code, said = script("evaluate", [run, "--dataset", "folder", "--data-dir", "signed", "--device", "cpu"])
+    assert code == 2 and "They have values from -1024 to 3071: convert them" in said
+    write_set("png10", tmp_path / "png10")
+    code, said = script("evaluate", [run, "--dataset", "folder", "--data-dir", "png10", "--device", "cpu"])
+    assert code == 0 and "note: All 24 images with more than 8 bits in --data-dir 'png10' are darker than half of the range" in said and "--bits 10." in said
+
+
+def test_16_bit_colour_is_seen_as_colour(tmp_path):
+    (tmp_path / "set").mkdir()
+    lines = ["path,label"]
+    for number in range(12):
+        values = np.zeros((16, 16, 3), np.uint16)
+        values[..., number % 2] = 4000 - number
+        films.write_bytes(tmp_path / "set" / f"{number}", "png", films.png(values))
+        lines.append(f"{number}.png,{'ab'[number % 2]}")
+    (tmp_path / "set/images.csv").write_text("\n".join(lines) + "\n")
+    assert opened(tmp_path / "set").store.channels == 3
+
+
+def test_a_premultiplied_16_bit_tiff_is_refused_by_name():
+    content = films.tiff(np.full((4, 4, 4), 1000, np.uint16))
+    changed = content.replace(b"\x53\x01", b"\x52\x01", 1)  # the tag of the sample format becomes that of the extra sample
+    assert changed != content and Image.open(io.BytesIO(changed)).mode == "RGBA"
+    with pytest.raises(ValueError, match="layout that is not supported"):
+        pixels.decode(changed)
+
+
+def test_bits_are_strict_whatever_is_in_the_cache(tmp_path):
+    write_set("png12", tmp_path / "set")
+    row = opened(tmp_path / "set").splits.test[0]
+    Image.fromarray(np.full((16, 16), 60_000, np.uint16)).save(tmp_path / "set" / f"{row:03d}.png")
+    assert opened(tmp_path / "set").describe()["ranges"]["integer"][:2] == [0, 4095]
+    with pytest.raises(Problem, match="but --bits 12 means 0 to 4095"):
+        opened(tmp_path / "set", bits=12)
+
+
+def test_a_range_measured_beyond_the_train_split_is_measured_again_when_these_images_change(tmp_path):
+    write_set("png8", tmp_path / "set")
+    rows = opened(tmp_path / "set").splits.test
+    for value in (4000, 60_000):
+        for row in rows:
+            Image.fromarray(np.full((16, 16), value + row, np.uint16)).save(tmp_path / "set" / f"{row:03d}.png")
+        found = opened(tmp_path / "set").describe()["ranges"]["integer"]
+        assert found == [0, 4095 if value == 4000 else 65535, "measured over all images used"]
+
+
+def test_the_range_does_not_depend_on_the_fraction_of_labels(tmp_path):
+    write_set("png12", tmp_path / "set", patients=30)
+    dataset = opened(tmp_path / "set", labeled_fraction=0.1)
+    hidden = np.setdiff1d(dataset.splits.pool, dataset.splits.train)[0]
+    Image.fromarray(np.full((16, 16), 60_000, np.uint16)).save(tmp_path / "set" / f"{hidden:03d}.png")
+    for fraction in (0.1, 1.0):
+        assert opened(tmp_path / "set", labeled_fraction=fraction).describe()["ranges"]["integer"][1] == 65535
+
+
+def test_unlabelled_images_of_another_depth_are_refused_and_their_range_is_recorded(tmp_path, script):
+    for kind in ("png8", "png12", "png16"):
+        write_set(kind, tmp_path / kind)
+        (tmp_path / f"{kind}-archive").mkdir()
+        for number in range(24):
+            films.write(kind, tmp_path / f"{kind}-archive" / f"{number}", films.film(400 + number))
+    pair = ["--teacher", "kdwide", "--student", "kdtiny", "--mode", "unlabeled", *FLAGS]
+    code, said = script("distill", [*pair, "--data-dir", "png12", "--unlabeled-dir", "png16-archive"])
+    assert code == 2 and "--unlabeled-dir 'png16-archive' has 24 images with many values outside the range of the data set" in said
+    code, said = script("distill", [*pair, "--data-dir", "png16", "--unlabeled-dir", "png12-archive"])
+    assert code == 0 and "note: --unlabeled-dir: All 24 images with more than 8 bits" in said
+    code, said = script("distill", [*pair, "--data-dir", "png8", "--unlabeled-dir", "png12-archive"])
+    assert code == 0 and "measured over the unlabelled images" in said
+    run = tmp_path / "runs/png8-patient-32/unlabeled/kdwide-kdtiny/seed0"
+    report = json.loads((run / "report.json").read_text())
+    assert report["data"]["ranges"] == {} and report["data"]["pool"]["ranges"]["integer"][:2] == [0, 4095]
+    assert torch.load(run / "model.pt", weights_only=True)["input"]["ranges"]["integer"][:2] == [0, 4095]
+
+
+def test_networks_of_different_ranges_do_not_teach_or_are_compared_in_silence(tmp_path, script):
+    write_set("png12", tmp_path / "set")
+    base = ["--data-dir", "set", *FLAGS]
+    assert script("train_teacher", ["--model", "kdtiny", "--bits", "16", *base])[0] == 0
+    assert script("train_teacher", ["--model", "kdtiny", "--bits", "12", "--tag", "b", *base])[0] == 0
+    runs = [tmp_path / f"runs/set-patient-32/teacher{tag}/kdtiny/seed0" for tag in ("", "-b")]
+    code, said = script("evaluate", ["--shift", *runs, "--device", "cpu"])
+    assert code == 2 and "in another range" in said
+    code, said = script("distill", ["--teacher", "kdtiny", "--student", "kdwide", "--teacher-checkpoint", runs[0] / "model.pt",
+                                    "--bits", "12", *base])
+    assert code == 0 and "range of values 0 to 65535 instead of 0 to 4095" in said

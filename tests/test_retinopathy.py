@@ -258,7 +258,7 @@ def excel(name):
      ["Annotation_x.xls", "cannot be read as a legacy Excel file"]),
     ("messidor", lambda root: [shutil.rmtree(root / "Base11"), excel("Annotation_bad_grade.xls")(root)],
      [f"Annotation_bad_grade.xls row 3 '{BASE11[1]}' (grade 'mild' is not one of 0, 1, 2, 3)",
-      f"row 4 '{BASE11[2]}' (grade 'bool:1'", f"row 5 '{BASE11[3]}' (grade '4'", "Fix them"]),
+      f"row 4 '{BASE11[2]}' (grade 'TRUE'", f"row 5 '{BASE11[3]}' (grade '4'", "Fix them"]),
     ("aptos", table("train.csv", "id_code,diagnosis\n"), ["has no rows"]),
     ("aptos", table("train.csv", 'id_code,diagnosis\n"a,1\n'), ["train.csv", "cannot be read as CSV"]),
     ("aptos", rows("train.csv", "a,1,2", "b"), ["train.csv row 5 'a' (number of fields differs from the header)", "row 6 'b'"]),

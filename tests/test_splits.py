@@ -172,8 +172,24 @@ def test_sizes_that_the_thesis_split_cannot_keep_are_refused(sizes):
 
 def test_a_class_without_images_is_refused():
     index = Index("set", ("a", "b"), tuple(Sample(f"{n}", n % 2, "one", "one") for n in range(10)))
-    with pytest.raises(Problem, match="without images of a, b"):
+    with pytest.raises(Problem, match="without images of a, b. 10 of 10 images have the same patient, 'one': if this is not one person,"
+                       " name the patients in a table or by --patient-pattern. Add images"):
         split(index, "patient", 0, NONE)
+
+
+def test_patients_that_are_probably_none_are_named_where_a_split_is_empty():
+    def refused(names, how="patient"):
+        samples = [Sample(f"{label}/{k}", label, name, name) for label, own in enumerate(names) for k, name in enumerate(own)]
+        with pytest.raises(Problem, match="without images of") as caught:
+            split(Index("set", tuple("abc"[:len(names)]), tuple(samples)), how, 0, NONE)
+        return str(caught.value)
+    text = refused((["X1"] * 5, ["X2"] * 4))
+    assert "of a, b. Each class has only one patient: check that the classes are not patients themselves. Add images" in text
+    text = refused((["batch"] * 18 + ["p1"], ["batch"] * 20))
+    assert "38 of 39 images have the same patient, 'batch': if" in text
+    assert refused((["p1"], ["p1"])).count("have the same patient, 'p1'") == 1
+    text = refused((["p1", "p2"], []))  # the fault is not one of patients
+    assert "of b. Add images or patients" in text
 
 
 def test_overlaps_count_patients_and_identical_files():

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from kd.data.images.decoded import INTEGER
 from kd.data.images.fundus import crop_to_circle
-from kd.data.images.pixels import INTEGER, Range
+from kd.data.images.pixels import Range
 from kd.data.index import Index, Sample
 from kd.data.readers import folder
 from kd.data.store import Store

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from kd.data.readers import folder, mura, synthetic
 from kd.data.tables import paths as table_paths
 from kd.data.tables.corrections import corrected
 from kd.data.tables.image_table import read_table
-from kd.data.tables.table import read, read_csv
+from kd.data.tables.table import read, read_csv, read_xls
 from kd.system.errors import Problem
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -128,6 +129,49 @@ def test_a_file_that_is_not_text_or_damaged_is_refused(tmp_path, content, words)
     assert words in str(caught.value) and "'" + str(tmp_path / "t.csv") in str(caught.value)
 
 
+@pytest.mark.parametrize("content, columns, first", [
+    ("path;label (a, b, c, d)\np/1.png;a\np/2.png;b\n", ["path", "label (a, b, c, d)"], ["p/1.png", "a"]),
+    ("path;label (a, b, c, d)\np/1.png;a;\np/2.png;b;\n", ["path", "label (a, b, c, d)"], ["p/1.png", "a"]),
+    ("path,label\np/1.png,a|b\np/2.png,c|d\n", ["path", "label"], ["p/1.png", "a|b"]),
+    ("path\tnote, of, all, days\np/1.png\ta, b\n", ["path", "note, of, all, days"], ["p/1.png", "a, b"]),
+    ("path\np/a;1.png\np/2.png\n", ["path"], ["p/a;1.png"])])
+def test_the_delimiter_is_that_of_the_rows(tmp_path, content, columns, first):
+    (tmp_path / "t.csv").write_text(content)
+    found = read_csv(tmp_path / "t.csv")
+    assert found.columns == columns and found.rows[0] == (2, first)
+
+
+@pytest.mark.parametrize("content, columns, first, count", [
+    ("path,label\np/1.png,a,\np/2.png,b,,\np/3.png,c\n", ["path", "label"], ["p/1.png", "a"], 2),
+    ("path,label,,\np/1.png,a\np/2.png,b\n", ["path", "label", "", ""], ["p/1.png", "a", "", ""], 2),
+    ("path;label;\np/1.png;a;\n", ["path", "label", ""], ["p/1.png", "a", ""], 0)])
+def test_empty_fields_at_the_end_do_not_matter(tmp_path, content, columns, first, count):
+    (tmp_path / "t.csv").write_text(content)
+    found = read_csv(tmp_path / "t.csv")
+    assert found.columns == columns and found.rows[0] == (2, first)
+    assert [note for note in found.notes if "equally many" in note] == [
+        f"{count} rows of 't.csv' and the header do not end with equally many empty fields, which does not matter."] * (count > 0)
+
+
+def test_a_quote_in_a_wrong_place_is_named_with_its_row(tmp_path):
+    for text in ('path,label\np/1.png,a\n"Film 12" Zoll",b\np/3.png,c\n', 'path,label\np/1.png,a\n"Film 12,b\np/3.png,c\n'):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(Problem) as caught:
+            read_csv(tmp_path / "t.csv")
+        assert 'the field that begins with a quote (") in row 3 ' in str(caught.value) and 'twice ("")' in str(caught.value)
+    (tmp_path / "t.csv").write_text('path,label\np/1.png,a\n"Film 12"" Zoll",b\n')  # the cure
+    assert read_csv(tmp_path / "t.csv").rows[1] == (3, ['Film 12" Zoll', "b"])
+
+
+@pytest.mark.parametrize("title", ["Export aus dem RIS;;", "Export aus dem RIS", "Export, Radiologie"])
+def test_a_title_above_the_header_is_refused(images, title):
+    root, text = images("p/1.png", "p/2.png"), "path;label;age\np/1.png;a;5\np/2.png;b;6\n"
+    message = refused(root, f"{title}\n{text}", columns=["path=path"])
+    assert "has no header in its first row" in message and "row 2 has 3 texts. Remove the lines above" in message
+    assert "remove the lines above the header" in refused(root, f"Export;1. Mai;\n{text}")
+    assert len(listed(root, text).rows) == 2
+
+
 def test_a_folder_a_pipe_and_nothing_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, words in ((".", "it is not a file"), ("pipe", "it is not a file"), ("absent", "No such file")):
@@ -147,6 +191,33 @@ def test_legacy_excel_is_recognised_by_its_content(tmp_path):
     (tmp_path / "t.xls").write_bytes(b"\x09\x08\x08\0\0\x05")
     with pytest.raises(Problem, match="legacy Excel"):
         read(tmp_path / "t.xls")
+
+
+def test_cells_of_legacy_excel(tmp_path, monkeypatch):
+    xlrd = pytest.importorskip("xlrd")
+    texts, numbers, truths, errors = xlrd.XL_CELL_TEXT, xlrd.XL_CELL_NUMBER, xlrd.XL_CELL_BOOLEAN, xlrd.XL_CELL_ERROR
+    cells = [[(texts, " path "), (texts, "label")], [(numbers, 7.0), (truths, 1)], [(numbers, 2.5), (truths, 0)],
+             [(numbers, 1234567890123456.0), (errors, 42)], [(numbers, 1234567890123457.0), (errors, 7)], [(numbers, 2.0**53), (numbers, -0.1)]]
+    rows = [[xlrd.sheet.Cell(*cell) for cell in row] for row in cells]
+
+    class Book:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def sheet_by_index(self, place):
+            return self
+
+        def get_rows(self):
+            return rows
+
+    monkeypatch.setattr(xlrd, "open_workbook", lambda *args, **how: Book())
+    found = read_xls(tmp_path / "t.xls")
+    assert found.columns == ["path", "label"] and [fields for _, fields in found.rows] == [
+        ["7", "TRUE"], ["2.5", "FALSE"], ["1234567890123456", "#N/A"], ["1234567890123457", "#N/A"], ["9.00719925474099e+15", "-0.1"]]
+    assert len(found.notes) == 1 and "3 numbers of 't.xls' with more than 15 digits may have lost the last" in found.notes[0]
 
 
 # Columns
@@ -207,6 +278,17 @@ def test_a_misspelt_column_is_refused_with_the_cure(images, header, cure):
     assert listed(root, text, columns=cure.split()[1:]).rows[0]["path"] == "p/1.png"
 
 
+@pytest.mark.parametrize("name", ["PID", "pat_id", "Patient Number", "Patient ID", "MRN", "PatientNr.", "subject-id"])
+def test_the_column_of_patients_is_proposed_before_what_only_describes_them(images, name):
+    root = images("p/1.png")
+    text = f"path,label,PatientSex,Patients,{name}\np/1.png,a,F,3,17\n"
+    message = refused(root, text)
+    assert f"it lacks: '{name}' (patient), 'Patients' (patient). " in message and f"patient={name}" in message.partition("Use --columns")[2]
+    assert listed(root, text, columns=[f"patient={name}"]).rows[0]["patient"] == "17"
+    found = listed(root, "path,label,PatientSex,PatientAge,Image ID\np/1.png,a,F,55,x\n")
+    assert found.rows[0]["patient"] == "" and len(found.rows[0]["extra"]) == 3
+
+
 def test_similar_names_that_mean_something_else_are_kept(images):
     found = listed(images("p/1.png"), "path,label,Patient Age,PatientSex,size,side,date,Study Date,patient\np/1.png,a,5,F,1,L,d,e,P1\n")
     assert len(found.rows[0]["extra"]) == 6
@@ -215,8 +297,9 @@ def test_similar_names_that_mean_something_else_are_kept(images):
 @pytest.mark.parametrize("text, words", [
     ("path,label,path\np/1.png,a,b\n", "'path' appears twice"), ("path,label,Label\np/1.png,a,b\n", "'label' appears twice ('label', 'Label')"),
     ("image,label\np/1.png,a\n", "header 'image,label': the column path is missing"), ("", "header ''"),
-    ("path,label\n", "no rows below its header"), ("path,label\np/1.png\n", "row 2 'p/1.png' (number of fields differs"),
-    ("path,label\np/1.png,a,\n", "row 2 'p/1.png' (number of fields differs")])
+    ("path,label\n", "no rows below its header"), ("path,label\np/1.png\n", "row 2 'p/1.png' (number of fields differs from the header: 1, not 2)"),
+    ("path,label\np/1.png,a,b\n", "row 2 'p/1.png' (number of fields differs from the header: 3, not 2)"),
+    ("path,label,split,\np/1.png,a\n", "row 2 'p/1.png' (number of fields differs from the header: 2, not 4)")])
 def test_bad_headers_and_rows(images, text, words):
     assert words in refused(images("p/1.png"), text)
 
@@ -384,6 +467,46 @@ def test_ambiguous_identifiers_are_refused(studies):
     assert "row 3 '1.2.3.4' (several files have this SOPInstanceUID: 2/IM2.dcm, 3/IM2)" in message and "row 4 '1.2.3.9' (no such file)" in message
 
 
+@pytest.mark.parametrize("name", ["p/17.dcm", "p/17", "17"])
+def test_a_name_that_is_also_an_identifier_of_other_files_is_refused(tmp_path, name):
+    root = tmp_path / "pacs"
+    for path, accession in ((name, "40"), ("p/40.dcm", "17"), ("p/5.dcm", "5")):
+        dicom(root / path, SOPInstanceUID=f"1.2.{accession}", AccessionNumber=accession, PatientID="P", StudyInstanceUID=accession)
+    message = refused(root, "path,label\n17,a\n5,b\n")
+    assert f"row 2 '17' (the name of {name}, but also an identifier in the header of other files, so write paths: p/40.dcm)" in message
+    assert "row 2 '17' (the name of" in refused(root, "path,label\n17,a\n")
+    assert "row 3" not in message  # the name and the identifier of the same file
+    assert paths_of(listed(root, f"path,label\n./{name},a\np/40.dcm,b\n")) == [name, "p/40.dcm"]
+
+
+def test_only_the_extension_of_an_image_may_be_another_one(images):
+    root = images("p/scan0.png")
+    assert "row 2 'scan0.v1a' (no such file)" in refused(root, "path,label\nscan0.v1a,a\n")
+    assert paths_of(listed(root, "path,label\nscan0.DCM,a\n")) == ["p/scan0.png"]
+
+
+@pytest.mark.parametrize("on_disk, in_table", [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("text", ["Müller/Bild ä.png", "Müller\\Bild ä.png", "Bild ä.png", "Bild ä"])
+def test_unicode_forms_of_paths_do_not_matter(images, on_disk, in_table, text):
+    path = unicodedata.normalize(on_disk, "Müller/Bild ä.png")
+    root = images(path, "Bild b.png", "Bild.png")
+    found = listed(root, f"path,label\n{unicodedata.normalize(in_table, text)},a\n")
+    assert paths_of(found) == [path]
+    assert len(found.notes) == 1 and ("name" if text.startswith("Bild") else "1 path of images.csv is written in another Unicode form") in found.notes[0]
+
+
+def test_another_unicode_form_is_no_folder_to_leave_out(images):
+    path = unicodedata.normalize("NFD", "Müller/1.png")
+    assert paths_of(listed(images(path, "1.png"), "path,label\nMüller/1.png,a\n")) == [path]
+
+
+def test_files_that_differ_only_in_the_unicode_form_are_told_apart_only_by_it(images):
+    names = [unicodedata.normalize(form, "ắ.png") for form in ("NFC", "NFD")]
+    root = images(*names)
+    assert paths_of(listed(root, f"path,label\n{names[0]},a\n{names[1]},b\n")) == names
+    assert "several files differ only in the Unicode form: " in refused(root, "path,label\n\u0103\u0301.png,a\n")
+
+
 # Labels
 
 def test_whole_numbers_with_a_decimal_point_are_the_same_class(labels):
@@ -424,7 +547,7 @@ def test_uncertain_among_other_numbers_can_only_be_dropped(labels, bad_labels):
 @pytest.mark.parametrize("texts, words", [
     (["a", "A", "a", "b"], "'A' (1 row) = 'a' (2 rows)"), (["No DR", "no dr", "b"], "'No DR' (1 row) = 'no dr' (1 row)"),
     (["No  DR", "No DR", "NoDR"], "'No  DR' (1 row) = 'No DR' (1 row) = 'NoDR' (1 row)"), (["1", "01", "2"], "'01' (1 row) = '1' (1 row)"),
-    (["\u00e9", "e\u0301", "b"], "= ")])
+    (["\u00e9", "e\u0301", "b"], "Unicode form")])
 def test_classes_that_differ_only_in_spelling_are_refused(bad_labels, texts, words):
     message = bad_labels(texts)
     assert words in message and "Write each class in one way" in message and "--errata" in message
@@ -433,7 +556,9 @@ def test_classes_that_differ_only_in_spelling_are_refused(bad_labels, texts, wor
 @pytest.mark.parametrize("texts, count, words", [
     (["Edema|Mass", "Edema", "Mass|Hernia", "Hernia"], 2, "row 2 'p/0.png' (Edema and Mass), row 4 'p/2.png' (Mass and Hernia)"),
     (["Edema;Rare", "Edema", "b"], 1, "row 2 'p/0.png' (Edema and Rare)"), (['"Edema, b"', "Edema", "b"], 1, "(Edema and b)"),
-    (["\"['normal', 'mass']\"", "a", "b"], 1, "(normal and mass)")])
+    (["\"['normal', 'mass']\"", "a", "b"], 1, "(normal and mass)"),
+    (["Effusion/Mass", "Effusion", "Mass"], 1, "row 2 'p/0.png' (Effusion and Mass)"), (["a + b + c", "a", "b", "c"], 1, "(a and b and c)"),
+    (['"1,0"', "1", "0", "2"], 1, "row 2 'p/0.png' (1 and 0)")])
 def test_several_labels_in_a_cell_are_refused_with_their_count(bad_labels, texts, count, words):
     message = bad_labels(texts)
     assert f"{count} row{' has' if count == 1 else 's have'} several labels in" in message and words in message
@@ -443,6 +568,33 @@ def test_several_labels_in_a_cell_are_refused_with_their_count(bad_labels, texts
 def test_a_comma_alone_does_not_make_several_labels(labels):
     texts = ['"Fracture, displaced"', "Fracture", "x;y", "z"]
     assert list(labels(texts)[0].values()) == ["Fracture, displaced", "Fracture", "x;y", "z"]
+
+
+def test_marks_in_the_name_of_a_class_are_no_list(labels):
+    texts = ["HER2+", "HER2", "Effusion/Mass", "Effusion", "CIN1/2", "CIN1"]
+    assert list(labels(texts)[0].values()) == texts
+
+
+def test_decimal_commas_of_labels(images):
+    root = images(*(f"p/{k}.png" for k in range(4)))
+    text = "path;label\np/0.png;0,0\np/1.png;1,0\np/2.png;\np/3.png;2,00\n"
+    assert [row["label"] for row in listed(root, text).rows] == ["0", "1", "", "2"]
+    assert "row 3 'p/1.png'" in refused(root, text.replace("1,0", "-1,0")) and "uncertain label -1" in refused(root, text.replace("1,0", "-1,0"))
+    text = "path;A;B\np/0.png;0,0;1,0\np/1.png;1,0;0,0\np/2.png;1;0\np/3.png;;1\n"
+    assert [row["label"] for row in listed(root, text, columns=["label=A+B"]).rows] == ["B", "A", "A", "B"]
+
+
+@pytest.mark.parametrize("texts, words", [
+    (["TRUE", "FALSE", "1", "0"], "'1' (1 row) = 'TRUE' (1 row), '0' (1 row) = 'FALSE' (1 row)"), (["yes", "no", "no", "0"], "'0' (1 row) = 'no' (2 rows)"),
+    (["Ja", "nein", "1.0"], "'1' (1 row) = 'Ja' (1 row)"), (["positive", "1", "0"], "'1' (1 row) = 'positive' (1 row)")])
+def test_several_words_for_yes_and_no_are_refused(bad_labels, texts, words):
+    message = bad_labels(texts)
+    assert f"are different words for yes and no: {words}. Write each class in one way" in message
+
+
+@pytest.mark.parametrize("texts", [["TRUE", "FALSE"], ["yes", "no", "unclear", "1"], ["0", "1", "2"], ["no", "1"]])
+def test_one_word_for_yes_and_one_for_no_are_classes(labels, texts):
+    assert list(labels(texts)[0].values()) == texts
 
 
 ONE_HOT = "path,MEL,NV,B+C\n"
@@ -495,16 +647,35 @@ def test_patients_that_are_unknown(images):
 
 
 def test_patients_that_a_spreadsheet_changed(images):
-    patients = ["123.0", "123", "7.0", "p1", " P1 ", "0123", "1.23457E+15"]
+    patients = ["123.0", "123", "7.0", "p1", " P1 ", "0123", "1e9"]
     root = images(*(f"p/{k}.png" for k in range(7)))
     found = listed(root, "path,label,patient\n" + "".join(f"p/{k}.png,a,{patient}\n" for k, patient in enumerate(patients)))
-    assert [row["patient"] for row in found.rows] == ["123", "123", "7", "p1", "P1", "0123", "1.23457E+15"]
+    assert [row["patient"] for row in found.rows] == ["123", "123", "7", "p1", "P1", "0123", "1e9"]
     assert found.notes == [
         "1 patient is written with .0 in images.csv, and elsewhere without it: these are one patient.",
         "2 patients of images.csv may be written in several ways, and count as different patients: 0123 = 123, P1 = p1."
-        " Write them in one way if they are the same.",
-        "1 patient is a number without its last digits, as spreadsheets write long numbers, so several patients may count as one:"
-        " 1.23457E+15."]
+        " Write them in one way if they are the same."]
+
+
+@pytest.mark.parametrize("patient", ["1.23457E+15", "1.23450e+17", "1,2E+08", "1E+09", "12.3E+15", "-1.2E+20"])
+def test_patients_without_their_last_digits_are_refused(images, patient):
+    root = images("p/1.png", "p/2.png")
+    message = refused(root, f"path;label;patient\np/1.png;a;{patient}\np/2.png;b;17\n")
+    assert f"1 row has a patient without the last digits in '{root / 'images.csv'}'" in message
+    assert f"row 2 'p/1.png' (patient {patient})" in message and "with this column formatted as text" in message
+
+
+def test_decimal_commas_of_patients(images):
+    root = images(*(f"p/{k}.png" for k in range(4)))
+    found = listed(root, "path;label;patient\n" + "".join(f"p/{k}.png;a;{name}\n" for k, name in enumerate(["123,0", "123", "1,000", "7,00"])))
+    assert [row["patient"] for row in found.rows] == ["123", "123", "1,000", "7"]  # 1,000 may be a thousand
+
+
+def test_a_site_in_only_some_rows_of_a_patient_is_that_of_all(images):
+    root = images(*(f"p/{k}.png" for k in range(3)))
+    (root / "images.csv").write_text("path,label,patient,site\np/0.png,a,P1,UKE\np/1.png,b,P1,\np/2.png,b,P2,\n")
+    index = folder.read(str(root))
+    assert [sample.patient for sample in index.samples] == ["UKE/P1", "UKE/P1", "P2"]
 
 
 def test_splits_in_public_spellings_and_a_patient_in_two(images):
@@ -586,6 +757,21 @@ def test_corrections_of_class_folders(picture_tree, header):
     assert [(sample.path, sample.label) for sample in new.samples] == [
         ("0/image0.png", 0), ("0/image1.png", 1), ("0/odd.tif", 2), ("1/image0.png", 1), ("2/image0.png", 2)]
     assert new.notes == (*index.notes, "--errata 'fixes.csv' set 3 labels and dropped 1 image.") and new.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("text", ["image,label,comment\n0/image1.png,drop,blurred\n", "No,Label,Image,\n1,drop,0/image1.png\n"])
+def test_further_columns_of_corrections_are_ignored(picture_tree, text):
+    root = picture_tree("set", {"0": 2, "1": 2})
+    new = corrected(folder.read(str(root)), written(text))
+    assert [sample.path for sample in new.samples] == ["0/image0.png", "1/image0.png", "1/image1.png"]
+    with pytest.raises(Problem, match="header 'image,path,label': it must be"):  # which of the two names the image?
+        corrected(folder.read(str(root)), written("image,path,label\na,b,drop\n"))
+
+
+def test_corrections_find_images_in_any_unicode_form(images):
+    index = folder.read(str(images(unicodedata.normalize("NFD", "ä/ü.png"), "b/1.png", "b/2.png")))
+    for name in ("ä/ü.png", "ü", "a\u0308/ü.png"):  # the last one is in a mixed form
+        assert [sample.path for sample in corrected(index, written(f"image,label\n{name},drop\n")).samples] == ["b/1.png", "b/2.png"]
 
 
 def test_corrections_keep_further_columns_in_step_and_label_the_unlabelled(images):
@@ -742,7 +928,7 @@ def test_a_changed_table_is_refused_or_read_as_it_says(images, injected, count):
             assert changes and str(problem) and "\n" not in str(problem)
             bad += 1
             continue
-        missing = ("", "nan", "?", "-1")
+        missing = ("", "nan", "?", "-1", "..", "/")
         expected = {}
         for path, label, patient, split in table[1:]:
             path = path.replace("\\", "/")

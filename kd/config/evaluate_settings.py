@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from kd.config.option import option
-from kd.config.settings import DATASETS, Data, Reading
+from kd.config.settings import DATASETS, Data, Protocol, Reading
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class OtherData:
 
 
 @dataclass(frozen=True)
-class Judging(Reading, OtherData):
+class Judging(Protocol, Reading, OtherData):
     """more options"""
 
     margin: float = option(
@@ -109,5 +109,6 @@ class EvaluateSettings:
 
 def data_settings(how: Judging) -> Data:
     """Return the settings that read the data set in --dataset, all others with their defaults."""
-    names = [entry.name for entry in (*fields(OtherData), *fields(Reading))]
+    entries = (*fields(OtherData), *fields(Reading), *fields(Protocol))
+    names = [entry.name for entry in entries]
     return Data(**{name: getattr(how, name) for name in names}, cache_dir=how.cache_dir)

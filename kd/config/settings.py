@@ -224,18 +224,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which data set is read, and from where."""
-
-    dataset: str = option(
-        "mura", "data set; folder: your own images", common=True, choices=DATASETS
-    )
-    data_dir: str | None = option(None, "folder of the data set", common=True, metavar="DIR")
-
-
-@dataclass(frozen=True)
-class Data(Reading, Source):
-    """data and splits"""
+class Protocol:
+    """What the classes and the splits of a data set are; `--check-data` takes these, too."""
 
     graded: bool = option(
         False,
@@ -248,6 +238,22 @@ class Data(Reading, Source):
         " the data set specifies",
         choices=("patient", "thesis", "given"),
     )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set is read, and from where."""
+
+    dataset: str = option(
+        "mura", "data set; folder: your own images", common=True, choices=DATASETS
+    )
+    data_dir: str | None = option(None, "folder of the data set", common=True, metavar="DIR")
+
+
+@dataclass(frozen=True)
+class Data(Protocol, Reading, Source):
+    """data and splits"""
+
     split_seed: int = option(0, "seed of the splits", least=0, most=2**62)
     labeled_fraction: float = option(
         1.0,

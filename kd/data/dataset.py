@@ -170,7 +170,9 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
     )
     index = index.without_labels(np.setdiff1d(splits.pool, splits.train))
     rows = np.concatenate([rows for _, rows in splits.items()])
-    store = decoded(data, index, rows, ("the train split", splits.train), check_stop)
+    # The pool is the train split before labels are withheld, so that every fraction of the labels
+    # gives the same pixels.
+    store = decoded(data, index, rows, ("the train split", splits.pool), check_stop)
     return Dataset(data, index, splits, store, splits.hash(index))
 
 

@@ -57,8 +57,7 @@ def _check_labels(index: Index, copies: list[list[int]]) -> None:
     for rows in copies:
         own = [index.samples[row] for row in rows if index.samples[row].label >= 0]
         if len({sample.label for sample in own}) > 1:
-            texts = [f"{sample.path} (label {index.classes[sample.label]})" for sample in own]
-            contrary.append(" = ".join(texts))
+            contrary.append(_first_of_each_label(index, own))
     if contrary:
         # Only the retinopathy sets have grades and a space of their own.
         header = "image,grade" if index.graded and index.space else "image,label"
@@ -66,6 +65,16 @@ def _check_labels(index: Index, copies: list[list[int]]) -> None:
             f"Identical files in {index.root} have different labels: {first_ten(contrary)}. Set the"
             f" label of all but one of each to 'drop' in --errata FILE (with header {header})."
         )
+
+
+def _first_of_each_label(index: Index, samples: list[Sample]) -> str:
+    """Return one of identical files for each label, and the number of all files if it is larger."""
+    by_label = {}
+    for sample in samples:
+        by_label.setdefault(sample.label, sample)
+    texts = [f"{one.path} (label {index.classes[one.label]})" for one in by_label.values()]
+    more = f" ({len(samples)} files)" if len(samples) > len(texts) else ""
+    return " = ".join(texts) + more
 
 
 def _of_other_patients(index: Index, copies: list[list[int]]) -> int:

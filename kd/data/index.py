@@ -133,6 +133,22 @@ def _are_grades(classes: tuple[str, ...]) -> bool:
     return len(classes) >= 2
 
 
+def are_among(patients: Iterable[str | None], others: set[str], guess: bool = False) -> np.ndarray:
+    """Return which known patients are, or may be, among others: bool [n].
+
+    A patient without a site may be any of the others with that name. With `guess`, one with a site
+    may also be another without a site. None is never among them.
+    """
+    without_site = {other for other in others if "/" not in other}
+    bare = {other.partition("/")[2] for other in others}
+    found = []
+    for patient in patients:
+        _, slash, name = (patient or "").partition("/")
+        maybe = guess and name in without_site if slash else patient in bare
+        found.append(patient is not None and (patient in others or maybe))
+    return np.array(found, bool)
+
+
 def digest(lines) -> str:
     """Return the first 16 hex digits of the SHA-256 of an iterable of strings, in their order."""
     sha = hashlib.sha256()

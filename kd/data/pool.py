@@ -12,8 +12,9 @@ import torch
 from kd.config.settings import Data, Reading, Unlabeled
 from kd.data.dataset import Dataset
 from kd.data.duplicates import groups, repeats
-from kd.data.index import Index, Sample, digest
-from kd.data.ranges import open_store
+from kd.data.files.patients import compiled, patient_in
+from kd.data.index import Index, Sample, are_among, digest
+from kd.data.ranges import as_plain, check_other, open_store, remarks
 from kd.data.readers import folder
 from kd.data.readers.retinopathy import SPACES, patient_of
 from kd.data.store import Joined, Store
@@ -65,6 +66,9 @@ def open_pool(
     --strict if an image of `source` would be dropped.
     """
     store, rows, samples = _decoded(dataset, source, check_stop)
+    notes = [] if source is None else list(source.notes)
+    if source is not None:
+        notes += _check_range(store.second, dataset, unlabeled)
     own_samples = [samples[row] for row in rows]
     by_patient = _has_evaluation_patient(dataset, own_samples)
     by_file = _is_evaluation_file(dataset, store.hashes[rows])
@@ -82,6 +86,8 @@ def open_pool(
         "of_unknown_patients": sum(_is_unknown(source.name, samples[row]) for row in foreign),
         "name": source.name if source else None,
         "skipped_files": source.skipped if source else 0,
+        "ranges": as_plain(store.ranges),
+        "notes": notes,
     }
     pool = Pool(store, left, _patients(dataset, source, samples, left), summary)
     summary["hash"] = pool.hash
@@ -97,7 +103,7 @@ def _decoded(
     """
     cache_dir = dataset.settings.cache_dir
     rows = dataset.splits.pool
-    measured_on = ("the train split", dataset.splits.train)
+    measured_on = ("the train split", rows)
     store = open_store(dataset.store, cache_dir, rows, measured_on, check_stop)
     if source is None:
         return store, rows, list(dataset.index.samples)
@@ -109,6 +115,17 @@ def _decoded(
     samples = [*dataset.index.samples, *source.samples]
     rows = np.concatenate([rows, len(dataset.index.samples) + more])
     return Joined(store, other), rows, samples
+
+
+def _check_range(store: Store, dataset: Dataset, unlabeled: Unlabeled) -> list[str]:
+    """Return remarks on the range of unlabelled images with more than 8 bits.
+
+    Raises Problem if it is not that of the data set.
+    """
+    rows = np.arange(len(store.index.samples))
+    where = f"--unlabeled-dir '{unlabeled.unlabeled_dir}'"
+    misfits = check_other(store, rows, where, "the data set", has_bits=False)
+    return [*remarks(store, rows), *misfits]
 
 
 def _check_dropped(
@@ -174,8 +191,10 @@ def read_unlabeled(unlabeled: Unlabeled, data: Data) -> Index | None:
         return None
     kind = unlabeled.unlabeled_dataset
     if kind == "folder":
-        how = Reading(patient_pattern=data.patient_pattern, site=data.site)
-        return folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir", how)
+        index = folder.read_images(
+            unlabeled.unlabeled_dir, "--unlabeled-dir", Reading(site=data.site)
+        )
+        return index if data.patient_pattern is None else _with_pattern(index, data)
     index = folder.read_images(unlabeled.unlabeled_dir, "--unlabeled-dir", Reading())
     samples = []
     for sample in index.samples:
@@ -183,6 +202,26 @@ def read_unlabeled(unlabeled: Unlabeled, data: Data) -> Index | None:
             sample = sample._replace(patient=patient_of(kind, sample.path))
         samples.append(sample)
     return replace(index, name=kind, space=SPACES[kind], samples=tuple(samples))
+
+
+def _with_pattern(index: Index, data: Data) -> Index:
+    """Return an index with the patients that --patient-pattern finds where none is known.
+
+    An archive may name its files in another way than the data set, so that none is found.
+    """
+    pattern = compiled(data.patient_pattern)
+    samples = []
+    found = 0
+    for sample in index.samples:
+        patient = patient_in(sample.path, pattern)
+        if sample.known_patient is None and patient:
+            found += 1
+            sample = sample._replace(patient=f"{data.site}/{patient}" if data.site else patient)
+        samples.append(sample)
+    note = (
+        f"--patient-pattern finds a patient in {found} of {len(samples)} paths of --unlabeled-dir."
+    )
+    return replace(index, samples=tuple(samples), notes=(*index.notes, note))
 
 
 def _is_unknown(kind: str, sample: Sample) -> bool:
@@ -205,8 +244,7 @@ def _has_evaluation_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarr
     patients = set()
     for row in _evaluation_rows(dataset):
         patients.add(dataset.index.samples[row].known_patient)
-    patients.discard(None)
-    return np.array([sample.known_patient in patients for sample in samples], bool)
+    return are_among([sample.known_patient for sample in samples], patients - {None}, guess=True)
 
 
 def _is_evaluation_file(dataset: Dataset, hashes: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The range of images with more than 8 bits: one for the whole set, measured on its train split."""
 
+import contextlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +10,16 @@ import numpy as np
 from tqdm import tqdm
 
 from kd.data.images import pixels
+from kd.data.images.decoded import FLOAT, INTEGER
 from kd.data.images.pixels import Range, RangeNeeded
 from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.system.console import shows_progress
-from kd.system.errors import counted
+from kd.system.errors import Problem, counted
 from kd.system.files import make_folder, write_json
 from kd.system.signals import never_stop
 
-_VERSION = "ranges 1"
+_VERSION = "ranges 2"
 CHUNK = 256
 
 
@@ -38,29 +40,54 @@ def open_store(
 
     Raises Problem for images that cannot be decoded.
     """
-    words, train = measured_on
-    file = _file(store, cache_dir, words, train)
-    saved = _read(file)
-    if saved:
-        store = _with_ranges(store, cache_dir, saved)
+    choices = [measured_on, ("all images used", rows)]
     while True:
+        known = _known(store, cache_dir, choices)
+        if known.keys() - store.ranges.keys():
+            store = _with_ranges(store, cache_dir, known)
         try:
             store.ensure(rows, check_stop)
             return store
         except RangeNeeded as need:
-            found = measure(store.index, train, f"measured over {words}", check_stop)
-            kind = need.args[0]
-            if kind not in found:
-                found |= measure(store.index, rows, "measured over all images used", check_stop)
-            saved = saved | found
+            if need.args[0] in known or not choices:
+                raise Problem(
+                    f"Images in {store.index.root} changed while they were read. Run the same"
+                    " command again."
+                ) from None
+            _measure_next(store, cache_dir, choices, need.args[0], check_stop)
+
+
+def _known(store: Store, cache_dir: str, choices: list[tuple]) -> dict[str, Range]:
+    """Return the ranges that were measured on these images before."""
+    known = {}
+    for words, rows in reversed(choices):
+        known |= _read(_file(store, cache_dir, words, rows))
+    return known
+
+
+def _measure_next(store: Store, cache_dir: str, choices: list, kind: str, check_stop) -> None:
+    """Measure the first of `choices` that was not measured yet, and keep the result in the cache.
+
+    Raises Problem if images of this kind are in none of them.
+    """
+    for words, rows in choices:
+        file = _file(store, cache_dir, words, rows)
+        if not file.is_file():
+            found = measure(store.index, rows, f"measured over {words}", check_stop)
             make_folder(file.parent)
-            write_json(file, as_plain(saved))
-            store = _with_ranges(store, cache_dir, saved)
+            write_json(file, as_plain(found))
+            if kind in found:
+                return
+    if kind not in _known(store, cache_dir, choices):
+        raise Problem(
+            f"Images in {store.index.root} have {kind} values that could not be measured. Run the"
+            " same command again, or remove the folder 'ranges' of --cache-dir."
+        )
 
 
 def given(bits: int | None) -> dict[str, Range]:
     """Return the ranges that --bits specifies: that of integers, whose depth is in question."""
-    return {} if bits is None else {pixels.INTEGER: pixels.range_of_bits(bits)}
+    return {} if bits is None else {INTEGER: pixels.range_of_bits(bits)}
 
 
 def as_plain(ranges: dict[str, Range]) -> dict[str, list]:
@@ -76,9 +103,12 @@ def from_plain(values: dict[str, list]) -> dict[str, Range]:
 def remarks(store: Store, rows: np.ndarray) -> list[str]:
     """Return a sentence for each kind of range in use, and one for values outside of them."""
     flags = store.flags(np.unique(rows))
+    deep = (flags & pixels.DEEP) > 0
+    real = (flags & pixels.REAL) > 0
+    used = {INTEGER: deep & ~real, FLOAT: deep & real}
     found = []
     for kind, (low, high, rule) in sorted(store.ranges.items()):
-        if (flags & pixels.DEEP).any():
+        if used[kind].any():
             found.append(
                 f"Images with more than 8 bits ({kind} values) are shown from {low:g} (black) to"
                 f" {high:g} (white), {rule}."
@@ -88,6 +118,61 @@ def remarks(store: Store, rows: np.ndarray) -> list[str]:
         images = counted(clipped, "image has", "images have")
         found.append(f"{images} values outside this range, which are clipped.")
     return found
+
+
+def check_other(
+    store: Store, rows: np.ndarray, where: str, whose: str, has_bits: bool
+) -> list[str]:
+    """Check that the range of one data set fits the images of another, `rows` of this store.
+
+    where     names the other images in messages, as a flag with its folder
+    whose     names the data set of the range
+    has_bits  whether the depth of the other images can be set with --bits
+
+    Returns a remark if all images with more than 8 bits are darker than half of the range. Raises
+    Problem if more than a tenth of them have many values outside of it.
+    """
+    flags = store.flags(rows)
+    deep = np.flatnonzero(flags & pixels.DEEP)
+    outside = int(((flags & pixels.MISFIT) > 0).sum())
+    if 10 * outside > len(deep):
+        raise Problem(
+            f"{where} has {counted(outside, 'image', 'images')} with many values outside the range"
+            f" of {whose} ({words(store.ranges)}). {_cure(store, rows[deep], has_bits)}"
+        )
+    if len(deep) and not (flags & pixels.BRIGHT).any():
+        return [
+            (
+                f"All {len(deep)} images with more than 8 bits in {where} are darker than half of"
+                f" the range of {whose} ({words(store.ranges)}). If their range is another one:"
+                f" {_cure(store, rows[deep], has_bits)}"
+            )
+        ]
+    return []
+
+
+def _cure(store: Store, rows: np.ndarray, has_bits: bool) -> str:
+    """Return what to do about images whose values do not fit a range."""
+    own = measure(store.index, rows, "")
+    integers = own.get(INTEGER)
+    if has_bits and len(own) == 1 and integers is not None and integers.low == 0:
+        return f"Set their number of bits with --bits {int(integers.high).bit_length()}."
+    return (
+        f"They have values from {words(own)}: convert them, so that black and white have the same"
+        " values there."
+    )
+
+
+def words(own: dict[str, Range]) -> str:
+    """Return ranges for a message: `0 to 4095`."""
+    return ", ".join(f"{low:g} to {high:g}" for low, high, _ in own.values())
+
+
+def same(first: dict[str, list], second: dict[str, list]) -> bool:
+    """Return whether two entries of reports have the same ranges, whatever their rules."""
+    return {kind: one[:2] for kind, one in first.items()} == {
+        kind: one[:2] for kind, one in second.items()
+    }
 
 
 def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) -> dict[str, Range]:
@@ -117,12 +202,15 @@ def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) ->
 def _extremes(file: Path) -> tuple[str, float, float] | None:
     """Return (kind, lowest value, highest value) of an image, or None if it needs no range."""
     try:
-        decoded = pixels.decode(pixels.file_bytes(file), 64)
+        with contextlib.ExitStack() as hold:
+            decoded = pixels.decode(pixels.file_bytes(file), 64, hold=hold)
+            if decoded.image is not None or decoded.limits is not None:
+                return None
+            return decoded.kind, float(decoded.values.min()), float(decoded.values.max())
+    except MemoryError:
+        raise
     except Exception:  # Pillow raises exceptions of any type, see the store
         return None
-    if decoded.image is not None or decoded.limits is not None:
-        return None
-    return decoded.kind, float(decoded.values.min()), float(decoded.values.max())
 
 
 def _with_ranges(store: Store, cache_dir: str, ranges: dict[str, Range]) -> Store:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.data.index import Index, digest
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_ten, printable
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
@@ -141,8 +141,26 @@ def _check_classes(index: Index, how: str, splits: Splits) -> None:
         if absent and (name == "train" or not len(rows)):
             raise Problem(
                 f"--split {how} leaves the {WORDS[name]} split of '{index.name}' without images of"
-                f" {', '.join(absent)}. Add images or patients, or use another --split."
+                f" {', '.join(absent)}.{'' if how == 'thesis' else _doubtful_patients(index)}"
+                " Add images or patients, or use another --split."
             )
+
+
+def _doubtful_patients(index: Index) -> str:
+    """Return a sentence with a blank in front if the patients are probably none, or nothing."""
+    held = _images_of_patients(index, np.flatnonzero(index.labels >= 0))
+    images = sum(held.values(), Counter())
+    if len(images) > 1 and all(len(patients) == 1 for patients in held.values()):
+        return (
+            " Each class has only one patient: check that the classes are not patients themselves."
+        )
+    [(patient, count)] = images.most_common(1) or [("", 0)]
+    if count < 2 or 2 * count <= images.total():
+        return ""
+    return (
+        f" {count} of {images.total()} images have the same patient, '{printable(patient)}': if"
+        " this is not one person, name the patients in a table or by --patient-pattern."
+    )
 
 
 def _lacking(index: Index, splits: Splits, sizes) -> list[str]:

@@ -62,8 +62,9 @@ class Store:
         self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
         if crop != "none":
             self.recipe += f" {crop}"
-        for kind, (low, high, _) in sorted(self.ranges.items()):
-            self.recipe += f" {kind} {low:g} to {high:g}"
+        for kind, (low, high, rule) in sorted(self.ranges.items()):
+            strict = " strict" if rule.startswith(pixels.BITS) else ""
+            self.recipe += f" {kind} {low!r} to {high!r}{strict}"
         # Two folders may have the same name and files of the same names.
         place = str(index.root.resolve()) if index.root else ""
         paths = [sample.path for sample in index.samples]
@@ -229,6 +230,7 @@ class Joined:
     def __init__(self, first: Store, second: Store):
         self.first = first
         self.second = second
+        self.ranges = first.ranges | second.ranges
         self.recipe = first.recipe
         if second.recipe != first.recipe:  # only the range of images with more than 8 bits differs
             self.recipe += f" | {second.recipe}"
@@ -296,8 +298,14 @@ def _has_colour(index: Index, row: int) -> bool:
     A bad image counts as grey: it is reported with all other bad images when it is decoded.
     """
     try:
-        image = pixels.decode(file_bytes(index.file(row)), 64, 3).image
-        if image is None or image.mode in ("1", "L"):
+        decoded = pixels.decode(file_bytes(index.file(row)), 64, 3)
+        image = decoded.image
+        if image is None:
+            if decoded.values.ndim == 2:
+                return False
+            limits = Range(0.0, float(decoded.values.max()), "")
+            image, _ = pixels.to_8_bits(decoded._replace(limits=None), {decoded.kind: limits})
+        if image.mode in ("1", "L"):
             return False
         colour = np.asarray(image.convert("RGB").resize((64, 64)), dtype=np.int16)
     except Exception:

@@ -106,6 +106,8 @@ POOL = {
     "of_unknown_patients": int,
     "name": (str, type(None)),
     "skipped_files": int,
+    "ranges": dict,
+    "notes": list,
     "hash": str,
 }
 GRADES = {"quadratic_kappa": _NUMBER, "referable_auc": _NUMBER, "reason": (str, type(None))}
@@ -196,4 +198,6 @@ def read(folder: Path) -> dict:
     if isinstance(report.get("data"), dict):  # reports from before these were counted
         report["data"].setdefault("other_files", {})
         report["data"].setdefault("ranges", {})
+        if isinstance(report["data"].get("pool"), dict):
+            report["data"]["pool"] = {"ranges": {}, "notes": []} | report["data"]["pool"]
     return check(report, f"Report '{file}'")

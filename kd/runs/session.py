@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kd.config.plan import Plan
-from kd.config.settings import Data, Reading, Source
+from kd.config.settings import Data, Protocol, Reading, Source
 from kd.data.dataset import Dataset, open_dataset, read_index
 from kd.data.index import Index
 from kd.data.pool import Pool, open_pool, read_unlabeled
@@ -85,11 +85,12 @@ class Session:
 def check_command(data: Data) -> str:
     """Return the command that checks a data set for faults."""
     words = ["python", "evaluate.py", "--check-data"]
-    for entry in (*fields(Source), *fields(Reading)):
+    for entry in (*fields(Source), *fields(Reading), *fields(Protocol)):
         value = getattr(data, entry.name)
         if value not in ([], None, entry.default) or entry.name == "dataset":
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + entry.name.replace("_", "-"), *map(str, values)]
+            words.append("--" + entry.name.replace("_", "-"))
+            if value is not True:
+                words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
 
 
@@ -122,3 +123,5 @@ def log_pool(pool: Pool) -> None:
         f" {found['dropped_by_patient']} of validation or test patients, {found['dropped_by_file']}"
         f" identical to a validation or test image, {found['copies']} duplicates"
     )
+    for note in found["notes"]:
+        log(f"note: --unlabeled-dir: {note}")

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from kd.loop import LOG_EVERY
 from kd.system import ranks
 from kd.system.console import log
+from kd.system.errors import printable
 from kd.system.files import reason
 from kd.training.state import State
 
@@ -27,11 +28,12 @@ def _or_warn_once(write):
             return
         try:
             write(self, *arguments)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             self.writer = None
+            why = reason(error) if isinstance(error, OSError) else "the path is not UTF-8"
             log(
-                f"warning: TensorBoard events in '{self.folder}' cannot be written"
-                f" ({reason(error)}). The run continues without them."
+                f"warning: TensorBoard events in '{self.folder}' cannot be written ({why}). The run"
+                " continues without them."
             )
 
     return guarded
@@ -113,7 +115,7 @@ class Events:
         for name, pixels in drawn.items():
             self.writer.add_image(name, pixels, total, dataformats="HWC")
         settings = {
-            key: value if isinstance(value, (bool, int, float, str)) else str(value)
+            key: value if isinstance(value, (bool, int, float)) else printable(value)
             for key, value in report["settings"].items()
         }
         results = {

@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kd.config.evaluate_settings import EvaluateSettings, Judging
-from kd.config.settings import Reading
+from kd.config.settings import Protocol, Reading
 from kd.studies.card import write_card
 from kd.studies.curves import write_curves
 from kd.studies.data_check import check_data
@@ -64,22 +64,27 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
             "--dataset synthetic works only with --check-data. Remove --dataset to evaluate a run"
             " on its own test split."
         )
-    if how.dataset is None:
-        _refuse_reading(how)
+    # A run on its own test split is read with its own settings. Only its places may have changed.
+    reads = [flag for flag in _given(how, Reading) if flag not in ("--table", "--errata")]
+    if reads and how.dataset is None:
+        raise Problem(
+            f"{reads[0]} applies only to another data set. Add --dataset, or remove {reads[0]}."
+        )
+    tries = _given(how, Protocol)
+    if tries and not what.check_data:
+        raise Problem(
+            f"{tries[0]} works only with --check-data: a run is evaluated with its own setting."
+            f" Remove {tries[0]}."
+        )
 
 
-def _refuse_reading(how: Judging) -> None:
-    """Raise Problem for settings that read a data set, if none is given.
-
-    A run on its own test split is read with its own settings. Only its places may have changed.
-    """
-    for entry in fields(Reading):
-        value = getattr(how, entry.name)
-        if value not in ([], entry.default) and entry.name != "table":
-            flag = "--" + entry.name.replace("_", "-")
-            raise Problem(
-                f"{flag} applies only to another data set. Add --dataset, or remove {flag}."
-            )
+def _given(how: Judging, group: type) -> list[str]:
+    """Return the flags of a group of settings whose value is not the default."""
+    flags = []
+    for entry in fields(group):
+        if getattr(how, entry.name) not in ([], entry.default):
+            flags.append("--" + entry.name.replace("_", "-"))
+    return flags
 
 
 def _evaluate_each(runs: list[str], how: Judging) -> None:

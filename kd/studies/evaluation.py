@@ -7,7 +7,6 @@ import numpy as np
 from kd.config.evaluate_settings import Judging
 from kd.config.layout import RunPaths
 from kd.data import ranges
-from kd.data.images.pixels import BRIGHT, CLIPPED, DEEP, Range
 from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.data.views import Views
@@ -19,7 +18,7 @@ from kd.reports.text import grades_text, report_text
 from kd.studies.images import check_finite, other_images, own_test_images
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem, counted
+from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.system.files import make_folder, write_json, write_text
 from kd.teachers import leakage, model_file
 
@@ -88,7 +87,12 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
     index = other_images(how, report)
     rows = np.arange(len(index.samples))
     store = _store(index, report, model, how)
-    remarks = [*index.notes, *ranges.remarks(store, rows), *_check_range(store, rows)]
+    whose = f"--bits {how.bits}" if how.bits else "the run's own images"
+    remarks = [
+        *index.notes,
+        *ranges.remarks(store, rows),
+        *ranges.check_other(store, rows, f"--data-dir '{index.root}'", whose, has_bits=True),
+    ]
     for remark in remarks:
         log(f"note: {remark}")
     device = pick_device(how.device)
@@ -131,7 +135,9 @@ def _store(index: Index, report: dict, model: model_file.Trained, how: Judging) 
     """
     settings = report["settings"]
     data = report["data"]
-    own = ranges.from_plain(model.about["input"]["ranges"])
+    own = {}
+    for kind, one in ranges.from_plain(model.about["input"]["ranges"]).items():
+        own[kind] = one._replace(rule="as in the training of the run")
     store = Store(
         index,
         how.cache_dir,
@@ -143,36 +149,6 @@ def _store(index: Index, report: dict, model: model_file.Trained, how: Judging) 
     )
     rows = np.arange(len(index.samples))
     return ranges.open_store(store, how.cache_dir, rows, ("these images", rows))
-
-
-def _check_range(store: Store, rows: np.ndarray) -> list[str]:
-    """Return a remark if images with more than 8 bits are darker than the range of the run.
-
-    Raises Problem if most of them are brighter.
-    """
-    flags = store.flags(rows)
-    deep = int(((flags & DEEP) > 0).sum())
-    clipped = int(((flags & CLIPPED) > 0).sum())
-    cure = "Set their number of bits with --bits N."
-    if clipped > deep / 2:
-        raise Problem(
-            f"--data-dir '{store.index.root}' has {counted(deep, 'image', 'images')} with more than"
-            f" 8 bits, and {clipped} of them have values outside the range of the run's own images"
-            f" ({_words(store.ranges)}). {cure}"
-        )
-    if deep and not (flags & BRIGHT).any():
-        return [
-            (
-                f"All {deep} images with more than 8 bits are darker than half of the range of the"
-                f" run's own images ({_words(store.ranges)}). {cure}"
-            )
-        ]
-    return []
-
-
-def _words(own: dict[str, Range]) -> str:
-    """Return ranges for a message: `integer 0 to 4095`."""
-    return ", ".join(f"{kind} {low:g} to {high:g}" for kind, (low, high, _) in own.items())
 
 
 def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:

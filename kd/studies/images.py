@@ -1,5 +1,6 @@
 """Images that finished runs are evaluated on, and a check of the logits for them."""
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,19 @@ from kd.config import parsing
 from kd.config.evaluate_settings import Judging, data_settings
 from kd.config.settings import TeacherSettings
 from kd.data.dataset import Dataset, read_index
-from kd.data.images.pixels import file_bytes
+from kd.data.images.decoded import INTEGER
+from kd.data.images.pixels import Range, file_bytes, why_unreadable
 from kd.data.index import UNLABELED, Index
-from kd.data.ranges import from_plain
+from kd.data.ranges import from_plain, open_store
 from kd.data.splits import Splits
 from kd.data.store import Store, content_hash
 from kd.reports.predictions import read_predictions
 from kd.studies.runs import read_settings
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_ten, printable
 from kd.teachers.model_file import Trained
+
+# The range of runs from before it was recorded.
+_OLD_RANGES = {INTEGER: Range(0.0, 65535.0, "16 bits")}
 
 
 def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Dataset:
@@ -35,6 +40,7 @@ def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Da
         cache_dir=how.cache_dir,
         data_dir=how.data_dir or settings.data.data_dir,
         table=how.table or settings.data.table,
+        errata=how.errata or settings.data.errata,
     ).data
     classes = tuple(report["data"]["classes"])
     index = _with_classes(read_index(data), classes)
@@ -46,11 +52,15 @@ def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Da
             f" model.pt has {len(hashes)}, so they do not belong together. Restore both files.",
             BAD_CHECKPOINT,
         )
-    rows = _rows_of_paths(index, predictions.paths)
-    store = _store(index, data, report, model)
-    rows = _verified(store, rows, hashes)
-    _check_found(run, predictions.paths, rows)
+    places = _rows_of_paths(index, predictions.paths)
+    rows = places
+    if len(hashes):
+        rows = _rows_of_files(index, places, hashes, predictions.labels)
+    lost = np.flatnonzero(rows < 0)
+    if len(lost):
+        _refuse_lost(run, index, predictions.paths[lost], places[lost], len(rows))
     _check_labels(run, index, rows, predictions.labels)
+    store = open_store(_store(index, data, report, model), data.cache_dir, rows, ("these", rows))
     none = np.array([], dtype=np.int64)
     splits = Splits(none, none, rows, none)
     return Dataset(data, index, splits, store, report["data"]["split_hash"])
@@ -83,53 +93,67 @@ def _store(index: Index, data, report: dict, model: Trained) -> Store:
         data.resize,
         entry["channels"],
         entry["crop"],
-        from_plain(model.about["input"]["ranges"]),
+        from_plain(model.about["input"]["ranges"]) or _OLD_RANGES,
     )
 
 
-def _verified(store: Store, rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+def _rows_of_files(
+    index: Index, rows: np.ndarray, hashes: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """Return the rows whose files have these hashes, uint8 [n, 16]; -1 where there is none.
 
-    `rows` are where the files were. Where another file is now, all files are searched. A run from
-    before hashes were kept has none, and is evaluated on the files at their places.
+    `rows` are where the files were. If another file is there now, all files are searched. Of equal
+    files, one with the label of the run is preferred.
     """
-    store.ensure(rows[rows >= 0])
-    if not len(hashes):
-        return rows
     found = rows.copy()
     for place, row in enumerate(rows):
-        if row >= 0 and store.hashes[row].tobytes() != hashes[place].tobytes():
+        if row >= 0 and _hash_of(index, int(row)) != hashes[place].tobytes():
             found[place] = -1
     lost = np.flatnonzero(found < 0)
-    if len(lost) and store.index.root is not None:
-        row_of = _rows_of_hashes(store.index)
-        found[lost] = [row_of.get(hashes[place].tobytes(), -1) for place in lost]
-        store.ensure(found[found >= 0])
+    if len(lost) and index.root is not None:
+        rows_of = defaultdict(list)
+        for row in range(len(index.samples)):
+            rows_of[_hash_of(index, row)].append(row)
+        for place in lost:
+            equal = rows_of.get(hashes[place].tobytes(), [-1])
+            with_label = [row for row in equal if index.samples[row].label == labels[place]]
+            found[place] = (with_label or equal)[0]
     return found
 
 
-def _rows_of_hashes(index: Index) -> dict[bytes, int]:
-    """Return {content hash: row} of all files that can be read; the first row of equal files."""
-    row_of = {}
-    for row in range(len(index.samples)):
-        try:
-            content = file_bytes(index.file(row))
-        except OSError:
-            continue
-        row_of.setdefault(content_hash(content), row)
-    return row_of
+def _hash_of(index: Index, row: int) -> bytes | None:
+    """Return the content hash of an image; None for a file that cannot be read."""
+    try:
+        return content_hash(_content(index, row))
+    except OSError:
+        return None
 
 
-def _check_found(run: Path, paths: np.ndarray, rows: np.ndarray) -> None:
-    """Raise Problem for test images that are missing."""
-    missing = paths[rows < 0].tolist()
-    if missing:
-        images = counted(len(missing), "test image", "test images")
-        raise Problem(
-            f"{images} of run '{run}' (of {len(rows)}) cannot be found, or their content has"
-            f" changed since training: {first_ten(missing)}. Restore these files, or set --data-dir"
-            " to the folder that contains them."
-        )
+def _content(index: Index, row: int) -> bytes:
+    """Return the bytes of an image. Raises OSError for a file that cannot be read."""
+    if index.draw is not None:
+        return index.draw(row).tobytes()
+    return file_bytes(index.file(row))
+
+
+def _refuse_lost(run: Path, index: Index, paths: np.ndarray, places: np.ndarray, all_of: int):
+    """Raise Problem for test images without a file; `places` are the rows of `paths`, or -1."""
+    faults = []
+    for path, row in zip(paths, places):
+        fault = "not in the data set"
+        if row >= 0:
+            fault = "other content"
+            try:
+                _content(index, int(row))
+            except OSError as error:
+                fault = why_unreadable(error)
+        faults.append(f"{path} ({fault})")
+    images = counted(len(faults), "test image", "test images")
+    raise Problem(
+        f"{images} of run '{run}' (of {all_of}) cannot be found, or their content has changed since"
+        f" training: {first_ten(faults)}. Restore these files, or set --data-dir to the folder that"
+        " contains them."
+    )
 
 
 def _check_labels(run: Path, index: Index, rows: np.ndarray, labels: np.ndarray) -> None:

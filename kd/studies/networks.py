@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.config.layout import RunPaths, alone_path, out_of
+from kd.data.ranges import same
 from kd.reports import report as reports
 from kd.studies.modes import ALONE
 from kd.system.errors import Problem
@@ -192,6 +193,12 @@ def _read_existing(folder: Path, what: str, weights: str | None = None) -> dict:
 
 def check_same_images(what: str, report: dict, run: Path, other: dict) -> None:
     """Raise Problem if a report has other test images than `other`, the report of `run`."""
+    if not same(report["data"]["ranges"], other["data"]["ranges"]):
+        raise Problem(
+            f"{what} shows images with more than 8 bits in another range than '{run}':"
+            f" {report['data']['ranges']}, not {other['data']['ranges']}. Use runs with the same"
+            " --bits and train split."
+        )
     for key in ("split_hash", "content_hash", "image_size", "channels", "crop", "resize"):
         own = _image_property(report, key)
         theirs = _image_property(other, key)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from kd.data.dataset import Dataset
-from kd.data.index import Index
+from kd.data.index import Index, are_among
+from kd.data.ranges import as_plain, from_plain, same, words
 from kd.data.splits import WORDS
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_ten
 from kd.teachers.model_file import Trained, known_patients
@@ -40,6 +41,9 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
         ("resize", about["input"]["resize"], settings.resize),
         ("crop", about["input"]["crop"], dataset.store.crop),
     ]
+    if not same(about["input"]["ranges"], as_plain(dataset.store.ranges)):
+        theirs = words(from_plain(about["input"]["ranges"])) or "none"
+        pairs.append(("range of values", theirs, words(dataset.store.ranges) or "none"))
     return foreign(trained, dataset) + _unlike(pairs)
 
 
@@ -76,7 +80,8 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
     """Return which images of an index a network was trained or selected on: bool [N].
 
     Images are recognised by their file, or by their patient if the patient is known and the names
-    of patients have the same space (`Index.space`), whatever the names of the folders.
+    of patients have the same space (`Index.space`), whatever the names of the folders; see
+    `are_among` for sites.
 
     hashes: uint8 [N, 16], of the files' contents.
     """
@@ -85,13 +90,8 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
         for split in ("train", "valid"):
             files |= _bytes(seen["files"][split])
             patients |= set(seen["patients"][split]) if seen["space"] == index.space else set()
-    return np.array(
-        [
-            row.tobytes() in files or sample.known_patient in patients
-            for row, sample in zip(hashes, index.samples)
-        ],
-        bool,
-    )
+    by_file = np.array([row.tobytes() in files for row in hashes], bool)
+    return by_file | are_among([sample.known_patient for sample in index.samples], patients)
 
 
 def _all_seen(trained: Trained) -> list[dict]:

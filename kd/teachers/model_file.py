@@ -10,7 +10,7 @@ import torch
 
 from kd import models
 from kd.data.dataset import Dataset
-from kd.data.images.pixels import FLOAT, INTEGER
+from kd.data.images.decoded import FLOAT, INTEGER
 from kd.data.pool import Pool
 from kd.data.ranges import as_plain
 from kd.data.readers.retinopathy import SPACES
@@ -87,7 +87,7 @@ def pack(
         "name": network.name,
         "architecture": network.architecture,
         "classes": list(network.classes),
-        "input": _input(network, dataset),
+        "input": _input(network, dataset, pool),
         "state_dict": state,
         "epoch": epoch,
         "data": _data(dataset, pool, taught_by),
@@ -157,13 +157,14 @@ def _of_other_spaces(pool: Pool, space: str) -> list[dict]:
     return entries
 
 
-def _input(network: Classifier, dataset: Dataset) -> dict:
+def _input(network: Classifier, dataset: Dataset, pool: Pool | None) -> dict:
     """Return how images are prepared for a network."""
+    ranges = {} if pool is None else pool.store.ranges
     return {
         "image_size": dataset.settings.image_size,
         "resize": dataset.settings.resize,
         "crop": dataset.store.crop,
-        "ranges": as_plain(dataset.store.ranges),
+        "ranges": as_plain(ranges | dataset.store.ranges),
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
     }

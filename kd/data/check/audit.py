@@ -4,11 +4,12 @@ Every file is read once (`inspection`). `audit_text` says what is wrong.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from kd.config.settings import Reading
+from kd.config.settings import Data
 from kd.data.check import audit_text
 from kd.data.check.by_class import class_of, mixed, properties_by_class, sizes
 from kd.data.check.inspection import Finding, counted_by, inspect_all
@@ -16,10 +17,11 @@ from kd.data.check.near_duplicates import find_pairs
 from kd.data.check.passed_over import passed_over
 from kd.data.check.shortcuts import told_by_properties
 from kd.data.duplicates import groups, without_copies
-from kd.data.index import Index
+from kd.data.index import Index, Sample
 from kd.data.readers.mura import FOLDERS
 from kd.data.readers.mura import PARTS as BODY_PARTS
-from kd.data.splits import split
+from kd.data.readers.retinopathy import RETINOPATHY
+from kd.data.splits import WORDS, Splits, split
 from kd.data.tables.spelling import missing_values, spelled_twice
 from kd.system.errors import Problem, counted, first_ten, printable
 
@@ -36,13 +38,13 @@ OFFICIAL = {
 FIRST = 1000  # pairs of near-duplicates that are listed
 
 
-def audit(index: Index, how: Reading = Reading()) -> dict:
+def audit(index: Index, how: Data = Data()) -> dict:
     """Read every image once and return what was found, as plain values.
 
     The result holds the counts, `problems` (faults) and `warnings`: one line for each kind, both
-    empty for a sound data set. `how` are the settings that the index was read with. The splits are
-    those that the data set specifies. For MURA, these are its folder train and its folder valid,
-    which is the test split here.
+    empty for a sound data set. `how` are the settings that the index was read with, and that
+    training is tried with. The splits are otherwise those that the data set specifies. For MURA,
+    these are its folder train and its folder valid, which is the test split here.
     """
     findings = inspect_all(index, how.bits)
     sound = [row for row, finding in enumerate(findings) if not finding.fault]
@@ -63,9 +65,12 @@ def audit(index: Index, how: Reading = Reading()) -> dict:
         "shortcuts": told_by_properties(index, findings, sound),
         "passed_over": [],
         "classes_without_images": [],
-        **_refused(index),
-        "notes": [*map(printable, index.notes), *_differences(official)],
+        "broken_links": [],
+        "linked_twice": [],
+        **_training(index, how),
     }
+    notes = (*index.notes, *_differences(official), *result.pop("notes"))
+    result["notes"] = list(map(printable, notes))
     # An archive of which a table lists a part is not searched.
     if index.root is not None and how.table is None:
         result |= passed_over(index)
@@ -132,9 +137,15 @@ def _names(index: Index) -> dict:
 def _counts(index: Index) -> dict:
     """Return the number of images of each class in each split that the data set specifies."""
     counts = defaultdict(Counter)
+    is_split = any(sample.split for sample in index.samples)
     for row, sample in enumerate(index.samples):
-        counts[class_of(index, row)][sample.split or "all"] += 1
+        counts[class_of(index, row)][_split_of(sample) if is_split else "all"] += 1
     return {name: dict(counts[name]) for name in sorted(counts)}
+
+
+def _split_of(sample: Sample) -> str:
+    """Return the split of an image as in training: it is in `train` if none is specified."""
+    return sample.split or "train"
 
 
 def _official(index: Index) -> dict | None:
@@ -176,7 +187,7 @@ def _copies(index: Index, findings: list[Finding], sound: list[int]) -> dict:
         samples = [index.samples[sound[place]] for place in group]
         line = " = ".join(printable(sample.path) for sample in samples)
         total += len(samples)
-        if len({sample.split for sample in samples}) > 1:
+        if len(set(map(_split_of, samples))) > 1:
             crossing.append(line)
         labels = {sample.label for sample in samples if sample.label >= 0}
         patients = {sample.known_patient for sample in samples} - {None}
@@ -198,7 +209,7 @@ def _patients(index: Index) -> dict:
     parts = defaultdict(set)
     classes = defaultdict(set)
     for sample in index.samples:
-        parts[sample.patient].add(sample.split)
+        parts[sample.patient].add(_split_of(sample))
         classes[sample.patient].add(sample.label)
     return {
         "patients": len(parts),
@@ -224,10 +235,15 @@ def _near_duplicates(index: Index, findings: list[Finding], sound: list[int]) ->
     pairs = rows[pairs]
     result = {"pairs": len(pairs), "complete": is_complete}
     samples = index.samples
-    for key, name in (("parts", "split"), ("classes", "label"), ("patients", "patient")):
-        codes = _codes([getattr(sample, name) for sample in samples])
+    compared = {
+        "parts": map(_split_of, samples),
+        "classes": (sample.label for sample in samples),
+        "patients": (sample.patient for sample in samples),
+    }
+    for key, values in compared.items():
+        codes = _codes(values)
         differ = codes[pairs[:, 0]] != codes[pairs[:, 1]]
-        if name == "label":
+        if key == "classes":
             differ &= (index.labels[pairs] >= 0).all(1)
         lines = []
         for one, other in pairs[differ][:FIRST]:
@@ -236,33 +252,47 @@ def _near_duplicates(index: Index, findings: list[Finding], sound: list[int]) ->
     return result
 
 
-def _codes(values: list) -> np.ndarray:
+def _codes(values: Iterable) -> np.ndarray:
     """Return a number for each value, equal for equal values: int64 [N]."""
     numbers = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def _refused(index: Index) -> dict[str, str]:
-    """Return why training with the default settings would refuse the data set, or empty texts.
+def _training(index: Index, how: Data) -> dict:
+    """Return what training would say: why it would refuse the data set, or its notes.
 
-    `refused_sizes` is the reason if training is possible with other sizes of the splits: a part of
-    MURA may be smaller than the splits of the thesis.
+    refused         the reason, or empty
+    refused_sizes   the reason if training is possible with other sizes of the splits: a part of
+                    MURA may be smaller than the splits of the thesis
+    classes_absent  {validation or test: classes of which the split has no images}
+    notes           on copies and splits
     """
-    result = {"refused": "", "refused_sizes": ""}
+    result = {"split": how.split, "refused": "", "refused_sizes": "", "classes_absent": {}}
+    result["notes"] = []
+    chosen = index
     try:
-        chosen = without_copies(index)
-        result["refused"] = _refused_split(chosen)
+        # As in `open_dataset`.
+        if how.split != "thesis" or how.dataset in RETINOPATHY:
+            chosen = without_copies(index)
+        splits = _split(chosen, how)
     except Problem as problem:
         result["refused"] = str(problem)
-        return result
-    if result["refused"] and index.sizes and not _refused_split(replace(chosen, sizes=None)):
-        result = {"refused": "", "refused_sizes": result["refused"]}
+        if not index.sizes:
+            return result
+        try:
+            splits = _split(replace(chosen, sizes=None), how)
+        except Problem:
+            return result
+        result |= {"refused": "", "refused_sizes": str(problem)}
+    result["notes"] = [*chosen.notes[len(index.notes) :], *splits.notes]
+    for name in ("valid", "test"):
+        absent = set(range(len(index.classes))) - set(chosen.labels[getattr(splits, name)].tolist())
+        if absent:
+            names = [printable(index.classes[label]) for label in sorted(absent)]
+            result["classes_absent"][WORDS[name]] = names
     return result
 
 
-def _refused_split(index: Index) -> str:
-    try:
-        split(index, "patient", 0, (None, None, None))
-    except Problem as problem:
-        return str(problem)
-    return ""
+def _split(index: Index, how: Data) -> Splits:
+    sizes = (how.train_per_class, how.valid_per_class, how.test_per_class)
+    return split(index, how.split, how.split_seed, sizes)

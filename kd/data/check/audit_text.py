@@ -15,6 +15,72 @@ MOST_VALUES = 3  # in a cell of this table
 SHARE = 0.1  # of the files of a class, above which a property is said to differ between classes
 
 
+# Each kind of fault: (key of the result, subject for one and for several, what is wrong, cure).
+_FAULTS = (
+    ("unreadable", ("file", "files"), "cannot be read", "Replace or remove them."),
+    (
+        "classes_not_readable",
+        ("class has", "classes have"),
+        "no image that can be read",
+        "Add images.",
+    ),
+    (
+        "passed_over",
+        ("file", "files"),
+        "",  # with the extensions
+        "Convert them to PNG, or move them out of the folder.",
+    ),
+    (
+        "classes_without_images",
+        ("folder looks like a class but has", "folders look like classes but have"),
+        "no images",
+        "Add images that can be read, or remove the folder.",
+    ),
+    (
+        "broken_links",
+        ("link points", "links point"),
+        "nowhere",
+        "Mount or restore what they point to, or remove them.",
+    ),
+    (
+        "linked_twice",
+        ("folder was", "folders were"),
+        "not read, because the same folder is in another class",
+        "Keep it in one class, and remove the other link.",
+    ),
+    (
+        "classes_spelled_twice",
+        ("class is", "classes are"),
+        "spelled in more than one way",
+        "Use one name.",
+    ),
+    (
+        "classes_missing",
+        ("class is a missing value", "classes are missing values"),
+        "",
+        "Set the label, or leave it empty.",
+    ),
+    (
+        "patients_across_parts",
+        ("patient is", "patients are"),
+        "in more than one split",
+        "Keep all images of a patient in one split.",
+    ),
+    (
+        "copies_across_parts",
+        ("group of identical files is", "groups of identical files are"),
+        "in more than one split",
+        "Keep one file of each.",
+    ),
+    (
+        "copies_that_disagree",
+        ("group of identical files has", "groups of identical files have"),
+        "more than one label or patient",
+        "Correct the labels or patients, or keep one file of each.",
+    ),
+)
+
+
 def remarks(result: dict) -> dict[str, list[str]]:
     """Return `{"problems": lines, "warnings": lines}` for the findings of an audit.
 
@@ -30,45 +96,10 @@ def what_is_wrong(line: str) -> str:
 
 
 def _problems(result: dict) -> Iterator[str]:
-    files = ("file", "files")
-    copies = ("group of identical files is", "groups of identical files are")
-    disagree = ("group of identical files has", "groups of identical files have")
-    classes = ("class has", "classes have")
-    twice = ("class is", "classes are")
     over = f"that may be images were passed over ({by_extension(result['passed_over'])})"
-    kinds = (
-        ("unreadable", files, "cannot be read", "Replace or remove them."),
-        ("classes_not_readable", classes, "no image that can be read", "Add images."),
-        ("passed_over", files, over, "Convert them to PNG, or move them out of the folder."),
-        (
-            "classes_without_images",
-            ("folder looks like a class but has", "folders look like classes but have"),
-            "no images",
-            "Add images that can be read, or remove the folder.",
-        ),
-        ("classes_spelled_twice", twice, "spelled in more than one way", "Use one name."),
-        (
-            "classes_missing",
-            ("class is a missing value", "classes are missing values"),
-            "",
-            "Set the label, or leave it empty.",
-        ),
-        (
-            "patients_across_parts",
-            ("patient is", "patients are"),
-            "in more than one split",
-            "Keep all images of a patient in one split.",
-        ),
-        ("copies_across_parts", copies, "in more than one split", "Keep one file of each."),
-        (
-            "copies_that_disagree",
-            disagree,
-            "more than one label or patient",
-            "Correct the labels or patients, or keep one file of each.",
-        ),
-    )
-    for key, (one, several), what, cure in kinds:
+    for key, (one, several), what, cure in _FAULTS:
         if result[key]:
+            what = over if key == "passed_over" else what
             yield _line(counted(len(result[key]), one, several), what, result[key], cure)
     if result["refused"]:
         yield f"training would stop: {result['refused']}"
@@ -80,6 +111,10 @@ def _warnings(result: dict) -> Iterator[str]:
             f"training would stop with the default sizes of the splits: {result['refused_sizes']}"
             " Or set --train-per-class, --valid-per-class and --test-per-class."
         )
+    for name, absent in result["classes_absent"].items():
+        number = counted(len(absent), "class has", "classes have")
+        cure = "Add patients of these classes, or no result on this split includes them."
+        yield _line(number, f"no images in the {name} split", absent, cure)
     if is_told(result["shortcuts"]):
         yield _shortcut(result["shortcuts"])
     for kind, counts in result["mixed"].items():

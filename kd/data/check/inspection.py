@@ -15,6 +15,7 @@ from tqdm import tqdm
 from kd.data import ranges
 from kd.data.check.near_duplicates import thumbnail
 from kd.data.images import dicom, pixels
+from kd.data.images.decoded import INTEGER
 from kd.data.index import Index
 from kd.system.console import shows_progress
 from kd.system.errors import printable
@@ -141,7 +142,7 @@ def _values_of(decoded: pixels.Pixels) -> dict[str, str]:
     if decoded.image is not None or decoded.limits is not None:
         return {}
     found = {"numbers": decoded.kind}
-    if decoded.kind == pixels.INTEGER and decoded.values.min() >= 0:
+    if decoded.kind == INTEGER and decoded.values.min() >= 0:
         found["bits_used"] = str(int(decoded.values.max()).bit_length())
     return found
 

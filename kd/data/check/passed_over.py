@@ -1,10 +1,11 @@
 """Find files that may be images but are not read, and classes that have no images."""
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
 
-from kd.data.files.find import NO_EXTENSION, extension_of, walk
+from kd.data.files.find import IMAGE_EXTENSIONS, NO_EXTENSION, extension_of, walk
 from kd.data.images import dicom
 from kd.data.index import Index
 from kd.data.readers.folder import TABLE
@@ -20,6 +21,10 @@ UNREAD = frozenset(
         " .tga .vms .wdp"
     ).split()
 )
+_COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zst")
+# What programs add to the name of a file: `film.png (1)`, `film.png~`, `archive.zip.001`. The name
+# of a DICOM file may also end with numbers: `MR.1.2.840.10008`.
+_ADDED = re.compile(r"(\.[0-9]+| ?\([0-9]+\)|~)+$")
 _HEAD_BYTES = 1024
 
 
@@ -27,41 +32,71 @@ def passed_over(index: Index) -> dict[str, list[str]]:
     """Search the folder of an index for what its reader passed over.
 
     The result is `{"passed_over": paths of files that may be images, "classes_without_images":
-    texts for folders beside the class folders that are empty or contain such files}`.
+    texts for folders beside the class folders that are empty or contain such files, "broken_links":
+    paths of links that lead nowhere, "linked_twice": texts for class folders that were not read,
+    because their files are also in another}`.
     """
     used = {sample.path for sample in index.samples}
     files = []
+    broken = []
     folders = {}
+    repeated = {}
     for folder in walk(index.root):
         inside = "/".join(folder.inside)
+        if folder.same_as is not None:
+            repeated[inside] = folder.same_as
+            continue
         folders[inside] = len(folder.files)
         for name in folder.files:
             path = f"{inside}/{name}" if inside else name
-            if path not in used and _may_be_image(index.root / path):
+            if path in used:  # if it cannot be read, this is reported with all others
+                continue
+            if _leads_nowhere(index.root / path):
+                broken.append(path)
+            elif _may_be_image(index.root / path):
                 files.append(path)
     return {
         "passed_over": list(map(printable, files)),
         "classes_without_images": _classes_without_images(index, folders, files),
+        "broken_links": list(map(printable, broken)),
+        "linked_twice": _in_two_classes(index, repeated),
     }
 
 
 def by_extension(paths: list[str]) -> str:
     """Return how many paths have each extension: `40 .dcm, 2 without an extension`."""
     texts = []
-    for extension, count in Counter(map(extension_of, paths)).most_common():
+    for extension, count in Counter(map(_kind, paths)).most_common():
         kind = "without an extension" if extension == NO_EXTENSION else extension
         texts.append(f"{count} {kind}")
     return ", ".join(texts)
 
 
+def _kind(path: str) -> str:
+    """Return the extension of a file, without what was added to it, or two: `.nii.gz`."""
+    extension = extension_of(path)
+    if extension == NO_EXTENSION:
+        return extension_of(_ADDED.sub("", path))
+    if extension in _COMPRESSED:
+        inner = extension_of(path[: -len(extension)])
+        return extension if inner == NO_EXTENSION else inner + extension
+    return extension
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not os.path.exists(path)
+
+
 def _may_be_image(path: Path) -> bool:
     """Return whether a file that is not used may be an image that the program does not read."""
-    extension = extension_of(path.name)
-    has_none = extension == NO_EXTENSION and re.fullmatch(r"[^.]*|[0-9.]*", path.name)
-    if extension not in UNREAD and not has_none:
+    if extension_of(path.name) in IMAGE_EXTENSIONS:  # left out by the table, which the reader says
+        return False
+    kind = _kind(path.name)
+    first = f".{kind.split('.')[1]}" if kind != NO_EXTENSION else kind
+    if first not in (NO_EXTENSION, *IMAGE_EXTENSIONS, *UNREAD):
         return False
     try:
-        if not path.is_file():  # a pipe would block, and a link may point nowhere
+        if not path.is_file():  # a pipe would block
             return False
         with path.open("rb") as file:
             head = file.read(max(_HEAD_BYTES, dicom.HEAD_BYTES))
@@ -69,7 +104,9 @@ def _may_be_image(path: Path) -> bool:
         return True
     if dicom.is_dicom(head):  # an image that the table does not list, which the reader reports
         return False
-    return not (has_none and _is_text(head[:_HEAD_BYTES]))
+    if kind == NO_EXTENSION and not head:  # a copy that failed, or a mark of a program: _SUCCESS
+        return any(letter.isdigit() for letter in path.name)
+    return kind != NO_EXTENSION or not _is_text(head[:_HEAD_BYTES])
 
 
 def _is_text(head: bytes) -> bool:
@@ -81,6 +118,19 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start > len(head) - 4
     return True
+
+
+def _in_two_classes(index: Index, repeated: dict[str, str]) -> list[str]:
+    """Return texts for folders that were not read, because they are also in another class.
+
+    `repeated` is {path of a folder that was not read: path of the same folder}.
+    """
+    depth = _depth_of_classes(index)
+    texts = []
+    for path, same in repeated.items():
+        if depth is not None and _upper(f"{path}/", depth) != _upper(f"{same}/", depth):
+            texts.append(printable(f"{path} = {same}"))
+    return texts
 
 
 def _classes_without_images(index: Index, folders: dict[str, int], files: list[str]) -> list[str]:

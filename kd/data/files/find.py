@@ -74,11 +74,14 @@ class Folder(NamedTuple):
     files    sorted names of its files, without those that are skipped
     skipped  number of hidden files in it, of files of the system, and of files in folders of the
              system
+    same_as  the path below the root of the same folder, if a link led there before: this one is not
+             entered again, and `files` is empty. Otherwise None
     """
 
     inside: tuple[str, ...]
     files: list[str]
     skipped: int
+    same_as: str | None = None
 
 
 class Found(NamedTuple):
@@ -89,12 +92,16 @@ class Found(NamedTuple):
     others   number of all other files by extension in lower case, `(none)` without one
     folders  {path of each folder relative to the root, "" for the root: number of files directly in
              it that are not images}
+    repeated {path of a folder that was not entered again: path of the same folder}
+    broken   paths of links that lead nowhere, without those named like an image or a document
     """
 
     paths: list[str]
     skipped: int
     others: dict[str, int]
     folders: dict[str, int]
+    repeated: dict[str, str]
+    broken: list[str]
 
 
 def find_images(root: Path) -> Found:
@@ -107,8 +114,12 @@ def find_images(root: Path) -> Found:
     uncertain = []
     others = []
     folders = {}
+    repeated = {}
     skipped = 0
     for folder in walk(root):
+        if folder.same_as is not None:
+            repeated["/".join(folder.inside)] = folder.same_as
+            continue
         skipped += folder.skipped
         folders["/".join(folder.inside)] = 0
         for name in folder.files:
@@ -120,12 +131,15 @@ def find_images(root: Path) -> Found:
                 others.append(path)
             else:
                 uncertain.append(path)
+    broken = []
     for path, is_image in zip(uncertain, _have_dicom(root, uncertain), strict=True):
         (images if is_image else others).append(path)
+        if not is_image and not os.path.exists(root / path) and os.path.islink(root / path):
+            broken.append(path)
     for path in others:
         folders[path.rpartition("/")[0]] += 1
     images.sort(key=natural_key)
-    return Found(images, skipped, count_extensions(others), folders)
+    return Found(images, skipped, count_extensions(others), folders, repeated, broken)
 
 
 def count_extensions(paths: list[str]) -> dict[str, int]:
@@ -164,25 +178,30 @@ def natural_key(text: str) -> tuple:
 def walk(root: Path) -> Iterator[Folder]:
     """Yield every folder from root down, in a fixed order.
 
-    Links are followed, and each real folder is entered once. Hidden folders and folders of the
-    system are skipped. Raises Problem, at the end, if folders cannot be read: training on the rest
-    would be training on a different data set.
+    Links are followed, and each real folder is entered once: a second link to it is yielded with
+    `same_as`, but a link to a folder that it is in itself, which would never end, is not. Hidden
+    folders and folders of the system are skipped. Raises Problem, at the end, if folders cannot be
+    read: training on the rest would be training on a different data set.
     """
-    entered = set()
+    entered = {}
     errors = []
     for here, folders, files in os.walk(root, followlinks=True, onerror=errors.append):
         status = os.stat(here)
         identity = (status.st_dev, status.st_ino)
+        inside = Path(here).relative_to(root).parts
         if identity in entered:
             folders.clear()
+            first = entered[identity]
+            if inside[: len(first)] != first:
+                yield Folder(inside, [], 0, "/".join(first))
             continue
-        entered.add(identity)
+        entered[identity] = inside
         skipped = 0
         for name in folders:
             skipped += _files_below(Path(here, name)) if _is_system_folder(name) else 0
         folders[:] = sorted(name for name in folders if not _is_system_folder(name))
         shown = sorted(name for name in files if not _is_system_file(name))
-        yield Folder(Path(here).relative_to(root).parts, shown, skipped + len(files) - len(shown))
+        yield Folder(inside, shown, skipped + len(files) - len(shown))
     if errors:
         faults = []
         for error in errors:

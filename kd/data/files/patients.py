@@ -19,30 +19,16 @@ from kd.data.index import Index
 from kd.system.console import shows_progress
 from kd.system.errors import Problem, counted, first_ten, printable
 
-# What people and machines write where they do not know the patient, or do not tell.
+# What people and machines write where they do not know the patient, or do not tell: without case,
+# blanks and marks.
 UNKNOWN_PATIENTS = frozenset(
     (
-        "",
-        "-",
-        "--",
-        "?",
-        "-1",
-        "anon",
-        "anonym",
-        "anonymous",
-        "anonymized",
-        "anonymised",
-        "deidentified",
-        "na",
-        "n/a",
-        "#n/a",
-        "nan",
-        "nil",
-        "none",
-        "null",
-        "removed",
-        "unknown",
-    )
+        " anon anonym anonymous anonymouspatient anonymized anonymizedpatient anonymised"
+        " anonymisedpatient deidentified deidentifiedpatient pseudonymized pseudonymised removed"
+        " redacted deleted hidden na nan nil none null notavailable unknown unknownpatient test"
+        " testpatient patient patientid patientname anonymisiert anonymisierterpatient"
+        " pseudonymisiert entfernt unbekannt unbekannterpatient"
+    ).split(" ")
 )
 MANY = 10  # one patient with more than half of so few images is no surprise
 # Names that often stand before the number of a patient, the longest first.
@@ -66,8 +52,9 @@ class _Guess(NamedTuple):
 
 
 def is_unknown(text: str) -> bool:
-    """Return whether `text` does not name a patient: it is empty, `nan`, `anonymous`, ..."""
-    return text.strip().strip("<>[]()*\"'^").casefold() in UNKNOWN_PATIENTS
+    """Return whether `text` does not name a patient: it is empty, `nan`, `xxx`, ..."""
+    word = re.sub(r"[\W_]+", "", text.casefold())
+    return word in UNKNOWN_PATIENTS or text.strip() == "-1" or bool(re.fullmatch("xx+", word))
 
 
 def identified(root: Path, rows: list[dict], how: Reading) -> tuple[list[dict], list[str]]:
@@ -75,17 +62,19 @@ def identified(root: Path, rows: list[dict], how: Reading) -> tuple[list[dict], 
 
     A row's site becomes a part of its patient, `SITE/PATIENT`, if both are known. It is the first
     of these that is known: the row's own site, the issuer in the DICOM header (of the header's
-    own patient), --site. Raises Problem for a pattern that is invalid or matches no image.
+    own patient), the only issuer in other rows of the patient, --site, the only site in other rows
+    of the patient. Raises Problem for a pattern that is invalid or matches no image, and for
+    patients with several sites and rows without one.
     """
-    rows = [dict(row) for row in rows]
+    rows = [row | {"issuer": ""} for row in rows]
     notes = []
     if how.patient_pattern is not None:
         notes += _apply_pattern(rows, how.patient_pattern)
     _read_headers(root, rows)
+    notes += _complete_sites(rows, how.site.strip())
     for row in rows:
-        site = row["site"] or how.site.strip()
-        if row["patient"] and site:
-            row["patient"] = f"{site}/{row['patient']}"
+        if row["patient"] and row["site"]:
+            row["patient"] = f"{row['site']}/{row['patient']}"
     if how.patient_pattern is None:
         notes += _patients_in_names(rows)
     return rows, notes + _dominant_patient(rows) + _unused_site(rows, how.site)
@@ -142,21 +131,20 @@ def _apply_pattern(rows: list[dict], text: str) -> list[str]:
 def _read_headers(root: Path, rows: list[dict]) -> None:
     """Add the patient, its issuer and the study of DICOM files to rows that lack them.
 
-    A file with the extension of another format is not opened for this.
+    Files with the extension of another format may be DICOM, too. They are opened if their patient
+    is not known.
     """
     wanted = []
     for row in rows:
-        is_known = row["patient"] and row["study"]
-        if not is_known and extension_of(row["path"]) not in IMAGE_EXTENSIONS:
+        is_named_otherwise = extension_of(row["path"]) in IMAGE_EXTENSIONS
+        if not row["patient"] or not (row["study"] or is_named_otherwise):
             wanted.append(row)
     if not wanted:
         return
     paths = [root / row["path"] for row in wanted]
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        tqdm(
-            total=len(paths), desc="DICOM headers", unit="file", disable=not shows_progress()
-        ) as bar,
+        tqdm(total=len(paths), desc="headers", unit="file", disable=not shows_progress()) as bar,
     ):
         for row, header in zip(wanted, threads.map(_header, paths), strict=True):
             bar.update()
@@ -170,6 +158,8 @@ def _header(path: Path):
     A damaged file is reported when it is decoded.
     """
     try:
+        if not path.is_file():  # a pipe would block
+            return None
         with open(path, "rb") as file:
             if not dicom.is_dicom(file.read(dicom.HEAD_BYTES)):
                 return None
@@ -183,7 +173,42 @@ def _add_header(row: dict, header) -> None:
     row["patient"] = row["patient"] or patient
     row["study"] = row["study"] or header.study
     if patient and row["patient"] == patient:
-        row["site"] = row["site"] or header.issuer.strip()
+        row["issuer"] = header.issuer.strip()
+
+
+def _complete_sites(rows: list[dict], site: str) -> list[str]:
+    """Set the site of each row as `identified` says, and return a note on what was concluded."""
+    sites = {row["patient"]: set() for row in rows}
+    issuers = {row["patient"]: set() for row in rows}
+    for row in rows:
+        issuers[row["patient"]] |= {row["issuer"]} - {""}
+        row["site"] = row["site"] or row["issuer"]
+        sites[row["patient"]] |= {row["site"]} - {""}
+    concluded = Counter()
+    unclear = Counter()
+    for row in rows:
+        patient = row["patient"]
+        if not patient or row["site"]:
+            continue
+        if len(sites[patient]) == 1 and (issuers[patient] or not site):
+            row["site"] = min(sites[patient])
+            concluded[f"{row['site']}/{patient}"] += 1
+        elif site:
+            row["site"] = site
+        elif sites[patient]:
+            unclear[f"'{printable(patient)}' ({first_ten(sorted(sites[patient]))})"] += 1
+    if unclear:
+        images = counted(unclear.total(), "image has", "images have")
+        raise Problem(
+            f"{images} no site, although the patient has several: {first_ten(sorted(unclear))}."
+            " Name the site of each image in a column site of a table, or that of all images"
+            " without one by --site NAME."
+        )
+    if not concluded:
+        return []
+    images = counted(concluded.total(), "image has", "images have")
+    names = first_ten(sorted(map(printable, concluded)))
+    return [f"{images} no site, and that of other images of the same patient is used: {names}."]
 
 
 def unknown_patients(index: Index) -> list[str]:
@@ -233,7 +258,30 @@ def _candidates(rows: list[dict]) -> list[tuple[str, str]]:
                 break
     eyes = f"(?i)(?:^|/)([0-9]+)_(?:{_EYES})(?![a-z])"
     candidates.append((eyes, "([0-9]+)_(?:left|right)"))
+    candidates += [(pattern, pattern) for pattern in _pattern_of_folders(rows)]
     return candidates
+
+
+def _pattern_of_folders(rows: list[dict]) -> list[str]:
+    """Return a pattern for the folders below the class folders if these may be patients.
+
+    All images are in such folders, of which most are in one class only.
+    """
+    upper = Counter()
+    places = set()
+    for row in rows:
+        folders = row["path"].split("/")[:-1]
+        depth = 1 + (row["label"] in folders[1:2] and row["label"] not in folders[:1])
+        if row["label"] not in folders[:depth] or len(folders) <= depth:
+            return []
+        places.add((row["label"], folders[depth]))
+        upper[depth] += 1
+    names = {name for _, name in places}
+    classes = {label for label, _ in places}
+    if len(upper) != 1 or len(places) < 2 * len(classes) or 2 * len(names) <= len(places):
+        return []
+    [depth] = upper
+    return ["^" + "[^/]+/" * depth + "([^/]+)/"] if len(rows) >= 2 * len(names) else []
 
 
 def _guess(text: str, rows: list[dict]) -> _Guess | None:

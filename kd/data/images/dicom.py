@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from kd.data.images.decoded import Pixels
 from kd.data.images.dicom_stored import (
     GREY,
     PALETTE,
@@ -65,22 +66,6 @@ _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL
 # pydicom reports odd values by warnings. They must not mix with this program's output, and a filter
 # that is set for one call would affect all threads.
 warnings.filterwarnings("ignore", module=r"pydicom|kd\.data\.dicom")
-
-
-class Decoded(NamedTuple):
-    """The pixels of a DICOM file, with the fields of `kd.data.images.pixels.Pixels`."""
-
-    image: Image.Image | None
-    values: np.ndarray | None
-    limits: tuple[float, float] | None
-    inverted: bool
-    bits: int
-    source: str
-
-    @property
-    def kind(self) -> str:
-        """`integer` or `float`."""
-        return "integer" if self.values.dtype.kind in "iu" else "float"
 
 
 class Header(NamedTuple):
@@ -171,7 +156,7 @@ def header_of(content: bytes) -> Header:
         return _header(_parsed(source, header_only=True))
 
 
-def decode(content: bytes, max_pixels: int) -> Decoded:
+def decode(content: bytes, max_pixels: int) -> Pixels:
     """Decode the bytes of a DICOM file with one image.
 
     Grey: `values` [H, W] after the modality look-up table or rescale, and then after the first VOI
@@ -276,23 +261,23 @@ def _header(dataset) -> Header:
     )
 
 
-def _grey(array: np.ndarray, dataset, layout: Layout) -> Decoded:
+def _grey(array: np.ndarray, dataset, layout: Layout) -> Pixels:
     values, limits = grey_values(array, dataset, layout)
     inverted = layout.photometric == "MONOCHROME1"
     source = f"DICOM {layout.photometric}"
-    return Decoded(None, values, limits, inverted, layout.bits, source)
+    return Pixels(None, values, limits, inverted, layout.bits, source)
 
 
-def _palette_colour(array: np.ndarray, dataset, layout: Layout) -> Decoded:
+def _palette_colour(array: np.ndarray, dataset, layout: Layout) -> Pixels:
     if not layout.is_integer or array.itemsize > 2:
         raise Refused(f"a palette for {layout.allocated} bits, which is not read")
     check_unused_bits(array, dataset, layout)
     table = palette_table(dataset, layout, array.itemsize)
     image = Image.fromarray(looked_up(array, table))
-    return Decoded(image, None, None, False, 8, f"DICOM {layout.photometric}")
+    return Pixels(image, None, None, False, 8, f"DICOM {layout.photometric}")
 
 
-def _colour(array: np.ndarray, layout: Layout, photometric: str) -> Decoded:
+def _colour(array: np.ndarray, layout: Layout, photometric: str) -> Pixels:
     source = f"DICOM {layout.photometric}"
     if layout.signed or not layout.is_integer:
         raise Refused(f"{source} with a sign or floating-point values, which is not read")
@@ -305,9 +290,9 @@ def _colour(array: np.ndarray, layout: Layout, photometric: str) -> Decoded:
         raise Refused(f"values up to {array.max()}, but BitsStored is {layout.bits}")
     if layout.bits == 8 and array.itemsize == 1:
         image = Image.fromarray(np.ascontiguousarray(array))
-        return Decoded(image, None, None, False, 8, source)
+        return Pixels(image, None, None, False, 8, source)
     values = array.astype(np.uint16) if array.itemsize == 1 else array
-    return Decoded(None, values, (0, top), False, layout.bits, source)
+    return Pixels(None, values, (0, top), False, layout.bits, source)
 
 
 def _rgb(strip: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kd.data.images import dicom
+from kd.data.images.decoded import FLOAT, Pixels
 from kd.data.images.fundus import crop_to_circle
+from kd.system.errors import Problem
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 30
@@ -24,12 +26,14 @@ LARGE = 16_000_000
 STRIP = 1 << 20  # values that are converted at a time
 # Only these are tried, whatever the name of a file: Pillow starts Ghostscript for an EPS file.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
-INTEGER = "integer"
-FLOAT = "float"
+BITS = "--bits"  # the rule of a range that images must not exceed begins with this
 # What `to_8_bits` reports about an image that has the range of its data set.
 DEEP = 1  # it has more than 8 bits
-CLIPPED = 2  # it has values outside the range
-BRIGHT = 4  # it has values in the upper half of the range
+REAL = 2  # these are floating-point values, not integers
+CLIPPED = 4  # it has values outside the range
+MISFIT = 8  # more than SOME of its values are outside the range
+BRIGHT = 16  # it has values in the upper half of the range
+SOME = 0.01  # so few values may be a marker, or damaged pixels of a detector
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 # The names that Pillow has for orders of bytes, and the opposite of each; N is the machine's own.
 _OTHER_ORDER = {
@@ -38,6 +42,7 @@ _OTHER_ORDER = {
     ";16N": ";16B" if sys.byteorder == "little" else ";16L",
 }
 _PNG_HAS_COLOUR_OR_ALPHA = (2, 4, 6)
+_FREQUENT = (b"\xff\xd8\xff", b"\x89PNG")  # how JPEG and PNG files begin, but no DICOM file
 
 # Pillow reports odd values of a file by warnings and in its log, which must not mix with this
 # program's output: an image that cannot be read is reported as such.
@@ -51,32 +56,6 @@ _large_images = threading.Lock()
 
 class RangeNeeded(Exception):
     """An image has more than 8 bits, and the range of its kind (the only argument) is not known."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A decoded image: either `image` (8 bits per channel) or `values` (more than 8 bits).
-
-    image     a Pillow image without transparency, in its final brightness
-    values    [H, W] grey or [H, W, 3] colour: an integer or floating-point type of more than 8 bits
-    limits    the values that are black and white, if the file states them; otherwise None, and the
-              range of the data set applies
-    inverted  whether the lowest value is white. Only for `values`
-    bits      bits per channel in the file: 1, 8, 10, 12, 16, 32 ...
-    source    kind of the file, for --check-data: `PNG L`, `TIFF I;16`, `DICOM MONOCHROME2`
-    """
-
-    image: Image.Image | None
-    values: np.ndarray | None = None
-    limits: tuple[float, float] | None = None
-    inverted: bool = False
-    bits: int = 8
-    source: str = ""
-
-    @property
-    def kind(self) -> str:
-        """INTEGER or FLOAT: values of these kinds have separate ranges."""
-        return INTEGER if self.values.dtype.kind in "iu" else FLOAT
 
 
 class Range(NamedTuple):
@@ -148,9 +127,10 @@ def decode(
     if hold is None:
         with contextlib.ExitStack() as own:
             return decode(content, size, channels, own)
-    if dicom.is_dicom(content[: dicom.HEAD_BYTES]):
+    is_frequent = content.startswith(_FREQUENT)
+    if not is_frequent and dicom.is_dicom(content[: dicom.HEAD_BYTES]):
         _wait_for_memory(len(content) // 2, hold)
-        return Pixels(*dicom.decode(content, MAX_PIXELS))
+        return dicom.decode(content, MAX_PIXELS)
     image = _opened(content)
     source = f"{image.format} {image.mode}"
     if size:
@@ -191,7 +171,7 @@ def resized(image: Image.Image, recipe: Recipe) -> np.ndarray:
 
 
 def to_8_bits(pixels: Pixels, ranges: dict[str, Range]) -> tuple[Image.Image, int]:
-    """Return (an image with 8 bits per channel, its flags: DEEP, CLIPPED and BRIGHT).
+    """Return (an image with 8 bits per channel, its flags: DEEP, REAL, CLIPPED, MISFIT, BRIGHT).
 
     low <= value <= high becomes round(255 * (value - low) / (high - low)), and 255 minus that if
     the lowest value is white. The flags are 0 for an image of 8 bits or with a range of its own.
@@ -218,14 +198,17 @@ def to_8_bits(pixels: Pixels, ranges: dict[str, Range]) -> tuple[Image.Image, in
 def _flags(values: np.ndarray, limits: Range) -> int:
     """Return the flags of values to which a range applies; see `to_8_bits`."""
     lowest, highest = values.min(), values.max()
-    flags = DEEP
+    flags = DEEP if values.dtype.kind in "iu" else DEEP | REAL
     if lowest < limits.low or highest > limits.high:
-        if limits.rule.startswith("--bits"):
+        if limits.rule.startswith(BITS):
             raise ValueError(
                 f"values {lowest:g} to {highest:g}, but {limits.rule} means {limits.low:g} to"
                 f" {limits.high:g}"
             )
         flags |= CLIPPED
+        outside = np.count_nonzero(values < limits.low) + np.count_nonzero(values > limits.high)
+        if outside > SOME * values.size:
+            flags |= MISFIT
     if highest > (limits.low + limits.high) / 2:
         flags |= BRIGHT
     return flags
@@ -245,21 +228,28 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def range_for(kind: str, lowest: float, highest: float, rule: str) -> Range:
     """Return the range of a data set whose values lie between `lowest` and `highest`.
 
-    Values from 0 on have the range of the fewest bits (8 or more) that hold them: 0 to 4095 for 12
-    bits. Floating-point values between 0 and 1 have the range 0 to 1. If values are below 0, the
-    range is that of the values.
+    Integers from 0 on have the range of the fewest bits (8 or more) that hold them: 0 to 4095 for
+    12 bits. Floating-point values from 0 on have the range 0 to 1, or 0 to the highest value if
+    that is above 1. If values are below 0, the range is that of the values.
+
+    Raises Problem if the range is too wide for a floating-point number.
     """
+    if not math.isfinite(float(highest) - float(lowest)):
+        raise Problem(
+            f"Images have values from {lowest:g} to {highest:g}, a range too wide to be shown."
+            " Remove the images with such values."
+        )
     if lowest < 0:
         return Range(float(lowest), float(highest), rule)
-    if kind == FLOAT and highest <= 1:
-        return Range(0.0, 1.0, rule)
-    bits = max(8, math.ceil(highest).bit_length())
+    if kind == FLOAT:
+        return Range(0.0, max(1.0, float(highest)), rule)
+    bits = max(8, int(highest).bit_length())
     return Range(0.0, float(2**bits - 1), rule)
 
 
 def range_of_bits(bits: int) -> Range:
     """Return the range that --bits specifies."""
-    return Range(0.0, float(2**bits - 1), f"--bits {bits}")
+    return Range(0.0, float(2**bits - 1), f"{BITS} {bits}")
 
 
 def _wait_for_memory(pixels: int, hold: contextlib.ExitStack) -> None:
@@ -275,9 +265,10 @@ def _opened(content: bytes) -> Image.Image:
         raise ValueError(
             f"{image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million"
         )
-    frames = getattr(image, "n_frames", 1)
     # The first image of an MPO file is the photograph, and the others are previews of it.
-    if frames > 1 and image.format != "MPO":
+    has_one = image.format in ("JPEG", "MPO", "BMP")
+    frames = 1 if has_one else getattr(image, "n_frames", 1)
+    if frames > 1:
         raise ValueError(f"{frames} pages or frames, but one image is needed")
     if image.format == "PNG":
         # Decoding does not verify the checksum of the pixels.
@@ -315,7 +306,8 @@ def _colour_values(image: Image.Image, content: bytes) -> np.ndarray:
         raise ValueError("16 bits with transparency or as CMYK; save it as 16-bit RGB without both")
     lower = Image.open(io.BytesIO(content), formats=FORMATS)
     lower.tile = [tile._replace(args=_exchanged(tile.args)) for tile in lower.tile]
-    values = np.asarray(image).astype(np.uint16) << 8
+    values = np.asarray(image).astype(np.uint16)
+    values <<= 8
     values |= np.asarray(lower)
     if values.shape[2] == 4:
         for row in values:  # row by row, because the product needs 32 bits
@@ -328,7 +320,8 @@ def _exchanged(arguments):
     """Return the arguments of a Pillow decoder for the other order of bytes."""
     first = arguments if isinstance(arguments, str) else arguments[0]
     order = first[-4:]
-    if not first.startswith("RGB") or order not in _OTHER_ORDER:
+    # RGBa, with colours that are multiplied by alpha, is not decoded byte by byte.
+    if first[:-4] not in ("RGB", "RGBA", "RGBX") or order not in _OTHER_ORDER:
         raise ValueError("16 bits in a layout that is not supported; save it as a 16-bit RGB PNG")
     changed = first[:-4] + _OTHER_ORDER[order]
     return changed if isinstance(arguments, str) else (changed, *arguments[1:])

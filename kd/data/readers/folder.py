@@ -5,47 +5,20 @@ in a table.
 """
 
 import os
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from kd.config.layout import slug
 from kd.config.settings import Reading
 from kd.data.files import patients
-from kd.data.files.find import (
-    IMAGE_EXTENSIONS,
-    NO_EXTENSION,
-    Found,
-    find_images,
-    natural_key,
-    split_name,
-)
+from kd.data.files.find import IMAGE_EXTENSIONS, find_images, natural_key
 from kd.data.index import UNLABELED, Index, Sample
+from kd.data.readers.tree import TABLE, Contents, other_files, read_any_tree, read_classes
 from kd.data.tables.corrections import corrected
 from kd.data.tables.image_table import read_table
-from kd.data.tables.spelling import plain
 from kd.system.errors import Problem, counted, first_ten
 
-TABLE = "images.csv"
-_DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 _DEFAULT = Reading()
-
-
-class Contents(NamedTuple):
-    """What a folder or a table contains.
-
-    rows     one dictionary for each image, with the keys path, label, patient, study, split, site
-             and extra
-    notes    what the user should know
-    skipped  see `Index`
-    others   see `Index`
-    """
-
-    rows: list[dict]
-    notes: list[str]
-    skipped: int = 0
-    others: dict[str, int] = {}
 
 
 def read(
@@ -61,12 +34,12 @@ def read(
     outside class folders are unlabelled, and are accepted only if `classes` is given; if no folder
     is one of these classes, all images are unlabelled, and a note says so. Rows of a table without
     a label are always accepted, with a note if `classes` is not given. Raises Problem for an empty
-    folder, a bad table (with row numbers), a folder that contains splits and other folders, and
+    folder, a bad table (with row numbers), a tree whose classes are not clear (`read_classes`), and
     classes that are not in `classes`.
     """
     root, table = _places(data_dir, "--data-dir", how)
     if table is None:
-        contents = _from_tree(root, classes)
+        contents = read_classes(root, classes)
     else:
         contents = _from_table(root, table, how, classes)
     _check_some(contents, root, "--data-dir")
@@ -88,14 +61,11 @@ def read_images(data_dir: str | None, flag: str, how: Reading = _DEFAULT) -> Ind
 
     The index has no classes. The folder may have any structure, and the patients are those of its
     table, if it has one. Messages name `flag` as the source of `data_dir`. Raises Problem for an
-    empty folder and a bad table.
+    empty folder, a bad table, and folders of masks.
     """
     root, table = _places(data_dir, flag, how)
     if table is None:
-        found = find_images(root)
-        _check_runs(root, found.paths)
-        rows = [_row(path) for path in found.paths]
-        contents = Contents(rows, _other_files(found.others), found.skipped, found.others)
+        contents = read_any_tree(root)
     else:
         contents = _from_table(root, table, how, None, ignored=("label", "split"))
     _check_some(contents, root, flag)
@@ -146,7 +116,7 @@ def _from_table(
     others = dict(found.others)
     others[".csv"] -= 1  # the table itself
     others = {extension: count for extension, count in others.items() if count}
-    notes = listed.notes + _other_files(others)
+    notes = listed.notes + other_files(others)
     known = {row["path"] for row in listed.rows}
     unlisted = [path for path in found.paths if path not in known]
     if unlisted:
@@ -155,211 +125,6 @@ def _from_table(
             f" because {TABLE} has no row for it or the row was left out: {first_ten(unlisted)}."
         )
     return Contents(listed.rows, notes, found.skipped, others)
-
-
-def _from_tree(root: Path, classes: tuple[str, ...] | None) -> Contents:
-    """Return the images in class folders or in split folders of class folders.
-
-    Without `classes`, every folder with images is a class.
-    """
-    found = find_images(root)
-    _check_runs(root, found.paths)
-    has_splits = _has_splits(root, found.paths)
-    rows = []
-    for path in found.paths:
-        folders = path.split("/")[:-1]
-        split = split_name(folders.pop(0)) if has_splits else None
-        rows.append(_row(path, folders[0] if folders else "", split))
-    _check_spelling(root, rows, classes)
-    notes = _other_files(found.others) + _folders_without_images(found, has_splits)
-    if classes is not None and _all_unlabelled(root, rows, classes):
-        notes += _no_class(root, rows, classes)
-        rows = [row | {"label": ""} for row in rows]
-    elif not has_splits:
-        notes += _equal_folders(found.paths)
-    return Contents(rows, notes, found.skipped, found.others)
-
-
-def _check_runs(root: Path, paths: list[str]) -> None:
-    """Raise Problem if figures of this program's own runs are among the images."""
-    runs = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        files = [root / folder / other for other in ("report.json", "settings.json")]
-        if name == "confusion.png" and all(file.is_file() for file in files):
-            runs.append(folder or ".")
-    if runs:
-        raise Problem(
-            f"Folders in {root} are runs of this program, not data: {first_ten(runs)}. Move them"
-            " out of the folder, or use another one."
-        )
-
-
-def _has_splits(root: Path, paths: list[str]) -> bool:
-    """Return whether the top folders that contain images are splits, not classes.
-
-    Raises Problem if some are splits and some are not, and if two are the same split.
-    """
-    tops = sorted({path.partition("/")[0] for path in paths if "/" in path}, key=natural_key)
-    splits = [name for name in tops if split_name(name)]
-    if not splits:
-        return False
-    rest = [name for name in tops if not split_name(name)]
-    if any("/" not in path for path in paths):
-        rest.append("the folder itself")
-    if rest:
-        be = "is a split" if len(splits) == 1 else "are splits"
-        raise Problem(
-            f"{_folders(splits)} of {root} {be}, but this is not so for {first_ten(rest)}, and all"
-            " contain images. Move one kind out, rename a class that is named like a split, or"
-            f" list the images in {TABLE}."
-        )
-    _check_splits(root, splits)
-    return True
-
-
-def _check_splits(root: Path, names: list[str]) -> None:
-    """Raise Problem if two folders are the same split."""
-    first = {}
-    for name in names:
-        split = split_name(name)
-        other = first.setdefault(split, name)
-        if other != name:
-            raise Problem(
-                f"Folders {other} and {name} of {root} are both the {split} split. Put their"
-                " images into one folder, or move one of them out."
-            )
-
-
-def _check_spelling(root: Path, rows: list[dict], classes: tuple[str, ...] | None) -> None:
-    """Raise Problem for names of classes that differ only as `plain` says, for example in case."""
-    counts = Counter(row["label"] for row in rows if row["label"])
-    spellings = {}
-    for name in sorted(counts.keys() | set(classes or ()), key=natural_key):
-        spellings.setdefault(plain(name), []).append(name)
-    faults = []
-    for names in spellings.values():
-        if len(names) > 1 and any(name in counts and name not in (classes or ()) for name in names):
-            faults.append(" = ".join(f"'{name}' ({_holders(name, counts)})" for name in names))
-    if faults:
-        raise Problem(
-            f"Classes in {root} differ only in case, blanks or leading zeros: {first_ten(faults)}."
-            " Rename their folders, so that each class has one name."
-        )
-
-
-def _holders(name: str, counts: Counter) -> str:
-    """Return how many images a class has, for messages; classes of a network may have none."""
-    return counted(counts[name], "image", "images") if name in counts else "of the network"
-
-
-def _all_unlabelled(root: Path, rows: list[dict], classes: tuple[str, ...]) -> bool:
-    """Return whether no folder is one of the network's classes.
-
-    Raises Problem if some folders are and some are not.
-    """
-    names = {row["label"] for row in rows if row["label"]}
-    unknown = sorted(names - set(classes), key=natural_key)
-    if unknown and len(unknown) < len(names):
-        images = sum(row["label"] in unknown for row in rows)
-        raise Problem(
-            f"{_folders(unknown)} in {root} ({counted(images, 'image', 'images')})"
-            f" {'is' if len(unknown) == 1 else 'are'} unknown to the network: its classes are"
-            f" {first_ten(list(classes))}. Rename what is unknown, or move it out of the folder."
-        )
-    return bool(unknown)
-
-
-def _no_class(root: Path, rows: list[dict], classes: tuple[str, ...]) -> list[str]:
-    """Return a note that no folder is a class, and one if folders below them may be classes."""
-    names = sorted({row["label"] for row in rows if row["label"]}, key=natural_key)
-    notes = [
-        f"All {len(rows)} images are unlabelled: no folder in {root} is a class of the network"
-        f" ({first_ten(names)})."
-    ]
-    below = {name for row in rows for name in row["path"].split("/")[1:-1]}
-    lower = [name for name in classes if name in below]
-    if lower:
-        notes.append(
-            f"Folders at a lower level are named like classes of the network"
-            f" ({first_ten(lower)}), but are not read as such: to use these labels, set --data-dir"
-            " to a folder that directly contains the class folders."
-        )
-    return notes
-
-
-def _equal_folders(paths: list[str]) -> list[str]:
-    """Return a note if all top folders contain the same folders, two or more.
-
-    The lower folders may be the classes, and the upper ones hospitals. They may also be images and
-    their masks.
-    """
-    below = {}
-    for path in paths:
-        folders = path.split("/")[:-1]
-        if folders:
-            below.setdefault(folders[0], set()).update(folders[1:2])
-    shared = set.intersection(*below.values()) if below else set()
-    if len(below) < 2 or len(shared) < 2:
-        return []
-    names = sorted(shared, key=natural_key)
-    cure = (
-        "if the lower ones are the classes, list all images in a table (--table FILE) with the"
-        " columns path, label and site, or use one upper folder as --data-dir"
-    )
-    if all(split_name(name) for name in names):
-        cure = "if the lower ones are splits, they must be the upper folders: SPLIT/CLASS"
-    return [
-        f"Folders {first_ten(sorted(below, key=natural_key))} all contain the folders"
-        f" {first_ten(names)}, and the class is taken from the upper folder: {cure}."
-    ]
-
-
-def _folders_without_images(found: Found, has_splits: bool) -> list[str]:
-    """Return a note that names folders that would be splits or classes if they had images.
-
-    A class that has images in one split may have none in another.
-    """
-    used = {upper for path in found.paths for upper in _upper_folders(path)}
-    files = Counter()
-    for folder, count in found.folders.items():
-        for upper in _upper_folders(folder + "/"):
-            files[upper] += count
-    classes = {folder.partition("/")[2] for folder in used}
-    without = []
-    for folder in sorted(found.folders.keys() - used - {""}, key=natural_key):
-        upper, _, lower = folder.partition("/")
-        is_class = has_splits and upper in used and "/" not in lower
-        if lower and (not is_class or (not files[folder] and lower in classes)):
-            continue
-        others = counted(files[folder], "other file", "other files") if files[folder] else "empty"
-        without.append(f"{folder} ({others})")
-    if not without:
-        return []
-    have = counted(len(without), "folder has", "folders have")
-    return [f"{have} no images: {first_ten(without)}."]
-
-
-def _upper_folders(path: str) -> list[str]:
-    """Return the paths of all folders that a file is in: a and a/b for a/b/c."""
-    return [path[:place] for place, letter in enumerate(path) if letter == "/"]
-
-
-def _other_files(others: dict[str, int]) -> list[str]:
-    """Return a note that counts the files that are not images."""
-    if not others:
-        return []
-    kinds = []
-    for extension, count in others.items():
-        if extension == NO_EXTENSION:
-            kinds.append(f"{count} without an extension")
-        elif extension in _DICOM_EXTENSIONS:
-            kinds.append(f"{count} {extension} (no DICOM content)")
-        else:
-            kinds.append(f"{count} {extension}")
-    total = sum(others.values())
-    files = counted(total, "file is not an image and was", "files are not images and were")
-    return [f"{files} skipped: {first_ten(kinds)}."]
 
 
 def _check_some(contents: Contents, root: Path, flag: str) -> None:
@@ -413,16 +178,6 @@ def _unlabelled_images(index: Index) -> list[str]:
             " unlabeled uses them, except those that are marked as valid or test."
         )
     ]
-
-
-def _folders(names: list[str]) -> str:
-    return f"{'Folder' if len(names) == 1 else 'Folders'} {first_ten(names)}"
-
-
-def _row(path: str, label: str = "", split: str | None = None) -> dict:
-    """Return a row as of a table for an image that was found in a folder."""
-    row = {"path": path, "label": label, "patient": "", "study": "", "split": split}
-    return row | {"site": "", "extra": {}}
 
 
 def _index(root: Path, classes: tuple[str, ...], contents: Contents, how: Reading) -> Index:

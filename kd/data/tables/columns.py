@@ -1,5 +1,6 @@
 """Find out what the columns of a table mean, by their names or by --columns."""
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,6 +13,12 @@ from kd.system.errors import Problem, counted, first_ten, printable
 KEYS = ("path", "label", "patient", "study", "split", "site")
 _NEARLY = 0.8  # similarity from which the name of a column is taken for a misspelt key
 _LONGEST = 100  # characters of a text from a table in messages
+# Other names of the column of patients, in lower case and without blanks and marks.
+_PATIENTS = re.compile(
+    "mrn|pid|(pat|patient|patients|subject)(id|no|nr|num|number|nummer|code|key)"
+)
+# What names like PatientSex end with: such a column does not say who the patient is.
+_NO_PATIENTS = re.compile(".*(sex|gender|age|birthdate|dob|weight|size|height|position|history)")
 
 
 class Columns(NamedTuple):
@@ -97,7 +104,8 @@ def choose(
     if not places["path"]:
         raise Problem(
             f"'{file}' has an invalid header '{shown(','.join(columns))}': the column path is"
-            " missing. Name the column that identifies the images with --columns path=NAME."
+            " missing. Name the column that identifies the images with --columns path=NAME, or"
+            " remove the lines above the header if this is not it."
         )
     return Columns(places, labels, {} if ignored else extra)
 
@@ -111,7 +119,10 @@ def rows_of(table: Table, columns: Columns) -> tuple[list[Row], list[str]]:
         texts = [text.strip() for text in fields]
         if len(texts) != len(table.columns):
             name = "".join(texts[place] for place in columns.places["path"] if place < len(texts))
-            faults.append(f"{Row(number, name).where} (number of fields differs from the header)")
+            numbers = f"{len(texts)}, not {len(table.columns)}"
+            faults.append(
+                f"{Row(number, name).where} (number of fields differs from the header: {numbers})"
+            )
             continue
         found = {}
         for key in single:
@@ -235,15 +246,36 @@ def _refuse_misspelt(
     open_keys = [key for key in absent if key not in asked and key not in ignored]
     found = {}
     for name in extra:
-        near = get_close_matches(name.lower(), open_keys, 1, _NEARLY)
-        if near:
-            found.setdefault(near[0], name)
+        key = _nearest_key(name, open_keys)
+        if key:
+            found.setdefault(key, []).append(name)
     if found:
-        names = [f"'{shown(name)}' ({key})" for key, name in found.items()]
-        cure = " ".join(shlex.quote(f"{key}={name}") for key, name in found.items())
+        names = []
+        best = {}
+        for key, near in found.items():
+            near.sort(key=lambda name: not _PATIENTS.fullmatch(_letters(name)))  # a stable order
+            names += [f"'{shown(name)}' ({key})" for name in near]
+            best[key] = near[0]
+        cure = " ".join(shlex.quote(f"{key}={name}") for key, name in best.items())
         none = " ".join(f"{key}=" for key in found)
         raise Problem(
             f"Columns of '{file}' are nearly called like columns that it lacks:"
             f" {first_ten(names)}. Use --columns {cure} if they are these, or --columns {none} if"
             " they are not."
         )
+
+
+def _nearest_key(name: str, keys: list[str]) -> str:
+    """Return the key that the name of a column probably means, or an empty string."""
+    letters = _letters(name)
+    if "patient" in keys and _PATIENTS.fullmatch(letters):
+        return "patient"
+    near = get_close_matches(name.lower(), keys, 1, _NEARLY)
+    if not near or (near[0] == "patient" and _NO_PATIENTS.fullmatch(letters)):
+        return ""
+    return near[0]
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name in lower case."""
+    return re.sub(r"[\W_]", "", name.lower())

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from kd.data.files.file_names import FileNames
+from kd.data.files.file_names import FileNames, composed
 from kd.data.index import Index
 from kd.data.tables.grades import DROP, corrections_in, number
 from kd.system.errors import Problem, counted, first_ten, printable
@@ -16,8 +16,9 @@ class _Images:
 
     def __init__(self, root: Path, paths: list[str]):
         self._root = root
-        self._paths = set(paths)
-        self._names = FileNames(self._paths)
+        # A path is found as it is written, or in another Unicode form.
+        self._paths = {composed(path): path for path in paths} | {path: path for path in paths}
+        self._names = FileNames(set(paths))
 
     def find(self, name: str) -> tuple[str, str]:
         """Return (the path of the image that `name` names, ""), or ("", why there is none).
@@ -25,13 +26,14 @@ class _Images:
         The name is a path, also with \\ or with the name of the root before it, or the name of one
         file with or without its extension.
         """
-        for text in (name, name.replace("\\", "/")):
+        slashes = name.replace("\\", "/")
+        for text in (name, slashes, composed(slashes)):
             path = os.path.normpath(text)
             if path in self._paths:
-                return path, ""
+                return self._paths[path], ""
             for base in (f"{os.path.abspath(self._root)}/", f"{self._root.resolve().name}/"):
                 if path.removeprefix(base) in self._paths:
-                    return path.removeprefix(base), ""
+                    return self._paths[path.removeprefix(base)], ""
         matches = [] if "/" in path else self._names.find(path)
         if not matches:
             return "", "the data set has no such image"

@@ -43,8 +43,11 @@ def stem_of(name: str) -> str:
 
 
 def number(text: str) -> str:
-    """Return a whole number without the `.0` that spreadsheets add, and other text unchanged."""
-    found = re.fullmatch(r"(-?[0-9]+)\.0*", text)
+    """Return a whole number without the `.0` that spreadsheets add, and other text unchanged.
+
+    The mark may be a comma, but `1,000` may be a thousand, and is not changed.
+    """
+    found = re.fullmatch(r"(-?[0-9]+)(\.0*|,00?)", text)
     return found[1] if found else text
 
 
@@ -65,11 +68,13 @@ def fields_of(
     header: tuple[str, ...],
     read: Callable[[Path], Table] = read_csv,
     other_headers: tuple[tuple[str, ...], ...] = (),
+    further: bool = False,
 ) -> list[tuple[str, list[str]]]:
     """Return [(where, stripped fields)] of the table `name` below root.
 
     `where` names the table, the row and its first field. The header must be `header` or one of
-    `other_headers`, but may differ in case. Raises Problem if the table is missing, or has other
+    `other_headers`, but may differ in case. With `further`, these may be some of the columns in any
+    order, and the other columns are ignored. Raises Problem if the table is missing, or has other
     columns, no rows, or rows of another length.
     """
     table = root / name
@@ -80,7 +85,8 @@ def fields_of(
         )
     columns, records, _ = read(table)
     headers = (header, *other_headers)
-    if _lower(columns) not in [_lower(names) for names in headers]:
+    places = _places(columns, headers, further)
+    if not places:
         raise Problem(
             f"'{table}' has an invalid header '{','.join(columns)[:200]}': it must be"
             f" {' or '.join(map(','.join, headers))}. Fix row 1, or restore the original file."
@@ -91,13 +97,27 @@ def fields_of(
     uneven = []
     for line, fields in records:
         stripped = [field.strip() for field in fields]
-        where = f"{name} row {line} '{printable(stripped[0])}'"
-        found.append((where, stripped))
+        first = stripped[places[0]] if places[0] < len(stripped) else ""
+        where = f"{name} row {line} '{printable(first)}'"
         if len(stripped) != len(columns):
             uneven.append(f"{where} (number of fields differs from the header)")
+            continue
+        found.append((where, [stripped[place] for place in places]))
     if uneven:
         raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(uneven)}. Fix them.")
     return found
+
+
+def _places(columns: list[str], headers: tuple[tuple[str, ...], ...], further: bool) -> list[int]:
+    """Return the places of the columns of the header that a table has, or nothing."""
+    names = _lower(columns)
+    fitting = []
+    for header in map(_lower, headers):
+        if names == header:
+            return list(range(len(names)))
+        if further and all(names.count(name) == 1 for name in header):
+            fitting.append([names.index(name) for name in header])
+    return fitting[0] if len(fitting) == 1 else []
 
 
 def _lower(names: Iterable[str]) -> list[str]:
@@ -129,6 +149,8 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
 def corrections_in(errata: str) -> list[tuple[str, str, str]]:
     """Return [(where, image, label)] of the rows of a CSV of corrections.
 
+    Further columns, for example comments, are ignored.
+
     Raises Problem if there is no such file, and as `fields_of` does.
     """
     file = Path(errata)
@@ -138,7 +160,7 @@ def corrections_in(errata: str) -> list[tuple[str, str, str]]:
             " image,label (or image,grade)."
         )
     first, *others = ERRATA_HEADERS
-    fields = fields_of(file.parent, file.name, first, other_headers=tuple(others))
+    fields = fields_of(file.parent, file.name, first, other_headers=tuple(others), further=True)
     return [(where, image, label) for where, (image, label) in fields]
 
 

@@ -15,7 +15,7 @@ from kd.data.tables.grades import number
 from kd.data.tables.labels import missing_words, read_labels
 from kd.data.tables.paths import locate
 from kd.data.tables.spelling import is_missing, plain
-from kd.data.tables.table import read
+from kd.data.tables.table import Table, read
 from kd.system.errors import Problem, counted, first_ten
 
 
@@ -52,6 +52,7 @@ def read_table(
     `table_labels.read_labels`).
     """
     content = read(table)
+    _refuse_title(table, content)
     columns = choose(table, content.columns, how.columns, ignored)
     if classes is None and "label" not in ignored:
         _require_labels(table, content.columns, columns)
@@ -72,6 +73,21 @@ def read_table(
     return Listed(
         [_as_dict(row) for row in rows], notes + label_notes + patient_notes + merge_notes
     )
+
+
+def _refuse_title(table: Path, content: Table) -> None:
+    """Raise Problem if the first row is a title: it has one text, but the rows below have more."""
+    names = [name for name in content.columns if name]
+    if len(names) != 1:
+        return
+    for line, fields in content.rows:
+        filled = sum(bool(field.strip()) for field in fields)
+        if filled > 1:
+            raise Problem(
+                f"'{table}' has no header in its first row: there is only '{shown(names[0])}', but"
+                f" row {line} has {filled} texts. Remove the lines above the names of the"
+                " columns, or add these names."
+            )
 
 
 def _require_labels(table: Path, names: list[str], columns: Columns) -> None:
@@ -132,7 +148,10 @@ def _refuse_unknown_labels(table: Path, rows: list[Row], classes: tuple[str, ...
 
 
 def _unify_patients(table: Path, rows: list[Row]) -> list[str]:
-    """Empty unknown patients, studies and sites, remove `.0`, and return notes."""
+    """Empty unknown patients, studies and sites, remove `.0`, and return notes.
+
+    Raises Problem for patients that are numbers without their last digits.
+    """
     words = Counter()
     whole = set()
     decimal = Counter()
@@ -155,30 +174,35 @@ def _unify_patients(table: Path, rows: list[Row]) -> list[str]:
             f"{counted(both, 'patient is', 'patients are')} written with .0 in {table.name}, and"
             " elsewhere without it: these are one patient."
         )
+    _refuse_cut_numbers(table, rows)
     return notes + _odd_patients(table, {row.patient for row in rows if row.patient})
 
 
+def _refuse_cut_numbers(table: Path, rows: list[Row]) -> None:
+    """Raise Problem for patients like 1.23457E+15: several patients may have become one."""
+    cut = [row for row in rows if re.fullmatch(r"-?[0-9]+([.,][0-9]*)?[eE]\+[0-9]+", row.patient)]
+    if cut:
+        texts = [f"{row.where} (patient {shown(row.patient)})" for row in cut]
+        raise Problem(
+            f"{counted(len(cut), 'row has', 'rows have')} a patient without the last digits in"
+            f" '{table}', as spreadsheets write long numbers: {first_ten(texts)}. Export the table"
+            " again with this column formatted as text, so that different patients stay different."
+        )
+
+
 def _odd_patients(table: Path, patients: set[str]) -> list[str]:
-    """Return notes on patients that may be one, and on those that may be several."""
-    notes = []
+    """Return a note on patients that may be one."""
     spellings = {}
     for patient in sorted(patients):
         spellings.setdefault(plain(patient), []).append(patient)
     alike = [" = ".join(map(shown, names)) for names in spellings.values() if len(names) > 1]
-    if alike:
-        names = counted(len(alike), "patient", "patients")
-        notes.append(
-            f"{names} of {table.name} may be written in several ways, and count as different"
-            f" patients: {first_ten(alike)}. Write them in one way if they are the same."
-        )
-    cut = [name for name in sorted(patients) if re.fullmatch(r"[0-9]([.,][0-9]+)?E\+[0-9]+", name)]
-    if cut:
-        numbers = counted(len(cut), "patient is a number", "patients are numbers")
-        notes.append(
-            f"{numbers} without its last digits, as spreadsheets write long numbers, so several"
-            f" patients may count as one: {first_ten(cut)}."
-        )
-    return notes
+    if not alike:
+        return []
+    names = counted(len(alike), "patient", "patients")
+    return [
+        f"{names} of {table.name} may be written in several ways, and count as different"
+        f" patients: {first_ten(alike)}. Write them in one way if they are the same."
+    ]
 
 
 def _merged(

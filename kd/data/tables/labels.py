@@ -16,6 +16,9 @@ from kd.system.errors import Problem, counted, first_ten
 # What programs write into a cell without a value, in lower case.
 _UNCERTAIN = "-1"
 _YES_AND_NO = {"true": "1", "false": "0"}
+# Words for one and the same answer, in lower case.
+_YES = frozenset(("1", "true", "yes", "y", "positive", "pos", "wahr", "ja", "j"))
+_NO = frozenset(("0", "false", "no", "n", "negative", "neg", "falsch", "nein"))
 
 
 def read_labels(
@@ -33,7 +36,8 @@ def read_labels(
     table, whatever it is, and an image that is dropped later may have any label.
 
     Raises Problem for labels of -1 unless `how` says what they mean, for several labels in a row,
-    for rows without a 1 in columns of 0 and 1, and for labels that differ only in their spelling.
+    for rows without a 1 in columns of 0 and 1, for labels that differ only in their spelling, and
+    for labels that are several words for yes or for no.
     """
     notes = _unify_cells(file, rows, classes)
     rows, uncertain = _without_uncertain(file, rows, how, classes, corrections)
@@ -46,6 +50,8 @@ def read_labels(
     _refuse_none(file, judged, names)
     _refuse_several(file, judged)
     _refuse_spellings(file, judged)
+    if classes is None:
+        _refuse_synonyms(file, judged)
     found = {row.labels for row in judged}
     for row in rows:
         if corrections.get(row.path) == DROP and row.labels not in found:
@@ -58,6 +64,7 @@ def _unify_cells(file: Path, rows: list[Row], classes: tuple[str, ...] | None) -
     words = Counter()
     whole = set()
     decimal = Counter()
+    commas = _have_decimal_commas(rows)
     for row in rows:
         cells = []
         for cell in row.cells:
@@ -65,7 +72,7 @@ def _unify_cells(file: Path, rows: list[Row], classes: tuple[str, ...] | None) -
                 words[cell] += 1
                 cell = ""
             elif classes is None or cell not in classes:
-                changed = number(cell)
+                changed = number(cell) if commas or "," not in cell else cell
                 if changed != cell:
                     decimal[changed] += 1
                 else:
@@ -81,6 +88,16 @@ def _unify_cells(file: Path, rows: list[Row], classes: tuple[str, ...] | None) -
             " elsewhere without it: these are one class."
         )
     return notes
+
+
+def _have_decimal_commas(rows: list[Row]) -> bool:
+    """Return whether `1,0` in a column of labels is the number 1.
+
+    In a single column, it may also be the list of 1 and 0, unless all labels are written so.
+    """
+    cells = {cell for row in rows for cell in row.cells if not is_missing(cell)}
+    several = any(len(row.cells) > 1 for row in rows)
+    return several or all("," in cell and number(cell) != cell for cell in cells)
 
 
 def missing_words(file: Path, words: Counter, kind: str, meaning: str) -> list[str]:
@@ -187,6 +204,10 @@ def _parts(text: str, known: set[str]) -> tuple[str, ...]:
         found = tuple(part.strip() for part in text.split(mark))
         if len(found) > 1 and enough(part in known for part in found if part):
             return found
+    for mark in "/+":  # names like HER2+ are no lists
+        found = tuple(part.strip() for part in text.split(mark))
+        if len(found) > 1 and all(part and part in known for part in found):
+            return found
     if re.fullmatch(r"\[.*,.*\]", text):  # as Python writes a list
         return tuple(part.strip(" '\"") for part in text[1:-1].split(","))
     return (text,)
@@ -237,7 +258,7 @@ def _refuse_several(file: Path, rows: list[Row]) -> None:
 
 
 def _refuse_spellings(file: Path, rows: list[Row]) -> None:
-    """Raise Problem for labels that differ only in case, blanks or leading zeros."""
+    """Raise Problem for labels that differ only as `plain` says, for example in case."""
     counts = Counter(row.label for row in rows if row.label)
     spellings = {}
     for label in sorted(counts):
@@ -251,8 +272,27 @@ def _refuse_spellings(file: Path, rows: list[Row]) -> None:
             faults.append(" = ".join(parts))
     if faults:
         raise Problem(
-            f"Labels of '{file}' differ only in case, blanks or leading zeros: {first_ten(faults)}."
-            " Write each class in one way, or correct the labels by --errata FILE."
+            f"Labels of '{file}' differ only in case, blanks, Unicode form or leading zeros:"
+            f" {first_ten(faults)}. Write each class in one way, or correct the labels by --errata"
+            " FILE."
+        )
+
+
+def _refuse_synonyms(file: Path, rows: list[Row]) -> None:
+    """Raise Problem if all labels mean yes or no, but one of these is written in several ways."""
+    counts = Counter(row.label for row in rows if row.label)
+    if not all(label.casefold() in _YES | _NO for label in counts):
+        return
+    faults = []
+    for words in (_YES, _NO):
+        labels = sorted(label for label in counts if label.casefold() in words)
+        if len(labels) > 1:
+            texts = [f"'{label}' ({counted(counts[label], 'row', 'rows')})" for label in labels]
+            faults.append(" = ".join(texts))
+    if faults:
+        raise Problem(
+            f"Labels of '{file}' are different words for yes and no: {first_ten(faults)}. Write"
+            " each class in one way, or correct the labels by --errata FILE."
         )
 
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.data.files.file_names import FileNames
-from kd.data.files.find import IMAGE_EXTENSIONS, extension_of, find_images
+from kd.data.files.file_names import FileNames, composed
+from kd.data.files.find import IMAGE_EXTENSIONS, NO_EXTENSION, extension_of, find_images
 from kd.data.tables.columns import shown
 from kd.data.tables.grades import number
 from kd.system.errors import counted, first_ten
@@ -36,22 +36,24 @@ class Located(NamedTuple):
 def locate(root: Path, table: Path, texts: Iterable[str]) -> Located:
     """Find the images that a table names by `texts`.
 
-    A text is, in this order: a path relative to root, or absolute, with / or \\; such a path below
-    leading folders that do not exist here; the name of one file below root, with its extension,
-    without it or with another one; a SOPInstanceUID; an AccessionNumber, which names all images of
-    that study. The first two need no search below root.
+    A text is, in this order: a path relative to root, or absolute, with / or \\, in any Unicode
+    form; such a path below leading folders that do not exist here; the name of one file below root,
+    with its extension, without it or with another one; a SOPInstanceUID; an AccessionNumber, which
+    names all images of that study. A name without an extension must not also be an identifier of
+    other files. Paths of ASCII characters with an extension need no search below root.
 
     Raises Problem if the folders below root cannot be read.
     """
     search = _Search(root, table)
     for text in dict.fromkeys(texts):
         search.try_as_written(text)
+    if not all(text.isascii() for text in search.missing):
+        search.try_unicode_forms(find_images(root).paths)
     search.try_without_folders()
-    if search.missing:
+    if search.missing or search.doubtful():
         images = find_images(root).paths
         search.try_names(FileNames(images))
-        if search.missing:
-            search.try_identifiers(images)
+        search.try_identifiers(images)
     search.check_claims()
     for text in search.missing:
         search.faults.setdefault(text, "no such file")
@@ -92,6 +94,27 @@ class _Search:
         else:
             self.faults[text] = state
 
+    def try_unicode_forms(self, images: list[str]) -> None:
+        """Look for missing paths that differ from those of images only in their Unicode form."""
+        by_form = defaultdict(list)
+        for path in images:
+            by_form[composed(path)].append(path)
+        for text, path in list(self.missing.items()):
+            matches = by_form.get(composed(path.replace("\\", "/")), [])
+            if len(matches) == 1:
+                self._found(text, matches)
+                self._how["form"] += 1
+            elif matches:
+                self._refuse(text, "several files differ only in the Unicode form", matches)
+
+    def doubtful(self) -> list[str]:
+        """Return the texts that were found as names of files, but may be identifiers of others."""
+        texts = []
+        for text in self.paths:
+            if not {"/", "\\"} & set(text) and extension_of(text) == NO_EXTENSION:
+                texts.append(text)
+        return texts
+
     def try_without_folders(self) -> None:
         """Leave out leading folders of missing paths if the rest exists.
 
@@ -127,7 +150,8 @@ class _Search:
             elif folder and not names.are_unique:
                 continue
             if len(matches) == 1:
-                found = matches[0].rpartition("/")[2]
+                found = composed(matches[0].rpartition("/")[2])
+                name = composed(name)
                 self._found(text, matches)
                 kind = "name" if name == found else "stem" if found.startswith(name) else "other"
                 self._how[kind] += 1
@@ -137,10 +161,12 @@ class _Search:
     def try_identifiers(self, images: list[str]) -> None:
         """Look for DICOM files whose SOPInstanceUID or AccessionNumber is a missing text.
 
-        Files with the extension of another format are not opened.
+        Doubtful texts that are also identifiers of other files are refused. Files with the
+        extension of another format are not opened.
         """
         files = [path for path in images if extension_of(path) not in IMAGE_EXTENSIONS]
-        if not files or all("/" in path for path in self.missing.values()):
+        doubtful = self.doubtful()
+        if not files or (not doubtful and all("/" in path for path in self.missing.values())):
             return
         instances = defaultdict(list)
         accessions = defaultdict(list)
@@ -151,6 +177,10 @@ class _Search:
                 accession = header.accession.strip()
                 accessions[accession].append(path)
                 patients[accession].add((header.issuer.strip(), header.patient.strip()))
+        for text in doubtful:
+            others = instances.get(text) or accessions.get(number(text)) or self.paths[text]
+            if others != self.paths[text]:
+                self._refuse_doubtful(text, others)
         for text in list(self.missing):
             accession = number(text)
             if len(instances.get(text, ())) > 1:
@@ -189,6 +219,7 @@ class _Search:
             self._how["outside"] += sum(path.startswith(("/", "../")) for path in paths)
         images = counted(self._how["images"], "image", "images")
         texts = {
+            "form": ("path", "written in another Unicode form than its file"),
             "backslash": ("path", "written with \\, which was read as /"),
             "name": ("image", "found by its file name alone"),
             "stem": ("image", "found by its file name without extension"),
@@ -200,7 +231,8 @@ class _Search:
         for key, (noun, text) in texts.items():
             count = self._how[key]
             if count > 1:
-                text = text.replace("its file name", "their file names").replace("its ", "their ")
+                text = text.replace("its file", "their files").replace("files name", "file names")
+                text = text.replace("its ", "their ")
             if count:
                 be = "is" if count == 1 else "are"
                 notes.append(f"{counted(count, noun, noun + 's')} of {name} {be} {text}.")
@@ -248,6 +280,12 @@ class _Search:
         more = ", ..." if len(paths) > _NAMED else ""
         self.faults[text] = f"{why}: {listed}{more}"
         del self.missing[text]
+
+    def _refuse_doubtful(self, text: str, others: list[str]) -> None:
+        [path] = self.paths.pop(text)
+        self.missing[text] = text
+        why = f"the name of {shown(path)}, but also an identifier in the header of other files"
+        self._refuse(text, f"{why}, so write paths", others)
 
 
 def _headers(root: Path, paths: list[str]) -> list:

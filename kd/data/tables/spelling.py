@@ -5,9 +5,29 @@ import unicodedata
 from collections.abc import Iterable
 
 # What spreadsheets and pandas write for a missing value. `none` and `unknown` may be classes.
-MISSING = frozenset(("", "nan", "-nan", "na", "n/a", "<na>", "null", "#n/a", "#na", "nat"))
+MISSING = frozenset(
+    (
+        "",
+        "nan",
+        "-nan",
+        "na",
+        "n/a",
+        "<na>",
+        "nat",
+        "null",
+        "#n/a",
+        "#na",
+        "#nv",
+        "#div/0!",
+        "#name?",
+        "#null!",
+        "#num!",
+        "#ref!",
+        "#value!",
+    )
+)
 # Names of classes that mean the same, although some data set may use them otherwise.
-_PROBABLY_MISSING = MISSING | {"nil", "#null!", "?", "-"}
+_PROBABLY_MISSING = MISSING | {"nil", "?", "-"}
 
 
 def is_missing(text: str) -> bool:
@@ -24,6 +44,8 @@ def plain(text: str) -> str:
 def spelled_twice(names: Iterable[str]) -> list[list[str]]:
     """Return groups of names that differ only in case, blanks, `_`, `-`, or zeros (1, 01, 1.0).
 
+    A `-` that is not between two words is a sign: -1 is not 1, and HER2- is not HER2.
+
     The groups and the names in them are sorted.
     """
     groups = {}
@@ -38,6 +60,7 @@ def missing_values(names: Iterable[str]) -> list[str]:
 
 
 def _loose(name: str) -> str:
-    """Return a name like `plain`, with `_` and `-` as blanks, which stay between words."""
-    words = re.sub(r"[\s_-]+", " ", name).split()
-    return plain(re.sub(r"^([0-9]+)\.0*$", r"\1", "/".join(words)))
+    """Return a name like `plain`, with `_` and `-` between words as blanks, which stay there."""
+    words = re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", name)).strip()
+    words = re.sub(r"(?<=\w)(-| - )+(?=\w)| ", "/", words)
+    return plain(re.sub(r"^(-?[0-9]+)\.0*$", r"\1", words))

@@ -3,12 +3,19 @@
 import csv
 import io
 import os
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.system.errors import Problem
+from kd.system.errors import Problem, counted, first_ten
 
-_XLS_NUMBER = 2  # xlrd.XL_CELL_NUMBER
+# The types of cells of xlrd: XL_CELL_NUMBER, XL_CELL_BOOLEAN, XL_CELL_ERROR.
+_XLS_NUMBER = 2
+_XLS_BOOLEAN = 4
+_XLS_ERROR = 5
+_EXACT = 2**53  # whole numbers from here on lose digits in a spreadsheet
+_SPREADSHEET_DIGITS = 10**15  # Excel rounds longer whole numbers when they are typed in
+_SAMPLE = 20  # rows that decide about the delimiter
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _UTF_8 = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -53,10 +60,12 @@ def read(table: Path) -> Table:
 def read_csv(table: Path) -> Table:
     """Read a CSV file of any dialect.
 
-    The delimiter (comma, semicolon, tab or vertical bar) is the one that is most frequent in the
-    header, or the one that a first line `sep=;` names. The text is UTF-8, UTF-16 with a byte order
-    mark, or otherwise Windows-1252. Notes name a delimiter other than the comma, and
-    Windows-1252, which is a guess. Raises Problem if the file cannot be read as such.
+    The delimiter (comma, semicolon, tab or vertical bar) is the one that divides most of the first
+    rows, then the one that is most frequent in the header, or the one that a first line `sep=;`
+    names. The text is UTF-8, UTF-16 with a byte order mark, or otherwise Windows-1252. Empty fields
+    that only the header or only a row has at its end do not matter. Notes name a delimiter other
+    than the comma, Windows-1252, which is a guess, and such fields. Raises Problem if the file
+    cannot be read as such.
     """
     if table.exists() and not table.is_file():  # reading a pipe could wait forever
         raise Problem(f"'{table}' cannot be read as CSV: it is not a file. Use a file.")
@@ -66,14 +75,7 @@ def read_csv(table: Path) -> Table:
             line = text[: text.index("\0")].count("\n") + 1
             raise csv.Error(f"row {line} contains a NUL byte")
         delimiter, skipped = _delimiter(text)
-        lines = io.StringIO(text, newline="")
-        for _ in range(skipped):
-            next(lines)
-        reader = csv.reader(lines, strict=True, delimiter=delimiter)
-        rows = []
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                rows.append((reader.line_num + skipped, fields))
+        rows = _rows(table, text, delimiter, skipped)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise Problem(
             f"'{table}' cannot be read as CSV ({error}). Save it as UTF-8 text with commas."
@@ -81,7 +83,60 @@ def read_csv(table: Path) -> Table:
     if delimiter != ",":
         notes.append(f"'{table.name}' is separated by {_DELIMITERS[delimiter]}.")
     _, header = rows.pop(0) if rows else (0, [])
-    return Table([name.strip() for name in header], rows, tuple(notes))
+    columns = [name.strip() for name in header]
+    rows, changed = _evened(columns, rows)
+    if changed:
+        notes.append(
+            f"{counted(changed, 'row', 'rows')} of '{table.name}' and the header do not end with"
+            " equally many empty fields, which does not matter."
+        )
+    return Table(columns, rows, tuple(notes))
+
+
+def _rows(table: Path, text: str, delimiter: str, skipped: int) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV text that are not empty, from line `skipped` on.
+
+    Raises Problem for quotes in wrong places, and csv.Error for other faults.
+    """
+    lines = io.StringIO(text, newline="")
+    for _ in range(skipped):
+        next(lines)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    rows = []
+    start = skipped + 1
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                rows.append((reader.line_num + skipped, fields))
+            start = reader.line_num + skipped + 1
+    except csv.Error as error:
+        if "expected after" not in str(error) and "unexpected end" not in str(error):
+            raise csv.Error(f"row {start}: {error}") from None
+        raise Problem(
+            f"'{table}' cannot be read as CSV: the field that begins with a quote (\") in row"
+            f" {start} does not end with one, or contains a single one. Write a quote inside such a"
+            ' field twice (""), or remove it.'
+        ) from None
+    return rows
+
+
+def _evened(
+    columns: list[str], rows: list[tuple[int, list[str]]]
+) -> tuple[list[tuple[int, list[str]]], int]:
+    """Return (rows without empty fields beyond the header, or with those it has, their number)."""
+    width = len(columns)
+    named = _filled_width(columns)
+    even = []
+    changed = 0
+    for number, fields in rows:
+        length = len(fields)
+        if length > width and _filled_width([field.strip() for field in fields]) <= width:
+            fields = fields[:width]
+        elif named <= length < width:
+            fields = fields + [""] * (width - length)
+        changed += len(fields) != length
+        even.append((number, fields))
+    return even, changed
 
 
 def _text(table: Path) -> tuple[str, list[str]]:
@@ -121,6 +176,35 @@ def _delimiter(text: str) -> tuple[str, int]:
         return named[4:], 1
     if first[:4].lower() == "sep=" and first.rstrip("\r")[4:] == "\t":
         return "\t", 1
+    counts = _header_counts(text)
+    ranks = {}
+    for place, mark in enumerate(_DELIMITERS):
+        # The first of equals is used.
+        ranks[mark] = (*_divided(text, mark, counts[mark]), counts[mark], -place)
+    return max(ranks, key=ranks.get), 0
+
+
+def _divided(text: str, delimiter: str, in_header: int) -> tuple[int, int]:
+    """Return (how many of the first rows a delimiter divides, how many like the header).
+
+    A delimiter that the header lacks (if it is only a title) must divide all of them alike.
+    """
+    reader = csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter)
+    widths = []
+    try:
+        for fields in islice(reader, _SAMPLE):
+            if any(field.strip() for field in fields):
+                widths.append(len(fields))
+    except csv.Error:  # reported when all rows are read
+        pass
+    rows = [width for width in widths[1:] if width > 1]
+    if not in_header and (len(rows) < len(widths) - 1 or len(set(rows)) > 1):
+        return 0, 0
+    return len(rows), rows.count(in_header + 1)
+
+
+def _header_counts(text: str) -> dict[str, int]:
+    """Return how often the header of a CSV text contains each delimiter outside quotes."""
     counts = dict.fromkeys(_DELIMITERS, 0)
     quoted = False
     previous = ","
@@ -133,7 +217,7 @@ def _delimiter(text: str) -> tuple[str, int]:
         elif character in counts and not quoted:
             counts[character] += 1
         previous = character
-    return max(counts, key=counts.get), 0  # the first of equals
+    return counts
 
 
 def read_xls(table: Path) -> Table:
@@ -152,13 +236,14 @@ def read_xls(table: Path) -> Table:
     try:
         with xlrd.open_workbook(table, logfile=io.StringIO()) as book:
             sheet = book.sheet_by_index(0)
-            rows = [list(map(_cell_text, row)) for row in sheet.get_rows()]
+            cells = list(sheet.get_rows())
     except Exception as error:
         # For bad files, xlrd raises anything from AssertionError to struct.error.
         raise Problem(
             f"'{table}' cannot be read as a legacy Excel file"
             f" ({str(error) or type(error).__name__}). Unpack or download it again."
         ) from None
+    rows = [list(map(_cell_text, row)) for row in cells]
     # The size of a sheet also includes cells that are only formatted.
     width = max(map(_filled_width, rows), default=0)
     columns = rows[0][:width] if rows else []
@@ -166,16 +251,39 @@ def read_xls(table: Path) -> Table:
     for number, fields in enumerate(rows[1:], 2):
         if any(fields):
             records.append((number, fields[:width]))
-    return Table(columns, records)
+    return Table(columns, records, _rounded_numbers(table, cells))
 
 
 def _cell_text(cell) -> str:
+    """Return the text of a cell as a spreadsheet exports it; an error is a missing value."""
     if isinstance(cell.value, str):
         return cell.value.strip()
+    if cell.ctype == _XLS_BOOLEAN:
+        return "TRUE" if cell.value else "FALSE"
+    if cell.ctype == _XLS_ERROR:
+        return "#N/A"
     if cell.ctype == _XLS_NUMBER:
-        return f"{cell.value:.15g}"
-    # str(cell) includes the type, so that a Boolean or an error code is not taken for a number.
+        is_exact = cell.value.is_integer() and abs(cell.value) < _EXACT
+        return str(int(cell.value)) if is_exact else f"{cell.value:.15g}"
+    # str(cell) includes the type, so that a date is not taken for a number.
     return str(cell)
+
+
+def _rounded_numbers(table: Path, cells: list[list]) -> tuple[str, ...]:
+    """Return a note if a sheet has whole numbers of which digits may be lost."""
+    long = []
+    for row in cells:
+        for cell in row:
+            if cell.ctype == _XLS_NUMBER and abs(cell.value) >= _SPREADSHEET_DIGITS:
+                long.append(_cell_text(cell))
+    if not long:
+        return ()
+    numbers = counted(len(long), "number", "numbers")
+    return (
+        f"{numbers} of '{table.name}' with more than 15 digits may have lost the last of them, as"
+        f" Excel keeps only 15: {first_ten(long)}. If these are names of patients or images, save"
+        " the table again with the column formatted as text.",
+    )
 
 
 def _filled_width(fields: list[str]) -> int:
