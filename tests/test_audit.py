@@ -75,7 +75,7 @@ def test_every_setting_of_reading_arrives(script, tmp_path, monkeypatch):
     [(index, how)] = seen
     assert how.split == "given" and how.dataset == "folder"
     assert (how.site, how.bits, how.table) == ("north", 12, str(tmp_path / "images.csv"))
-    assert len(index.samples) == EACH and index.classes == ("x", "y") and index.samples[0].patient.startswith("north/p")
+    assert len(index.samples) == EACH and index.classes == ("x", "y") and index.samples[0].patient.startswith("north::p")
     assert code == 0 and "bits per channel: 16 (values use 12; 12 images)" in out
 
 

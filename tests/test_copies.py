@@ -1,12 +1,16 @@
 """Files that are identical, byte for byte: one of each is kept, and which one is the same everywhere."""
 
 import os
+import shutil
 
 import pytest
+from conftest import write_table
 
 from kd.data import duplicates
 from kd.data.duplicates import identical_files, without_copies
 from kd.data.index import Index, Sample
+from kd.data.readers import folder
+from kd.data.splits import split as draw
 from kd.system.errors import Problem
 
 
@@ -129,3 +133,31 @@ def test_what_is_no_readable_file_is_no_copy(write, tmp_path):
     (root / "folder2").mkdir()
     names = sorted(os.listdir(root))
     assert identical_files(root, names) == [[names.index("a"), names.index("b")]]
+
+
+def test_a_copy_does_not_hide_the_patient_of_the_file(picture_tree):
+    root = picture_tree("set", {"x": 12})
+    shutil.copy(root / "x/image0.png", root / "x/copy.png")
+    rows = [(f"x/image{k}.png", "ab"[k % 2], f"p{k // 4}", "") for k in range(12)]
+    write_table(root, [*rows, ("x/copy.png", "a", "", "test")], "path,label,patient,split")
+    index = duplicates.without_copies(folder.read(str(root)))
+    [kept] = [sample for sample in index.samples if sample.split == "test"]
+    assert kept.path == "x/copy.png" and kept.patient == "p0"
+    chosen = draw(index, "patient", 0, (None, None, None))
+    assert "p0" not in {index.samples[row].patient for row in chosen.train}
+
+
+def test_patients_with_an_identical_file_are_on_one_side(picture_tree):
+    root = picture_tree("set", {"x": 60})
+    for first, second in ((0, 13), (14, 29), (30, 41)):
+        shutil.copy(root / f"x/image{first}.png", root / f"x/image{second}.png")
+    write_table(root, [(f"x/image{k}.png", "a", f"p{k // 4}") for k in range(60)] + [], "path,label,patient")
+    text = (root / "images.csv").read_text().splitlines()
+    (root / "images.csv").write_text("\n".join([text[0], *(line.replace(",a,", f",{'ab'[k % 4 // 3]},") for k, line in enumerate(text[1:]))]))
+    index = duplicates.without_copies(folder.read(str(root)))
+    for seed in range(20):
+        sides = {}
+        for name, chosen in draw(index, "patient", seed, (None, None, None)).items():
+            for row in chosen:
+                sides.setdefault(index.samples[row].patient, set()).add(name)
+        assert sides["p0"] == sides["p3"] == sides["p7"] and sides["p10"] == sides["p7"] and len(sides["p0"]) == 1

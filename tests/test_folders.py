@@ -135,7 +135,7 @@ def test_what_is_passed_over_is_named(tmp_path):
     index = folder.read(str(root))
     assert index.others == {".dcm": 2, ".pdf": 1} and index.skipped == 1
     assert note(index, "not images") == (
-        "3 files are not images and were skipped: 2 .dcm (no DICOM content), 1 .pdf.")
+        "3 files are not images and were skipped: 2 .dcm (no DICOM image), 1 .pdf.")
     index = folder.read_images(str(root), "--unlabeled-dir")
     assert index.others == {".dcm": 2, ".pdf": 1} and note(index, "not images").startswith("3 files")
 
@@ -452,7 +452,7 @@ def test_pattern_finds_patients(tmp_path, pattern, found):
     index = folder.read(str(root), how=Reading(patient_pattern=pattern))
     assert patients(index) == found and not index.notes
     index = folder.read_images(str(root), "--unlabeled-dir", Reading(patient_pattern=pattern, site="north"))
-    assert patients(index) == {path: f"north/{patient}" for path, patient in found.items()}
+    assert patients(index) == {path: f"north::{patient}" for path, patient in found.items()}
 
 
 def test_pattern_counts_images_that_it_does_not_match(tmp_path):
@@ -478,7 +478,7 @@ def test_pattern_fills_the_gaps_of_a_table(tmp_path):
     (root / "images.csv").write_text("path,label,patient,site\nx/person1.png,a,MRN7,\nx/person2.png,b,,south\nx/person3.png,b,,\n")
     index = folder.read(str(root), how=Reading(patient_pattern="person[0-9]+", site="north"))
     assert patients(index) == {
-        "x/person1.png": "north/MRN7", "x/person2.png": "south/person2", "x/person3.png": "north/person3"}
+        "x/person1.png": "north::MRN7", "x/person2.png": "south::person2", "x/person3.png": "north::person3"}
     (root / "images.csv").write_text("path,label,patient\nx/person1.png,a,1\nx/person2.png,b,2\nx/person3.png,b,3\n")
     index = folder.read(str(root), how=Reading(patient_pattern="person[0-9]+"))
     assert patients(index)["x/person1.png"] == "1" and note(index, "was not used")
@@ -550,15 +550,15 @@ def test_dicom_files_know_their_patients(tmp_path):
         scan(root / name, patient, issuer, "1.2.3")
     image(root / "b" / "5.png")
     index = folder.read(str(root))
-    assert patients(index) == {"a/1.dcm": "NORTH/MRN1", "a/IM2": "NORTH/MRN1", "b/3.weird": None, "b/4.ima": None, "b/5.png": None}
+    assert patients(index) == {"a/1.dcm": "NORTH::MRN1", "a/IM2": "NORTH::MRN1", "b/3.weird": None, "b/4.ima": None, "b/5.png": None}
     assert [sample.study for sample in index.samples] == ["1.2.3"] * 4 + ["b/5.png"]
     assert note(index, "have no patient").startswith("3 of 5")
     assert note(index, "no site") == (
-        "1 image has no site, and that of other images of the same patient is used: NORTH/MRN1.")
+        "1 image has no site, and that of other images of the same patient is used: NORTH::MRN1.")
     assert not any("Jane" in repr(sample) for sample in index.samples)
     index = folder.read(str(root), how=Reading(site="south"))
-    assert patients(index)["a/1.dcm"] == patients(index)["a/IM2"] == "NORTH/MRN1"  # one patient, whatever --site is
-    assert patients(folder.read_images(str(root), "--unlabeled-dir"))["a/IM2"] == "NORTH/MRN1"
+    assert patients(index)["a/1.dcm"] == patients(index)["a/IM2"] == "NORTH::MRN1"  # one patient, whatever --site is
+    assert patients(folder.read_images(str(root), "--unlabeled-dir"))["a/IM2"] == "NORTH::MRN1"
 
 
 def test_site_is_for_patients_without_an_issuer(tmp_path):
@@ -566,7 +566,7 @@ def test_site_is_for_patients_without_an_issuer(tmp_path):
     for name, patient, issuer in (("a/1", "7", "NORTH"), ("a/2", "8", ""), ("b/3", "8", ""), ("b/4", "9", "NORTH")):
         scan(root / name, patient, issuer)
     index = folder.read(str(root), how=Reading(site="south"))
-    assert patients(index) == {"a/1": "NORTH/7", "a/2": "south/8", "b/3": "south/8", "b/4": "NORTH/9"}
+    assert patients(index) == {"a/1": "NORTH::7", "a/2": "south::8", "b/3": "south::8", "b/4": "NORTH::9"}
     assert not any("no site" in text for text in index.notes)
 
 
@@ -578,7 +578,7 @@ def test_images_without_a_site_of_a_patient_with_several_are_refused(tmp_path):
     with pytest.raises(Problem, match=words):
         folder.read(str(root))
     index = folder.read(str(root), how=Reading(site="SOUTH"))  # the cure
-    assert patients(index) == {"a/1": "NORTH/7", "a/2": "SOUTH/7", "b/3": "SOUTH/7", "b/4": "SOUTH/7"}
+    assert patients(index) == {"a/1": "NORTH::7", "a/2": "SOUTH::7", "b/3": "SOUTH::7", "b/4": "SOUTH::7"}
 
 
 def test_rows_of_which_only_some_have_a_site(tmp_path):
@@ -587,9 +587,9 @@ def test_rows_of_which_only_some_have_a_site(tmp_path):
         image(tmp_path / "0.png")
         rows, notes = identified(tmp_path, rows, Reading(site=site))
         return [row["patient"] for row in rows], notes
-    assert read("UKE", "") == (["UKE/P1"] * 2, ["1 image has no site, and that of other images of the same patient is used: UKE/P1."])
-    assert read("UKE", "", site="HH")[0] == ["UKE/P1", "HH/P1"]  # as the user says
-    assert read("", "") == (["P1"] * 2, []) and read("UKE", "HH") == (["UKE/P1", "HH/P1"], [])
+    assert read("UKE", "") == (["UKE::P1"] * 2, ["1 image has no site, and that of other images of the same patient is used: UKE::P1."])
+    assert read("UKE", "", site="HH")[0] == ["UKE::P1", "HH::P1"]  # as the user says
+    assert read("", "") == (["P1"] * 2, []) and read("UKE", "HH") == (["UKE::P1", "HH::P1"], [])
     with pytest.raises(Problem, match=r"1 image has no site, although the patient has several: 'P1' \(HH, UKE\)"):
         read("UKE", "", "HH")
 
@@ -602,7 +602,7 @@ def test_dicom_files_with_another_extension_know_their_patients(tmp_path, name):
     image(root / "b" / "1.png")
     os.mkfifo(root / "b" / "pipe.png")  # must not block
     index = folder.read(str(root))
-    assert patients(index) == {f"a/{name}": "NORTH/MRN1", "b/film.dcm": "NORTH/MRN1", "b/1.png": None, "b/pipe.png": None}
+    assert patients(index) == {f"a/{name}": "NORTH::MRN1", "b/film.dcm": "NORTH::MRN1", "b/1.png": None, "b/pipe.png": None}
     assert index.samples[0].study == "1.2.3"
 
 
@@ -613,11 +613,11 @@ def test_table_and_pattern_count_before_the_header(tmp_path):
     (root / "images.csv").write_text("path,label,patient,study,site\nx/case0.dcm,a,table0,s0,\nx/case1.dcm,b,MRN1,,\n"
                                      "x/case2.dcm,b,,,west\nx/case3.dcm,a,table3,,\n")
     index = folder.read(str(root))
-    assert patients(index) == {"x/case0.dcm": "table0", "x/case1.dcm": "NORTH/MRN1", "x/case2.dcm": "west/MRN2",
+    assert patients(index) == {"x/case0.dcm": "table0", "x/case1.dcm": "NORTH::MRN1", "x/case2.dcm": "west::MRN2",
                                "x/case3.dcm": "table3"}
     assert [sample.study for sample in index.samples] == ["s0", "1.2.1", "1.2.2", "1.2.3"]
     index = folder.read(str(root), how=Reading(patient_pattern="case[0-9]+", site="east"))
-    assert patients(index)["x/case2.dcm"] == "west/case2" and patients(index)["x/case0.dcm"] == "east/table0"
+    assert patients(index)["x/case2.dcm"] == "west::case2" and patients(index)["x/case0.dcm"] == "east::table0"
 
 
 def test_damaged_dicom_is_left_to_the_decoder(tmp_path):
@@ -632,3 +632,16 @@ def test_site_without_patients_is_said(tmp_path):
     index = folder.read(str(tree(tmp_path / "set", "a/1.png", "b/1.png")), how=Reading(site="north"))
     assert note(index, "--site") == "--site north has no effect, because no image has a known patient."
     assert set(patients(index).values()) == {None}
+
+
+def test_dicom_files_without_an_image_are_counted_and_not_read(tmp_path):
+    from dicom_files import write_dicom
+
+    for number in range(6):
+        write_dicom(tmp_path / "set" / "ab"[number % 2] / f"IM{number}", np.full((8, 8), 10 * number, np.uint8), PatientID=f"P{number}")
+    content = (tmp_path / "set/a/IM0").read_bytes()
+    secondary_capture, registration = b"1.2.840.10008.5.1.4.1.1.7\0", b"1.2.840.10008.5.1.4.1.1.66"
+    assert secondary_capture in content
+    (tmp_path / "set/a/RE1").write_bytes(content.replace(secondary_capture, registration))
+    found = find_images(tmp_path / "set")
+    assert len(found.paths) == 6 and found.others == {"(none)": 1}

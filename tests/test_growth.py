@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kd.data.index import Index, Sample
+from kd.data.index import Index, Sample, at_site
 from kd.data.readers import mura, retinopathy, synthetic
 from kd.data.splits import FRACTION, number_of, split
 from kd.system.errors import Problem
@@ -234,3 +234,20 @@ def test_the_readers_say_whose_names_of_patients_they_have():
     assert retinopathy.SPACES == {"eyepacs": "eyepacs", "aptos": "aptos", "messidor": "messidor", "messidor2": "messidor",
                                   "mura": "mura"}
     assert mura.THESIS_SIZES == (2201, 250, 245)
+
+
+def test_a_patient_keeps_his_side_when_his_site_becomes_known():
+    for seed in range(5):
+        sides = []
+        for site in ("", "UKE"):
+            samples = [Sample(f"{k}.png", k % 2, at_site(site, f"P{k // 4}"), f"s{k}") for k in range(400)]
+            chosen = split(Index("set", ("a", "b"), tuple(samples)), "patient", seed, (None, None, None))
+            sides.append([chosen.train.tolist(), chosen.valid.tolist(), chosen.test.tolist()])
+        assert sides[0] == sides[1]
+
+
+def test_images_of_a_study_stay_together_where_the_patient_is_unknown():
+    samples = [Sample(f"{k}.dcm", k // 2 % 2, f"{k}.dcm", f"1.2.{k // 2}") for k in range(200)]
+    chosen = split(Index("set", ("a", "b"), tuple(samples)), "patient", 0, (None, None, None))
+    studies = [{samples[row].study for row in rows} for _, rows in chosen.items()]
+    assert all(studies) and sum(map(len, studies)) == 100

@@ -43,7 +43,7 @@ def data_of(split, name="A", space="", files=(), **patients):
         rows[part] = np.arange(len(samples), len(samples) + len(own))
         samples += [Sample(one if "." in one else f"{one}.png", 0, one, one) for one in own]
     index = Index(name, ("a", "b"), tuple(samples), space)
-    return SimpleNamespace(split_hash=split, content_hash="c", index=index, settings=SimpleNamespace(split="patient"),
+    return SimpleNamespace(split_hash=split, content_hash="c", index=index, settings=SimpleNamespace(split="patient", site=""),
                            splits=Splits(**rows, pool=rows["train"]), files=lambda part: hashes(*files if part == "test" else ()))
 
 
@@ -81,14 +81,18 @@ def test_names_of_patients_are_compared_within_their_space_whatever_the_data_set
 
 
 def test_a_site_separates_patients_and_the_message_names_it():
-    network = about(seen("chest", "other", train=["10", "11", "A/12"]))
+    network = about(seen("chest", "other", train=["10", "11", "A::12"]))
     with pytest.raises(Problem) as caught:
         leakage.refuse_overlap(network, data_of("mine", "ward", test=["10", "11"]))
     assert str(caught.value).endswith(
         "If these patients of 'ward' are not those of 'chest', because two hospitals use the same names, set --site NAME.")
-    leakage.refuse_overlap(network, data_of("mine", "ward", test=["B/10", "B/11", "B/12"]))
+    ward = data_of("mine", "ward", test=["B::10", "B::11", "B::12"])
+    with pytest.raises(Problem, match="contains 2 patients and"):  # the site of 10 and 11 is unknown
+        leakage.refuse_overlap(network, ward)
+    ward.settings.site = "B"
+    leakage.refuse_overlap(network, ward)
     with pytest.raises(Problem, match="contains 1 patient and"):
-        leakage.refuse_overlap(network, data_of("mine", "ward", test=["A/12"]))
+        leakage.refuse_overlap(network, data_of("mine", "ward", test=["A::12"]))
 
 
 def test_a_site_is_no_cure_where_files_are_shared_or_the_data_set_is_published():

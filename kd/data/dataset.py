@@ -110,16 +110,20 @@ class Dataset:
         return np.bincount(self.index.labels[rows], minlength=len(self.index.classes)).tolist()
 
 
-def read_index(data: Data, classes: tuple[str, ...] | None = None) -> Index:
+def read_index(data: Data, classes: tuple[str, ...] | None = None, lenient: bool = False) -> Index:
     """Read the index of the data set in the settings, with its corrections (--errata).
 
     `classes` are those of a trained network: images of a folder may then have no label.
+    `lenient` is that of `folder.read`.
 
     Raises Problem if the data set cannot be read, for settings that it does not use, and if ordered
     grades are requested and its classes are not grades.
     """
     _refuse_unused(data)
-    index = _read(data, classes)
+    if data.dataset == "folder":
+        index = folder.read(data.data_dir, classes, data, lenient)
+    else:
+        index = _read(data)
     if data.errata is not None and data.dataset not in (*RETINOPATHY, "folder"):
         index = corrected(index, data.errata)  # these two read it with their tables
     return replace(index, graded=True) if data.graded else index
@@ -140,13 +144,11 @@ def _refuse_unused(data: Data) -> None:
             )
 
 
-def _read(data: Data, classes: tuple[str, ...] | None) -> Index:
+def _read(data: Data) -> Index:
     if data.dataset in RETINOPATHY:
         return retinopathy.read(data.dataset, data.data_dir, data.errata)
     if data.dataset == "mura":
         return mura.read(data.data_dir, data.label)
-    if data.dataset == "folder":
-        return folder.read(data.data_dir, classes, data)
     return synthetic.read(data.synthetic_images, data.synthetic_seed)
 
 

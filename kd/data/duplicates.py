@@ -6,6 +6,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kd.data.files.find import natural_key
@@ -42,7 +43,37 @@ def without_copies(index: Index) -> Index:
     note = f"{counted(len(excluded), 'image was', 'images were')} excluded: identical to another"
     others = _of_other_patients(index, copies)
     note += f", {others} of them of another patient." if others else "."
+    index = _with_patients(index, copies)
     return index.only([row for row in range(len(index.samples)) if row not in excluded], note)
+
+
+def _with_patients(index: Index, copies: list[list[int]]) -> Index:
+    """Return an index in which the file that is kept has the patient of its copies.
+
+    Patients who have an identical file are in the same split: they may be one person.
+    """
+    samples = list(index.samples)
+    same = {}
+
+    def first(patient: str) -> str:
+        while patient in same:
+            patient = same[patient]
+        return patient
+
+    for rows in copies:
+        known = [samples[row].known_patient for row in rows]
+        patients = [patient for patient in known if patient is not None]
+        if not patients:
+            continue
+        kept = samples[rows[0]]
+        if kept.known_patient is None:
+            study = kept.study if kept.study != kept.patient else patients[0]
+            samples[rows[0]] = kept._replace(patient=patients[0], study=study)
+        for patient in patients:
+            ends = sorted({first(patient), first(patients[0])})
+            if len(ends) == 2:
+                same[ends[1]] = ends[0]
+    return replace(index, samples=tuple(samples), same={name: first(name) for name in same})
 
 
 def _precedence(sample: Sample) -> tuple:

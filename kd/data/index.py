@@ -12,6 +12,7 @@ import numpy as np
 from kd.system.errors import Problem
 
 UNLABELED = -1
+_SITE = "::"
 
 
 class Sample(NamedTuple):
@@ -19,8 +20,8 @@ class Sample(NamedTuple):
 
     path     relative to `Index.root`
     label    position of the class in `Index.classes`, or -1 if the image is unlabelled
-    patient  name of the patient, `SITE/NAME` if its site is known; equal to `path` if the patient
-             is unknown
+    patient  name of the patient, `SITE::NAME` if its site is known (see `at_site`); equal to
+             `path` if the patient is unknown
     study    name of the study that the image belongs to
     split    the split that the data set specifies for the image, or None
     """
@@ -54,6 +55,8 @@ class Index:
     skipped   number of files that were skipped on purpose (hidden files and files in folders of
               the system), for the report
     others    number of all other files that are not images, by extension: {".pdf": 3}
+    same      {patient: the patient whose side of the split he shares}, of patients who have an
+              identical file, which may be one person with two names
     extra     further columns of the table: {name: one text for each sample}
     grows     whether the data set may grow, so that a split by fraction must not change the split
               of any patient who is already in it
@@ -77,6 +80,7 @@ class Index:
     skipped: int = 0
     others: dict[str, int] = field(default_factory=dict)
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
     grows: bool = True
     notes: tuple[str, ...] = field(default=())
     graded: bool = False
@@ -107,6 +111,16 @@ class Index:
             samples[row] = samples[row]._replace(label=UNLABELED)
         return replace(self, samples=tuple(samples))
 
+    def unit(self, row: int) -> str:
+        """Return what must not be in two splits: the patient, or the study if only that is known.
+
+        A study belongs to one patient.
+        """
+        sample = self.samples[row]
+        if sample.known_patient is None and sample.study != sample.patient:
+            return f"study {sample.study}"
+        return self.same.get(sample.patient, sample.patient)
+
     def only(self, rows: Iterable[int], *notes: str) -> "Index":
         """Return the index of some rows, in their order, with additional notes.
 
@@ -133,18 +147,29 @@ def _are_grades(classes: tuple[str, ...]) -> bool:
     return len(classes) >= 2
 
 
+def at_site(site: str, patient: str) -> str:
+    """Return the name of a patient at a site; an empty site is unknown."""
+    return f"{site}{_SITE}{patient}" if site else patient
+
+
+def name_of(patient: str) -> str:
+    """Return the name of a patient without the site."""
+    return patient.partition(_SITE)[2] or patient
+
+
 def are_among(patients: Iterable[str | None], others: set[str], guess: bool = False) -> np.ndarray:
     """Return which known patients are, or may be, among others: bool [n].
 
     A patient without a site may be any of the others with that name. With `guess`, one with a site
     may also be another without a site. None is never among them.
     """
-    without_site = {other for other in others if "/" not in other}
-    bare = {other.partition("/")[2] for other in others}
+    without_site = {other for other in others if _SITE not in other}
+    names = {name_of(other) for other in others}
     found = []
     for patient in patients:
-        _, slash, name = (patient or "").partition("/")
-        maybe = guess and name in without_site if slash else patient in bare
+        maybe = patient in names
+        if guess and patient is not None:
+            maybe = maybe or name_of(patient) in without_site
         found.append(patient is not None and (patient in others or maybe))
     return np.array(found, bool)
 

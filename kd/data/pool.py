@@ -13,7 +13,7 @@ from kd.config.settings import Data, Reading, Unlabeled
 from kd.data.dataset import Dataset
 from kd.data.duplicates import groups, repeats
 from kd.data.files.patients import compiled, patient_in
-from kd.data.index import Index, Sample, are_among, digest
+from kd.data.index import Index, Sample, are_among, at_site, digest
 from kd.data.ranges import as_plain, check_other, open_store, remarks
 from kd.data.readers import folder
 from kd.data.readers.retinopathy import SPACES, patient_of
@@ -216,7 +216,7 @@ def _with_pattern(index: Index, data: Data) -> Index:
         patient = patient_in(sample.path, pattern)
         if sample.known_patient is None and patient:
             found += 1
-            sample = sample._replace(patient=f"{data.site}/{patient}" if data.site else patient)
+            sample = sample._replace(patient=at_site(data.site, patient))
         samples.append(sample)
     note = (
         f"--patient-pattern finds a patient in {found} of {len(samples)} paths of --unlabeled-dir."

@@ -5,6 +5,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from kd.data.images.pixels import Range, RangeNeeded
 from kd.data.index import Index, digest
 from kd.data.store import Store
 from kd.system.console import shows_progress
-from kd.system.errors import Problem, counted
+from kd.system.errors import Problem, counted, printable
 from kd.system.files import make_folder, write_json
 from kd.system.signals import never_stop
 
@@ -175,28 +176,60 @@ def same(first: dict[str, list], second: dict[str, list]) -> bool:
     }
 
 
+class Extremes(NamedTuple):
+    """The kind of an image's values, the lowest and the highest of them, and its path."""
+
+    kind: str
+    lowest: float
+    highest: float
+    path: str
+
+
 def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) -> dict[str, Range]:
     """Return the range of each kind of values with more than 8 bits: {kind: Range}.
 
     Only images that do not state their range count. Images that cannot be read are skipped: they
-    are reported when they are decoded.
+    are reported when they are decoded. The rule of a range says if most images use little of it.
     """
-    extremes = {}
+    found = []
     rows = np.unique(rows)
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         tqdm(total=len(rows), desc="measuring", unit="img", disable=not shows_progress()) as bar,
     ):
         for start in range(0, len(rows), CHUNK):
-            chunk = [index.file(int(row)) for row in rows[start : start + CHUNK]]
-            for found in threads.map(_extremes, chunk):
-                if found is not None:
-                    kind, lowest, highest = found
-                    low, high = extremes.get(kind, (lowest, highest))
-                    extremes[kind] = min(low, lowest), max(high, highest)
+            chunk = [int(row) for row in rows[start : start + CHUNK]]
+            files = [index.file(row) for row in chunk]
+            for row, ends in zip(chunk, threads.map(_extremes, files)):
+                if ends is not None:
+                    found.append(Extremes(*ends, index.samples[row].path))
             bar.update(len(chunk))
             check_stop()
-    return {kind: pixels.range_for(kind, *ends, rule) for kind, ends in extremes.items()}
+    measured = {}
+    for kind in sorted({one.kind for one in found}):
+        lowest = min(one.lowest for one in found if one.kind == kind)
+        highest = max(one.highest for one in found if one.kind == kind)
+        more = "".join(f" ({text})" for text in uneven([one for one in found if one.kind == kind]))
+        measured[kind] = pixels.range_for(kind, lowest, highest, rule + more)
+    return measured
+
+
+def uneven(images: list[Extremes]) -> list[str]:
+    """Return a text if more than half of the images use less than a quarter of their joint range.
+
+    One damaged pixel, or a few images with another scale, then leave few grey levels to the others.
+    """
+    if not images:
+        return []
+    span = max(one.highest for one in images) - min(one.lowest for one in images)
+    few = sum(4 * (one.highest - one.lowest) < span for one in images)
+    if 2 * few <= len(images):
+        return []
+    widest = max(images, key=lambda one: one.highest - one.lowest)
+    return [
+        f"{few} of {len(images)} images use less than a quarter of it, but"
+        f" {printable(widest.path)} has values from {widest.lowest:g} to {widest.highest:g}"
+    ]
 
 
 def _extremes(file: Path) -> tuple[str, float, float] | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd.data.index import Index, digest
+from kd.data.index import Index, digest, name_of
 from kd.system.errors import Problem, counted, first_ten, printable
 from kd.system.seeds import random_stream
 
@@ -209,7 +209,8 @@ def _by_patient(index: Index, how: str, seed: int, sizes, kept: Kept) -> Splits:
     """Return the splits for `patient` and `given`. The order of draws from `random` is fixed."""
     random = random_stream(seed, _DRAWS)
     labels = index.labels
-    patients = np.unique([sample.patient for sample in index.samples], return_inverse=True)[1]
+    units = [index.unit(row) for row in range(len(index.samples))]
+    patients = np.unique(units, return_inverse=True)[1]
     given = np.array([sample.split or "train" for sample in index.samples])
     rows = {name: np.flatnonzero((given == name) & (labels >= 0)) for name in NAMES}
     notes = []
@@ -292,9 +293,10 @@ def _by_number(index: Index, rows, seed: int, name: str) -> np.ndarray:
     held = _images_of_patients(index, rows)
     numbers = {}
     for row in rows:
-        patient = index.samples[row].patient
+        patient = index.unit(row)
         if patient not in numbers:
-            numbers[patient] = number_of(patient, seed, name)
+            # Without the site, so that a patient keeps his place when his site becomes known.
+            numbers[patient] = number_of(name_of(patient), seed, name)
     staying = _dominant(held)
     drawn = {patient for patient, number in numbers.items() if number < FRACTION} - staying
     for patients in held.values():
@@ -306,7 +308,7 @@ def _by_number(index: Index, rows, seed: int, name: str) -> np.ndarray:
                 if patient not in staying and _may_leave(patient, held, drawn):
                     drawn.add(patient)
                     break
-    chosen = [row for row in rows if index.samples[row].patient in drawn]
+    chosen = [row for row in rows if index.unit(row) in drawn]
     return np.array(chosen, dtype=np.int64)
 
 
@@ -314,7 +316,7 @@ def _images_of_patients(index: Index, rows) -> dict[int, Counter]:
     """Return the number of images of each patient in each class: {label: {patient: images}}."""
     held = defaultdict(Counter)
     for row in rows:
-        held[index.samples[row].label][index.samples[row].patient] += 1
+        held[index.samples[row].label][index.unit(row)] += 1
     return dict(sorted(held.items()))
 
 
@@ -465,7 +467,7 @@ def overlaps(index: Index, splits: Splits, hashes: np.ndarray) -> dict[str, int]
     patients = []
     files = []
     for _, rows in splits.items():
-        patients.append({index.samples[row].patient for row in rows})
+        patients.append({index.unit(row) for row in rows})
         files.append({hashes[row].tobytes() for row in rows})
     return {"patients": _in_several(patients), "files": _in_several(files)}
 

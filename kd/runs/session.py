@@ -51,7 +51,7 @@ class Session:
             log_data(self._dataset)
             if self._dataset.store.was_empty and self._dataset.index.root is not None:
                 log(
-                    "note: These data are new. To check them for faults:"
+                    "note: These data are new here. If they have not been checked for faults yet:"
                     f" {check_command(self.data)}"
                 )
         return self._dataset

@@ -102,7 +102,7 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
     content = digest(map(index.identity, rows))[:6]
     target = RunPaths(make_folder(folder.path / f"evaluation-{index.name}-{content}"))
     write_text(target.predictions, predictions_csv(index, {"all": rows}, {"all": logits}))
-    seen = int(leakage.seen_by(model, index, store.hashes).sum())
+    seen = int(leakage.seen_by(model, index, store.hashes, guess=not how.site).sum())
     if seen:
         log(
             f"warning: {seen} of {len(rows)} images were seen in training or are of patients seen"

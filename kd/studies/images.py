@@ -43,7 +43,7 @@ def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Da
         errata=how.errata or settings.data.errata,
     ).data
     classes = tuple(report["data"]["classes"])
-    index = _with_classes(read_index(data), classes)
+    index = _with_classes(read_index(data, lenient=True), classes)
     predictions = read_predictions(run)
     hashes = model.about["data"]["test_files"].numpy()
     if len(hashes) not in (0, len(predictions.paths)):

@@ -76,12 +76,12 @@ def _unlike(pairs: list[tuple]) -> list[str]:
     return [f"{what} {theirs} instead of {ours}" for what, theirs, ours in pairs if theirs != ours]
 
 
-def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
+def seen_by(trained: Trained, index: Index, hashes: np.ndarray, guess: bool = False) -> np.ndarray:
     """Return which images of an index a network was trained or selected on: bool [N].
 
     Images are recognised by their file, or by their patient if the patient is known and the names
     of patients have the same space (`Index.space`), whatever the names of the folders; see
-    `are_among` for sites.
+    `are_among` for sites and `guess`.
 
     hashes: uint8 [N, 16], of the files' contents.
     """
@@ -91,7 +91,7 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray) -> np.ndarray:
             files |= _bytes(seen["files"][split])
             patients |= set(seen["patients"][split]) if seen["space"] == index.space else set()
     by_file = np.array([row.tobytes() in files for row in hashes], bool)
-    return by_file | are_among([sample.known_patient for sample in index.samples], patients)
+    return by_file | are_among([sample.known_patient for sample in index.samples], patients, guess)
 
 
 def _all_seen(trained: Trained) -> list[dict]:
@@ -138,11 +138,14 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
 
 def _shared(seen: dict, theirs: str, dataset: Dataset, ours: str) -> tuple[int, int]:
     """Return how many patients and files of our split are in a split that was seen."""
-    patients = set()
+    patients = 0
     if seen["space"] == dataset.index.space:
-        patients = set(seen["patients"][theirs]) & set(known_patients(dataset, ours))
+        # --site says that patients without a site are others; an issuer in the header does not.
+        guess = not dataset.settings.site
+        own = known_patients(dataset, ours)
+        patients = int(are_among(own, set(seen["patients"][theirs]), guess).sum())
     files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
-    return len(patients), len(files)
+    return patients, len(files)
 
 
 def _cure(seen: dict, dataset: Dataset, files: int) -> str:

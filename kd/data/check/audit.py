@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from kd.config.settings import Data
+from kd.data import ranges
 from kd.data.check import audit_text
 from kd.data.check.by_class import class_of, mixed, properties_by_class, sizes
 from kd.data.check.inspection import Finding, counted_by, inspect_all
@@ -92,6 +93,7 @@ def _properties(index: Index, findings: list[Finding], sound: list[int]) -> dict
         "mixed": mixed(index, findings, sound),
         "burned_in": _burned_in(index, findings, sound),
         "flat": list(map(printable, flat)),
+        "uneven_ranges": _uneven_ranges(index, findings, sound),
     }
 
 
@@ -104,6 +106,19 @@ def _most_bits_used(findings: list[Finding]) -> dict[str, int]:
             depth = finding.properties["bits"]
             most[depth] = max(most.get(depth, 0), int(used))
     return most
+
+
+def _uneven_ranges(index: Index, findings: list[Finding], sound: list[int]) -> list[str]:
+    """Return a text for each kind of values of which most images use a small part of the range."""
+    by_kind = defaultdict(list)
+    for row in sound:
+        if findings[row].ends is not None:
+            ends = ranges.Extremes(*findings[row].ends, index.samples[row].path)
+            by_kind[ends.kind].append(ends)
+    texts = []
+    for images in by_kind.values():
+        texts += ranges.uneven(images)
+    return texts
 
 
 def _burned_in(index: Index, findings: list[Finding], sound: list[int]) -> dict[str, int]:

@@ -125,6 +125,11 @@ def _warnings(result: dict) -> Iterator[str]:
         names = [f"{name} ({count})" for name, count in result["burned_in"].items()]
         cure = "Text in the pixels can name the patient or tell the class: look at these files."
         yield _line(number, "burned-in annotations", names, cure)
+    for text in result["uneven_ranges"]:
+        yield (
+            f"images with more than 8 bits have one range, and {text}. Look for damaged pixels, and"
+            " for images with another scale."
+        )
     if result["flat"]:
         number = counted(len(result["flat"]), "image has", "images have")
         yield _line(number, "only one brightness", result["flat"], "Look at these files.")

@@ -51,6 +51,7 @@ class Finding(NamedTuple):
     properties  {name in PROPERTIES: text}
     window      of a DICOM file: `CENTRE/WIDTH`, `LUT` or `none`
     thumbnail   see `near_duplicates.thumbnail`; None for a flat image
+    ends        (kind, lowest, highest value) with more than 8 bits and no stated range, or None
     """
 
     fault: str = ""
@@ -59,6 +60,7 @@ class Finding(NamedTuple):
     properties: dict[str, str] = {}
     window: str = ""
     thumbnail: np.ndarray | None = None
+    ends: tuple[str, float, float] | None = None
 
     @property
     def is_deep(self) -> bool:
@@ -115,6 +117,9 @@ def _inspect_file(content: bytes, bits: int | None) -> Finding:
         file_format, _, mode = decoded.source.partition(" ")
         stated = {"format": file_format, "mode": mode, "bits": str(decoded.bits)}
         stated |= _values_of(decoded)
+        ends = None
+        if "numbers" in stated:
+            ends = decoded.kind, float(decoded.values.min()), float(decoded.values.max())
         window = ""
         if file_format == "DICOM":
             header = dicom.header_of(content)
@@ -129,7 +134,7 @@ def _inspect_file(content: bytes, bits: int | None) -> Finding:
             size = decoded.values.shape[1::-1]
             small = thumbnail(_reduced(decoded))
     digest = hashlib.sha256(content).digest()
-    return Finding("", digest, size, _properties(**stated), window, small)
+    return Finding("", digest, size, _properties(**stated), window, small, ends)
 
 
 def _properties(**stated: str) -> dict[str, str]:

@@ -26,6 +26,8 @@ _COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zst")
 # of a DICOM file may also end with numbers: `MR.1.2.840.10008`.
 _ADDED = re.compile(r"(\.[0-9]+| ?\([0-9]+\)|~)+$")
 _HEAD_BYTES = 1024
+# Names of DICOM files without an extension: IM000123, MR.1.2.840.10008, 1.2.840.10008.
+_LIKE_DICOM = re.compile(r"[A-Z]{0,4}[-_.]?[0-9][0-9._-]*")
 
 
 def passed_over(index: Index) -> dict[str, list[str]]:
@@ -105,19 +107,15 @@ def _may_be_image(path: Path) -> bool:
     if dicom.is_dicom(head):  # an image that the table does not list, which the reader reports
         return False
     if kind == NO_EXTENSION and not head:  # a copy that failed, or a mark of a program: _SUCCESS
-        return any(letter.isdigit() for letter in path.name)
+        return _LIKE_DICOM.fullmatch(path.name) is not None
     return kind != NO_EXTENSION or not _is_text(head[:_HEAD_BYTES])
 
 
 def _is_text(head: bytes) -> bool:
-    """Return whether the first bytes of a file are UTF-8, whose last character may be cut."""
-    if b"\0" in head:
-        return False
-    try:
-        head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start > len(head) - 4
-    return True
+    """Return whether a file is text in UTF-8, UTF-16 or Windows-1252, from its first bytes."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    return not any(byte < 32 and byte not in b"\t\n\f\r" for byte in head)
 
 
 def _in_two_classes(index: Index, repeated: dict[str, str]) -> list[str]:

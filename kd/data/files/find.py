@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.data.images.dicom import HEAD_BYTES, is_dicom
+from kd.data.images.dicom import HEAD_BYTES, is_dicom, states_no_image
 from kd.system.errors import Problem, first_ten
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -228,7 +228,10 @@ def _files_below(folder: Path) -> int:
 
 
 def _have_dicom(root: Path, paths: list[str]) -> list[bool]:
-    """Return whether each file is DICOM by its content. Raises Problem for unreadable files."""
+    """Return whether each file is a DICOM image by its content.
+
+    Raises Problem for unreadable files.
+    """
     faults = []
 
     def check(path: str) -> bool:
@@ -236,7 +239,8 @@ def _have_dicom(root: Path, paths: list[str]) -> list[bool]:
             if not (root / path).is_file():  # a pipe would block, and a link may point nowhere
                 return False
             with open(root / path, "rb") as file:
-                return is_dicom(file.read(HEAD_BYTES))
+                head = file.read(HEAD_BYTES)
+            return is_dicom(head) and not states_no_image(head)
         except OSError as error:
             faults.append(f"{path} ({error.strerror})")
             return False

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kd.config.settings import Reading
 from kd.data.files.find import IMAGE_EXTENSIONS, extension_of
 from kd.data.images import dicom
-from kd.data.index import Index
+from kd.data.index import Index, at_site
 from kd.system.console import shows_progress
 from kd.system.errors import Problem, counted, first_ten, printable
 
@@ -60,7 +60,7 @@ def is_unknown(text: str) -> bool:
 def identified(root: Path, rows: list[dict], how: Reading) -> tuple[list[dict], list[str]]:
     """Return (rows with their patients and studies, notes on them).
 
-    A row's site becomes a part of its patient, `SITE/PATIENT`, if both are known. It is the first
+    A row's site becomes a part of its patient, `SITE::PATIENT`, if both are known. It is the first
     of these that is known: the row's own site, the issuer in the DICOM header (of the header's
     own patient), the only issuer in other rows of the patient, --site, the only site in other rows
     of the patient. Raises Problem for a pattern that is invalid or matches no image, and for
@@ -73,8 +73,8 @@ def identified(root: Path, rows: list[dict], how: Reading) -> tuple[list[dict], 
     _read_headers(root, rows)
     notes += _complete_sites(rows, how.site.strip())
     for row in rows:
-        if row["patient"] and row["site"]:
-            row["patient"] = f"{row['site']}/{row['patient']}"
+        if row["patient"]:
+            row["patient"] = at_site(row["site"], row["patient"])
     if how.patient_pattern is None:
         notes += _patients_in_names(rows)
     return rows, notes + _dominant_patient(rows) + _unused_site(rows, how.site)
@@ -192,7 +192,7 @@ def _complete_sites(rows: list[dict], site: str) -> list[str]:
             continue
         if len(sites[patient]) == 1 and (issuers[patient] or not site):
             row["site"] = min(sites[patient])
-            concluded[f"{row['site']}/{patient}"] += 1
+            concluded[at_site(row["site"], patient)] += 1
         elif site:
             row["site"] = site
         elif sites[patient]:

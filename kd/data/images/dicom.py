@@ -68,6 +68,18 @@ _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL
 warnings.filterwarnings("ignore", module=r"pydicom|kd\.data\.dicom")
 
 
+# The beginning of the element MediaStorageSOPClassUID, and the classes (PS3.4, B.5) of waveforms,
+# presentation states, reports, key objects, encapsulated documents, radiotherapy structures, plans
+# and records, registrations and directories.
+_MEDIA_CLASS = b"\x02\x00\x02\x00UI"
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_WITHOUT_IMAGES = (
+    *(f"{_STORAGE}{kind}" for kind in ("9.", "11.", "66", "88.", "104.")),
+    *(f"{_STORAGE}481.{kind}" for kind in (3, 4, 5, 6, 7, 8, 9)),
+    "1.2.840.10008.1.3.10",
+)
+
+
 class Header(NamedTuple):
     """What is read of a file's header: text is stripped and empty if missing, counts are 0.
 
@@ -103,6 +115,17 @@ def is_dicom(head: bytes) -> bool:
         or _count_elements(head, ">", explicit=True) >= 2
         or _count_elements(head, "<", explicit=False) >= 3
     )
+
+
+def states_no_image(head: bytes) -> bool:
+    """Return whether a DICOM file is a report, a plan and the like, from its first bytes."""
+    start = head.find(_MEDIA_CLASS)
+    if start < 0:
+        return False
+    start += len(_MEDIA_CLASS)
+    length = int.from_bytes(head[start : start + 2], "little")
+    uid = head[start + 2 : start + 2 + length].decode("ascii", "replace")
+    return uid.startswith(_WITHOUT_IMAGES)
 
 
 def _count_elements(head: bytes, order: str, explicit: bool) -> int:

@@ -22,13 +22,17 @@ _DEFAULT = Reading()
 
 
 def read(
-    data_dir: str | None, classes: tuple[str, ...] | None = None, how: Reading = _DEFAULT
+    data_dir: str | None,
+    classes: tuple[str, ...] | None = None,
+    how: Reading = _DEFAULT,
+    lenient: bool = False,
 ) -> Index:
     """Read the index of a folder, or of the images that a table lists.
 
     The table is that of --table, or images.csv in the folder. `classes` sets the list of classes,
     for example to those of a trained network. By default, it is the list of the classes that are
-    found, in natural order. Corrections (--errata) are applied.
+    found, in natural order. Corrections (--errata) are applied. With
+    `lenient`, a tree is not refused for what is odd in it: a finished run checks its images itself.
 
     An image without a patient counts as a patient of its own, and a note reports it. Images
     outside class folders are unlabelled, and are accepted only if `classes` is given; if no folder
@@ -39,7 +43,7 @@ def read(
     """
     root, table = _places(data_dir, "--data-dir", how)
     if table is None:
-        contents = read_classes(root, classes)
+        contents = read_classes(root, classes, lenient)
     else:
         contents = _from_table(root, table, how, classes)
     _check_some(contents, root, "--data-dir")

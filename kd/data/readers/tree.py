@@ -34,26 +34,28 @@ class Contents(NamedTuple):
     others: dict[str, int] = {}
 
 
-def read_classes(root: Path, classes: tuple[str, ...] | None) -> Contents:
+def read_classes(root: Path, classes: tuple[str, ...] | None, lenient: bool = False) -> Contents:
     """Return the images in class folders or in split folders of class folders.
 
     Without `classes`, every folder with images is a class. Raises Problem for a tree whose classes
-    or splits are not clear, for folders of masks, and for folders that are lost.
+    or splits are not clear, for folders of masks, and for folders that are lost; with `lenient`,
+    only if it is not clear which folders are splits.
     """
-    found = _images(root)
+    found = _images(root, lenient)
     has_splits = _has_splits(root, found.paths)
     rows = []
     for path in found.paths:
         folders = path.split("/")[:-1]
         split = split_name(folders.pop(0)) if has_splits else None
         rows.append(_row(path, folders[0] if folders else "", split))
-    _check_spelling(root, rows, classes)
+    if not lenient:
+        _check_spelling(root, rows, classes)
     depth = 2 if has_splits else 1  # of the class folders
     notes = _other_notes(found) + _folders_without_images(found, has_splits)
     if classes is not None and _all_unlabelled(root, rows, classes):
         notes += _no_class(root, rows, classes)
         rows = [row | {"label": ""} for row in rows]
-    else:
+    elif not lenient:
         _check_links(root, found, depth)
         if classes is not None or len({row["label"] for row in rows}) > 1:
             _check_lower_splits(root, found.paths, depth)
@@ -69,11 +71,12 @@ def read_any_tree(root: Path) -> Contents:
     return Contents(rows, _other_notes(found), found.skipped, found.others)
 
 
-def _images(root: Path) -> Found:
+def _images(root: Path, lenient: bool = False) -> Found:
     """Return the images below root, none of which is a mask or a figure of this program."""
     found = find_images(root)
-    _check_runs(root, found.paths)
-    _check_masks(root, found.paths)
+    if not lenient:
+        _check_runs(root, found.paths)
+        _check_masks(root, found.paths)
     return found
 
 
@@ -95,19 +98,18 @@ def _check_runs(root: Path, paths: list[str]) -> None:
 def _check_masks(root: Path, paths: list[str]) -> None:
     """Raise Problem for images that are named as masks or annotations of others.
 
-    These are the images in folders like `masks`, and image_mask.png beside image.png.
+    These are the images in folders like `masks` below class folders, those in class folders of such
+    names with the names of other images, and image_mask.png beside image.png.
     """
     stems = {f"{path.rpartition('/')[0]}/{stem_of(path)}" for path in paths}
+    folders_of = {path: _mask_folder(path) for path in paths}
+    named = {_without_mask(path) for path in paths if not folders_of[path]}
     masks = Counter()
-    for path in paths:
-        folders = path.split("/")[:-1]
-        for place, name in enumerate(folders, 1):
-            if _MASK_FOLDER.fullmatch(name.casefold()):
-                masks["/".join(folders[:place])] += 1
-                break
-        else:
-            file = _MASK_FILE.fullmatch(stem_of(path))
-            if file and f"{path.rpartition('/')[0]}/{file[1]}" in stems:
+    for path, folder in folders_of.items():
+        if folder and (not _is_class(folder) or _without_mask(path) in named):
+            masks[folder] += 1
+        elif _without_mask(path) != stem_of(path):
+            if f"{path.rpartition('/')[0]}/{_without_mask(path)}" in stems:
                 masks[path] += 1
     if masks:
         images = counted(masks.total(), "image", "images")
@@ -116,6 +118,27 @@ def _check_masks(root: Path, paths: list[str]) -> None:
             f" images: {first_ten(sorted(masks, key=natural_key))}. Move them out of the folder,"
             " rename them if they are images to classify, or list the images in a table."
         )
+
+
+def _mask_folder(path: str) -> str:
+    """Return the path of the first folder of an image that is named like one of masks, or ""."""
+    folders = path.split("/")[:-1]
+    for place, name in enumerate(folders, 1):
+        if _MASK_FOLDER.fullmatch(name.casefold()):
+            return "/".join(folders[:place])
+    return ""
+
+
+def _is_class(folder: str) -> bool:
+    """Return whether a folder is at the place of a class: at the top, or in a split."""
+    upper, _, name = folder.rpartition("/")
+    return not upper or (bool(name) and split_name(upper) is not None)
+
+
+def _without_mask(path: str) -> str:
+    """Return the stem of an image without `_mask` and the like."""
+    file = _MASK_FILE.fullmatch(stem_of(path))
+    return file[1] if file else stem_of(path)
 
 
 def _check_links(root: Path, found: Found, depth: int) -> None:
@@ -330,7 +353,7 @@ def other_files(others: dict[str, int]) -> list[str]:
         if extension == NO_EXTENSION:
             kinds.append(f"{count} without an extension")
         elif extension in _DICOM_EXTENSIONS:
-            kinds.append(f"{count} {extension} (no DICOM content)")
+            kinds.append(f"{count} {extension} (no DICOM image)")
         else:
             kinds.append(f"{count} {extension}")
     total = sum(others.values())

@@ -279,3 +279,13 @@ def _nearest_key(name: str, keys: list[str]) -> str:
 def _letters(name: str) -> str:
     """Return the letters and digits of a name in lower case."""
     return re.sub(r"[\W_]", "", name.lower())
+
+
+def distinct(rows: list[Row]) -> list[Row]:
+    """Return one of the rows for each row of the table, which may name several images."""
+    return list({row.where: row for row in rows}.values())
+
+
+def has_lost_digits(text: str) -> bool:
+    """Return whether a text is a long number as spreadsheets write it: 1.23457E+15."""
+    return re.fullmatch(r"-?[0-9]+([.,][0-9]*)?[eE]\+[0-9]+", text) is not None

@@ -114,7 +114,8 @@ def _checked(index: Index, errata: str) -> dict[str, str]:
     if faults:
         raise Problem(
             f"--errata '{errata}' has {counted(len(faults), 'row', 'rows')} that cannot be used:"
-            f" {first_ten(faults)}. Fix them."
+            f" {first_ten(faults)}. Fix them; images are named by their path, as in"
+            " predictions.csv."
         )
     return labels
 

@@ -1,6 +1,5 @@
 """Read a table of images with their labels, patients, studies, splits and sites."""
 
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,16 @@ from typing import NamedTuple
 from kd.config.settings import Reading
 from kd.data.files.find import split_name
 from kd.data.files.patients import is_unknown
-from kd.data.tables.columns import Columns, Row, choose, note_on_extra, rows_of, shown
+from kd.data.tables.columns import (
+    Columns,
+    Row,
+    choose,
+    distinct,
+    has_lost_digits,
+    note_on_extra,
+    rows_of,
+    shown,
+)
 from kd.data.tables.corrections import labels_by_path
 from kd.data.tables.grades import number
 from kd.data.tables.labels import missing_words, read_labels
@@ -180,7 +188,7 @@ def _unify_patients(table: Path, rows: list[Row]) -> list[str]:
 
 def _refuse_cut_numbers(table: Path, rows: list[Row]) -> None:
     """Raise Problem for patients like 1.23457E+15: several patients may have become one."""
-    cut = [row for row in rows if re.fullmatch(r"-?[0-9]+([.,][0-9]*)?[eE]\+[0-9]+", row.patient)]
+    cut = distinct([row for row in rows if has_lost_digits(row.patient)])
     if cut:
         texts = [f"{row.where} (patient {shown(row.patient)})" for row in cut]
         raise Problem(

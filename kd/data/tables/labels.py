@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from kd.config.settings import Reading
-from kd.data.tables.columns import Row, shown
+from kd.data.tables.columns import Row, distinct, shown
 from kd.data.tables.grades import DROP, number
 from kd.data.tables.spelling import is_missing, plain
 from kd.system.errors import Problem, counted, first_ten
@@ -122,21 +122,22 @@ def _without_uncertain(
         return rows, []
     doubtful = [row for row in rows if _UNCERTAIN in row.cells]
     open_rows = [row for row in doubtful if row.path not in corrections]
+    number = len(distinct(open_rows))
     if open_rows and how.uncertain is None:
         raise Problem(
-            f"{counted(len(open_rows), 'row has', 'rows have')} the uncertain label -1 in '{file}':"
+            f"{counted(number, 'row has', 'rows have')} the uncertain label -1 in '{file}':"
             f" {_listed(open_rows)}. Use --uncertain drop to leave them out, or --uncertain 0 or"
             " --uncertain 1 to read them so."
         )
     if how.uncertain == "drop":
         places = set(map(id, open_rows))
         rows = [row for row in rows if id(row) not in places]
-        count = counted(len(open_rows), "row", "rows")
+        count = counted(number, "row", "rows")
         text = f"--uncertain drop left out {count} of {file.name} with the label -1."
     else:
         if open_rows:
             _check_numbers(file, rows, how)
-        count = counted(len(open_rows), "row", "rows")
+        count = counted(number, "row", "rows")
         text = f"--uncertain {how.uncertain}: the label -1 of {count} of {file.name} was read so."
     for row in doubtful:
         # The label of a row that is corrected does not matter.
@@ -235,7 +236,7 @@ def _correct(
 
 
 def _refuse_none(file: Path, rows: list[Row], names: tuple[str, ...]) -> None:
-    none = [row for row in rows if row.labels is None]
+    none = distinct([row for row in rows if row.labels is None])
     if none:
         raise Problem(
             f"{counted(len(none), 'row has', 'rows have')} no 1 in the columns"
@@ -246,7 +247,7 @@ def _refuse_none(file: Path, rows: list[Row], names: tuple[str, ...]) -> None:
 
 
 def _refuse_several(file: Path, rows: list[Row]) -> None:
-    several = [row for row in rows if row.labels and len(row.labels) > 1]
+    several = distinct([row for row in rows if row.labels and len(row.labels) > 1])
     if several:
         texts = [f"{row.where} ({' and '.join(map(shown, row.labels))})" for row in several]
         raise Problem(
@@ -259,7 +260,7 @@ def _refuse_several(file: Path, rows: list[Row]) -> None:
 
 def _refuse_spellings(file: Path, rows: list[Row]) -> None:
     """Raise Problem for labels that differ only as `plain` says, for example in case."""
-    counts = Counter(row.label for row in rows if row.label)
+    counts = Counter(row.label for row in distinct(rows) if row.label)
     spellings = {}
     for label in sorted(counts):
         spellings.setdefault(plain(label), []).append(label)
@@ -280,7 +281,7 @@ def _refuse_spellings(file: Path, rows: list[Row]) -> None:
 
 def _refuse_synonyms(file: Path, rows: list[Row]) -> None:
     """Raise Problem if all labels mean yes or no, but one of these is written in several ways."""
-    counts = Counter(row.label for row in rows if row.label)
+    counts = Counter(row.label for row in distinct(rows) if row.label)
     if not all(label.casefold() in _YES | _NO for label in counts):
         return
     faults = []
@@ -297,4 +298,4 @@ def _refuse_synonyms(file: Path, rows: list[Row]) -> None:
 
 
 def _listed(rows: list[Row]) -> str:
-    return first_ten([row.where for row in rows])
+    return first_ten([row.where for row in distinct(rows)])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kd.data.files.file_names import FileNames, composed
 from kd.data.files.find import IMAGE_EXTENSIONS, NO_EXTENSION, extension_of, find_images
-from kd.data.tables.columns import shown
+from kd.data.tables.columns import has_lost_digits, shown
 from kd.data.tables.grades import number
 from kd.system.errors import counted, first_ten
 
@@ -56,7 +56,7 @@ def locate(root: Path, table: Path, texts: Iterable[str]) -> Located:
         search.try_identifiers(images)
     search.check_claims()
     for text in search.missing:
-        search.faults.setdefault(text, "no such file")
+        search.faults.setdefault(text, _why_missing(text))
     return Located(search.paths, search.faults, search.notes())
 
 
@@ -165,7 +165,8 @@ class _Search:
         extension of another format are not opened.
         """
         files = [path for path in images if extension_of(path) not in IMAGE_EXTENSIONS]
-        doubtful = self.doubtful()
+        # If all texts are paths as they are written, they are no identifiers.
+        doubtful = self.doubtful() if self._searched or self.missing else []
         if not files or (not doubtful and all("/" in path for path in self.missing.values())):
             return
         instances = defaultdict(list)
@@ -286,6 +287,16 @@ class _Search:
         self.missing[text] = text
         why = f"the name of {shown(path)}, but also an identifier in the header of other files"
         self._refuse(text, f"{why}, so write paths", others)
+
+
+def _why_missing(text: str) -> str:
+    """Return why no image is found for a text."""
+    if has_lost_digits(text):
+        return "a number without its last digits: export the table with this column as text"
+    has_digits = any(letter.isdigit() for letter in text)
+    if has_digits and "/" not in text and extension_of(text) == NO_EXTENSION:
+        return "no such file, nor a SOPInstanceUID or AccessionNumber"
+    return "no such file"
 
 
 def _headers(root: Path, paths: list[str]) -> list:
