@@ -1,5 +1,6 @@
 """The same film in every format that a hospital may send, written with independent code."""
 
+import functools
 import struct
 import zlib
 
@@ -13,10 +14,13 @@ FORMATS = ("png8", "png10", "png12", "png16", "tiff8", "tiff12", "tiff16", "whit
 DICOM_FORMATS = ("dicom", "dicom-monochrome1", "dicom-rle", "dicom-jpeg2000", "dicom-window", "dicom-8-bits")
 
 
+@functools.cache
 def film(row: int, side: int = 128) -> np.ndarray:
     """Return a drawing whose darkest value is 0 and whose brightest is 255: uint8 [side, side]."""
     grey = np.asarray(Image.fromarray(synthetic.draw(row, 0)).resize((side, side)), dtype=np.float64)
-    return np.round((grey - grey.min()) * 255 / (grey.max() - grey.min())).astype(np.uint8)
+    grey = np.round((grey - grey.min()) * 255 / (grey.max() - grey.min())).astype(np.uint8)
+    grey.setflags(write=False)  # it is shared by all tests
+    return grey
 
 
 def deep(grey: np.ndarray, bits: int) -> np.ndarray:
