@@ -178,3 +178,22 @@ def test_an_unreadable_pool_is_reported_in_one_line_before_the_teacher_is_traine
     make(tmp_path / "pool")
     code, out = script("distill", [*PAIR, "--mode", "unlabeled-only", "--unlabeled-dir", str(tmp_path / "pool")])
     assert code == 2 and words in out.splitlines()[-1] and "training it first" not in out and not Path("cache").exists()
+
+
+def test_unlabelled_images_of_a_study_or_of_a_double_of_a_test_patient_are_dropped(picture_tree):
+    root = picture_tree("set", {"x": 48})
+    rows = []
+    for k in range(40):  # 20 studies of unknown patients, and in each an image without a label
+        rows.append((f"x/image{k}.png", "ab"[k // 2 % 2] if k % 2 else "", "", f"1.2.{k // 2}", ""))
+    rows += [("x/image40.png", "a", "q", "", "test"), ("x/image41.png", "b", "q", "", "test")]
+    shutil.copy(root / "x/image40.png", root / "x/image42.png")
+    rows += [("x/image42.png", "a", "other", "", ""), ("x/image43.png", "", "other", "", "")]
+    write_table(root, rows, "path,label,patient,study,split")
+    dataset = folder_data(root)
+    evaluated = {dataset.index.unit(row) for row in [*dataset.splits.valid, *dataset.splits.test]}
+    pool = pool_of(dataset)
+    left = [dataset.index.samples[row] for row in pool.rows]
+    assert evaluated.isdisjoint(dataset.index.unit(int(row)) for row in pool.rows)
+    assert "x/image43.png" not in {sample.path for sample in left} and len(left) > 20
+    # Each validation study has one unlabelled image, and `other` has one.
+    assert pool.summary["dropped_by_patient"] == len(dataset.splits.valid) + 1

@@ -71,6 +71,7 @@ def open_pool(
         notes += _check_range(store.second, dataset, unlabeled)
     own_samples = [samples[row] for row in rows]
     by_patient = _has_evaluation_patient(dataset, own_samples)
+    by_patient |= _is_of_evaluation_unit(dataset, source, rows)
     by_file = _is_evaluation_file(dataset, store.hashes[rows])
     dropped = by_patient | by_file
     _check_dropped(dataset, unlabeled, source, own_samples, rows, dropped)
@@ -245,6 +246,26 @@ def _has_evaluation_patient(dataset: Dataset, samples: list[Sample]) -> np.ndarr
     for row in _evaluation_rows(dataset):
         patients.add(dataset.index.samples[row].known_patient)
     return are_among([sample.known_patient for sample in samples], patients - {None}, guess=True)
+
+
+def _is_of_evaluation_unit(dataset: Dataset, source: Index | None, rows: np.ndarray) -> np.ndarray:
+    """Return which rows share a unit (`Index.unit`) with a validation or test image: bool [n].
+
+    These are images of the same study, and of patients who have an identical file. Rows of `source`
+    follow those of the data set, and only their studies are compared: a path is no patient there.
+    """
+    index = dataset.index
+    units = {index.unit(row) for row in _evaluation_rows(dataset)}
+    found = []
+    for row in rows:
+        place = int(row) - len(index.samples)
+        if place < 0:
+            found.append(index.unit(int(row)) in units)
+        else:
+            sample = source.samples[place]
+            has_study = sample.known_patient is None and sample.study != sample.path
+            found.append(has_study and source.unit(place) in units)
+    return np.array(found, bool)
 
 
 def _is_evaluation_file(dataset: Dataset, hashes: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def open_store(
             store.ensure(rows, check_stop)
             return store
         except RangeNeeded as need:
-            if need.args[0] in known or not choices:
+            if need.args[0] in known:
                 raise Problem(
                     f"Images in {store.index.root} changed while they were read. Run the same"
                     " command again."

@@ -144,14 +144,14 @@ def _line(subject: str, what: str, names: list[str], cure: str) -> str:
     return f"{' '.join((subject, what)).strip()}: {first_ten(names)}. {cure}"
 
 
-def _shortcut(told: dict) -> str:
-    best = max(told["single"], key=told["single"].get)
+def _shortcut(found: dict) -> str:
+    best = max(found["single"], key=found["single"].get)
     return (
         f"properties of the files alone, without their pixels, tell the class: balanced accuracy"
-        f" {told['all']:.2f} in a cross-validation on {told['images']} images of"
-        f" {told['classes']} classes, {told['single'][best]:.2f} with only the property '{best}'"
-        f" (chance is {told['chance']:.2f}, and this warning begins above"
-        f" {told['threshold']:.2f}). A network can learn this instead of the content: find out why"
+        f" {found['all']:.2f} in a cross-validation on {found['images']} images of"
+        f" {found['classes']} classes, {found['single'][best]:.2f} with only the property '{best}'"
+        f" (chance is {found['chance']:.2f}, and this warning begins above"
+        f" {found['threshold']:.2f}). A network can learn this instead of the content: find out why"
         " the files of the classes differ, and convert all of them in the same way from their"
         " source."
     )
@@ -248,16 +248,16 @@ def _number_alike(result: dict) -> str:
     return number if found["complete"] else f"more than {number}"
 
 
-def _told(told: dict) -> str:
+def _told(found: dict) -> str:
     """Return how well the properties of the files tell the class."""
-    if told["skipped"]:
-        return f"class from file properties alone: not tested, because {told['skipped']}"
+    if found["skipped"]:
+        return f"class from file properties alone: not tested, because {found['skipped']}"
     line = (
-        f"class from file properties alone: balanced accuracy {told['all']:.2f} (chance"
-        f" {told['chance']:.2f})"
+        f"class from file properties alone: balanced accuracy {found['all']:.2f} (chance"
+        f" {found['chance']:.2f})"
     )
-    if told["left_out"]:
-        line += f", without classes of few patients ({first_ten(told['left_out'])})"
+    if found["left_out"]:
+        line += f", without classes of few patients ({first_ten(found['left_out'])})"
     return line
 
 

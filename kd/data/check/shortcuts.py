@@ -54,11 +54,11 @@ def told_by_properties(index: Index, findings: list[Finding], sound: list[int]) 
     }
 
 
-def is_told(told: dict) -> bool:
+def is_told(found: dict) -> bool:
     """Return whether the properties, all together or one of them, tell the class too well."""
-    if told["skipped"]:
+    if found["skipped"]:
         return False
-    return max(told["all"], *told["single"].values(), 0) > told["threshold"]
+    return max(found["all"], *found["single"].values(), 0) > found["threshold"]
 
 
 def _usable_rows(index: Index, sound: list[int]) -> tuple[list[int], list[str]]:

@@ -34,7 +34,7 @@ class Table(NamedTuple):
     columns  names of the columns, without blanks around them
     rows     [(line number, fields)] of the rows that are not empty. A row of a CSV file may have
              more or fewer fields than columns
-    notes    what was guessed about the file and should be told to the user
+    notes    what was guessed about the file, for the user
     """
 
     columns: list[str]
