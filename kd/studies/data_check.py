@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from kd.config.evaluate_settings import Judging, data_settings
-from kd.config.layout import slug
+from kd.config.layout import folder_of, slug
 from kd.config.settings import DATASETS, Data
 from kd.data.check.audit import audit
 from kd.data.check.audit_text import text, what_is_wrong
@@ -58,7 +58,7 @@ def _name(data: Data) -> str:
     """Return the name that the index of a data set would have."""
     if data.dataset != "folder":
         return data.dataset
-    return slug(Path(data.data_dir or Path(data.table).parent).resolve().name)
+    return slug(folder_of(data).resolve().name)
 
 
 def _write(how: Judging, result: dict) -> Path:

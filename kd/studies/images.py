@@ -60,7 +60,9 @@ def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Da
     if len(lost):
         _refuse_lost(run, index, predictions.paths[lost], places[lost], len(rows))
     _check_labels(run, index, rows, predictions.labels)
-    store = open_store(_store(index, data, report, model), data.cache_dir, rows, ("these", rows))
+    store = open_store(
+        _store(index, data, report, model), data.cache_dir, rows, ("these images", rows)
+    )
     none = np.array([], dtype=np.int64)
     splits = Splits(none, none, rows, none)
     return Dataset(data, index, splits, store, report["data"]["split_hash"])
