@@ -114,8 +114,9 @@ def fit(
     while not state.progress.ended:
         phase = phases[state.progress.phase]
         train_epoch(state, phase, training, precision, hooks)
-        row = _row(state, phase, valid, hooks)
-        _keep_best(state, phase, row)
+        logits = predict(state.network, valid, hooks.check_stop)
+        row = _row(state, phase, logits, valid.labels.numpy())
+        _keep_best(state, phase, row, logits)
         state.progress.history.append(row)
         hooks.after_epoch(state, row)
         state.end_epoch()
@@ -164,13 +165,17 @@ def train_epoch(
     state.divergence.check()
 
 
-def _keep_best(state: State, phase: Phase, row: dict) -> None:
-    """Keep the row and the weights of an epoch if it is the best of its phase up to now."""
+def _keep_best(state: State, phase: Phase, row: dict, logits: np.ndarray) -> None:
+    """Keep the row and the weights of an epoch if it is the best of its phase up to now.
+
+    logits  of the validation split, float32 [n, K]
+    """
     progress = state.progress
     # The result of a stopped run is its last weights, even if an earlier epoch was better.
     always = progress.best is None or progress.stopped or not phase.reads_labels
     if always or row["valid_accuracy"] > progress.best["valid_accuracy"]:
         progress.best, state.best_weights = row, state_on_cpu(state.network.module)
+        state.best_logits = logits
 
 
 def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
@@ -201,14 +206,15 @@ def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: 
     return lr
 
 
-def _row(state: State, phase: Phase, valid: Views, hooks: Hooks) -> dict:
+def _row(state: State, phase: Phase, logits: np.ndarray, labels: np.ndarray) -> dict:
     """Return the history row of the epoch that ends here.
 
     Its train figures are running means over augmented views. Raises Problem (3) if they or the
     validation logits are not finite.
+
+    logits, labels  of the validation split, float32 [n, K] and int64 [n]
     """
     means = state.means()
-    logits, labels = predict(state.network, valid, hooks.check_stop), valid.labels.numpy()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
             "Training diverged: the loss or the validation logits of the epoch that ends at step"

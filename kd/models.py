@@ -1,5 +1,6 @@
 """Networks: timm's networks by name, with the names of the thesis as short forms."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from kd.system import checkpoint, ranks
+from kd.system.cpu_layers import adapt_to_cpu
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.hub import create_pretrained, require_pretrained
@@ -174,6 +176,8 @@ class Classifier:
     def to(self, device: torch.device) -> "Classifier":
         """Move to a device, with weights in channels_last order, and return the classifier."""
         self.module = self.module.to(device, memory_format=torch.channels_last)
+        if device.type == "cpu":
+            adapt_to_cpu(self.module)
         self.mean = self.mean.to(device)
         self.std = self.std.to(device)
         return self
@@ -262,6 +266,20 @@ def require_weights(name: str) -> None:
     require_pretrained(name, architecture_of(name))
 
 
+@contextlib.contextmanager
+def refuse_batches(network: Classifier, images: torch.Tensor):
+    """Return a context manager that turns an error of a forward pass for `images` into Problem."""
+    try:
+        yield
+    except (RuntimeError, ValueError, AssertionError) as error:
+        text = str(error).strip() or type(error).__name__
+        why = text.splitlines()[0][:160]
+        raise Problem(
+            f"Network '{network.name}' cannot be trained with batch size {len(images)} and image"
+            f" size {images.shape[-1]} ({why}). Use another --image-size or a larger --batch-size."
+        ) from None
+
+
 def try_batch(
     network: Classifier, images: torch.Tensor, precision: Precision, layers: tuple[str, ...] = ()
 ) -> Outputs:
@@ -271,16 +289,8 @@ def try_batch(
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.module.buffers()]
     network.module.train()
-    try:
-        with torch.no_grad(), precision.autocast():
-            logits, features = network.outputs(images, layers)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        text = str(error).strip() or type(error).__name__
-        why = text.splitlines()[0][:160]
-        raise Problem(
-            f"Network '{network.name}' cannot be trained with batch size {len(images)} and image"
-            f" size {images.shape[-1]} ({why}). Use another --image-size or a larger --batch-size."
-        ) from None
+    with refuse_batches(network, images), torch.no_grad(), precision.autocast():
+        logits, features = network.outputs(images, layers)
     for buffer, value in buffers:
         buffer.copy_(value)
     if tuple(logits.shape) != (len(images), len(network.classes)):

@@ -12,6 +12,7 @@ from kd.runs.data import RunData
 from kd.runs.folder import RunFolder
 from kd.runs.tensorboard import Events
 from kd.system import ranks
+from kd.system.devices import Precision
 from kd.system.signals import StopSignals
 from kd.teachers.ensemble import Ensemble
 from kd.training.state import State
@@ -25,6 +26,7 @@ class ActiveRun:
     teacher_entry  the report's `teacher`; None in a run without a teacher
     phases         all phases of the run, in order
     state          the student in training
+    precision      the precision in which it is trained
     """
 
     plan: Plan
@@ -34,6 +36,7 @@ class ActiveRun:
     teacher_entry: dict | None
     phases: list[Phase]
     state: State
+    precision: Precision
     clock: Clock
     events: Events
     signals: StopSignals
@@ -47,8 +50,13 @@ class ActiveRun:
         if not ranks.is_main_rank():
             return
         self.events.flush()
-        clock = self.clock.state()
-        self.folder.save(self.state, **self.data.fixed, teacher=self.teacher_entry, clock=clock)
+        self.folder.save(
+            self.state,
+            **self.data.fixed,
+            precision=self.precision.words,
+            teacher=self.teacher_entry,
+            clock=self.clock.state(),
+        )
 
     def describe_ranks(self) -> str:
         """Return the number of ranks and their devices in words; an empty string for one rank."""

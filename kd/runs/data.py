@@ -21,7 +21,8 @@ class RunData:
     valid, test    views for evaluation, which is in float32
     class_weights  [K] for --balance weights, otherwise None
     steps          number of optimizer steps of the complete run
-    fixed          values that must be the same when the run continues
+    precision      precision of passes without gradients, such as those of teachers
+    fixed          hashes that must be the same when the run continues
 
     Raises Problem if the device cannot be used, or if there are fewer steps than phases.
     """
@@ -43,7 +44,6 @@ class RunData:
             "split_hash": self.dataset.split_hash,
             "content_hash": self.dataset.content_hash,
             "pool_hash": self.pool_images and self.pool_images.hash,
-            "precision": self.precision.words,
         }
 
     @property

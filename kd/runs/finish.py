@@ -52,7 +52,7 @@ def finish(run: ActiveRun) -> dict:
     of the run unchanged. Raises Stopped in that case, and Problem (74) if a file cannot be written.
     """
     # Read before the predictions: seconds and images per second are those of the training.
-    clock = run.clock.describe(run.data.device, run.data.precision, run.state.progress.images)
+    clock = run.clock.describe(run.data.device, run.precision, run.state.progress.images)
     predictions = _predict(run)
     report = reports.check(
         {
@@ -80,7 +80,9 @@ def _predict(run: ActiveRun) -> Predictions:
     if progress.history[-1]["epoch"] != progress.best["epoch"]:
         last = predict(network, data.test, check_stop)
     with state.best_in_network():
-        valid = predict(network, data.valid, check_stop)
+        valid = state.best_logits  # unknown if the run was interrupted after that epoch
+        if valid is None:
+            valid = predict(network, data.valid, check_stop)
         test = predict(network, data.test, check_stop)
         teacher = None
         if run.ensemble is not None and run.ensemble.members:

@@ -60,4 +60,4 @@ def fit(run: ActiveRun) -> None:
     training = run.plan.settings.training
     hooks = RunHooks(run)
     with hooks.bar:
-        loop.fit(run.state, run.phases, run.data.valid, training, run.data.precision, hooks)
+        loop.fit(run.state, run.phases, run.data.valid, training, run.precision, hooks)

@@ -11,6 +11,7 @@ from kd.loop import Phase
 from kd.models import Classifier
 from kd.runs.data import RunData
 from kd.system import ranks
+from kd.system.devices import Precision
 from kd.system.errors import Problem
 from kd.teachers.ensemble import Ensemble
 from kd.teachers.outputs import no_teacher
@@ -33,16 +34,18 @@ class PhaseBuilder:
         self.projectors: losses.Projectors | None = None
         self.remarks: list[str] = []
 
-    def look_inside(self, student: Classifier, first: Batch) -> None:
+    def look_inside(self, student: Classifier, first: Batch, precision: Precision) -> None:
         """Try the layers of the plan's feature losses on the first batch; sets `layers`.
 
         Does nothing if no loss uses features. Raises Problem if a layer does not exist or its
         features do not fit the loss.
+
+        precision  of the student's training
         """
         if not self.plan.inside:
             return
         self.layers = self.ensemble.layers(student, self.plan.settings.transfer.layers)
-        own = models.try_batch(student, first.images, self.data.precision, self.layers[0]).features
+        own = models.try_batch(student, first.images, precision, self.layers[0]).features
         teacher = self.ensemble.on(self.data.train, self.data.precision, self.layers[1:])
         others = teacher(first).features
         self._check_maps(own, others)

@@ -29,6 +29,7 @@ from kd.runs.summary import summary
 from kd.runs.tensorboard import Events
 from kd.system import ranks
 from kd.system.console import log
+from kd.system.devices import Precision
 from kd.system.errors import CANNOT_WRITE, Problem, Stopped, report_error
 from kd.system.locks import exclusive_lock
 from kd.system.seeds import seed_step
@@ -36,6 +37,7 @@ from kd.system.signals import StopSignals
 from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.find import find
 from kd.teachers.introduction import introduce
+from kd.training.precision import training_precision
 from kd.training.state import State
 
 
@@ -57,6 +59,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     for plan in plans:
         check_machine(plan)
     failed = []
+    gc.freeze()  # otherwise each collection visits the million objects of the imports
     with StopSignals(every[0].training.max_minutes) as signals:
         session = Session(every[0].data, signals)
         if len(plans) > 1:
@@ -148,11 +151,10 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
-    folder.check_space(models.parameters(student.module))
-    logits = first_logits(plan, data, student, first)
-    saved = folder.load(**data.fixed)
+    precision, logits = try_training(plan, folder, student, first)
+    saved = folder.load(**data.fixed, precision=precision.words)
     builder = PhaseBuilder(plan, data, ensemble)
-    builder.look_inside(student, first)
+    builder.look_inside(student, first, precision)
     phases = builder.build()
     entry = saved and saved["teacher"]
     if ensemble is not None and entry is None:
@@ -163,7 +165,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     if ensemble is not None:
         ensemble.check_unchanged(entry)
     clock = Clock()
-    state = State(student, plan.settings.training, data.precision, builder.projectors)
+    state = State(student, plan.settings.training, precision, builder.projectors)
     if saved is not None:
         restore(state, clock, saved)
     del saved  # takes two gigabytes for VGG11
@@ -179,6 +181,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
         teacher_entry=entry,
         phases=phases,
         state=state,
+        precision=precision,
         clock=clock,
         events=events,
         signals=session.signals,
@@ -242,23 +245,27 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
 def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:
     """Check that the student can be trained, before hours are spent on its teacher.
 
-    Raises Problem if the student cannot be trained on these images, if there is too little disk
-    space, or if the run cannot continue from its saved state. The network is freed afterwards,
-    because the teacher needs its memory.
+    Raises Problem as `try_training` does, and if the run cannot continue from its saved state. The
+    network is freed afterwards, because the teacher needs its memory.
     """
-    folder.load(**data.fixed)
     student = build_student(plan, data, folder)
-    folder.check_space(models.parameters(student.module))
-    first_logits(plan, data, student, first)
+    precision, _ = try_training(plan, folder, student, first)
+    folder.load(**data.fixed, precision=precision.words)
 
 
-def first_logits(plan: Plan, data: RunData, student: Classifier, first: Batch) -> torch.Tensor:
-    """Return the student's logits [B, K] for the first batch, with the dropout of the first step.
+def try_training(
+    plan: Plan, folder: RunFolder, student: Classifier, first: Batch
+) -> tuple[Precision, torch.Tensor]:
+    """Return the student's precision, and its logits [B, K] for the first batch of the run.
 
-    Raises Problem if it cannot be trained on such batches.
+    They are those of the first step, with its dropout. Raises Problem if the student cannot be
+    trained on such batches, or if there is too little disk space for its resume files.
     """
-    seed_step(data.device, plan.settings.training.seed, 0, 0)
-    return models.try_batch(student, first.images, data.precision).logits
+    folder.check_space(models.parameters(student.module))
+    training = plan.settings.training
+    seed_step(first.images.device, training.seed, 0, 0)
+    precision = training_precision(training.amp, student, first.images)
+    return precision, models.try_batch(student, first.images, precision).logits
 
 
 def restore(state: State, clock: Clock, saved: dict) -> None:
@@ -277,7 +284,7 @@ def log_start(active: ActiveRun) -> None:
     size = models.parameters(active.state.network.module)
     log(
         f"training {active.plan.student} ({size:,} parameters) on {active.data.device.type},"
-        f" {active.data.precision.words}{active.describe_ranks()}"
+        f" {active.precision.words}{active.describe_ranks()}"
     )
     for phase in active.phases:
         log(phase.describe())

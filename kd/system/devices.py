@@ -9,6 +9,7 @@ from kd.system import ranks
 from kd.system.errors import Problem
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+FLOAT32 = "off"  # the precision without autocast, as --amp names it
 
 
 def pick_device(name: str) -> torch.device:
@@ -68,13 +69,16 @@ def _check_one_for_each_rank(name: str, device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of training: `name` is bf16, fp16 or off.
+    """The precision of forward passes.
 
-    `scaled` is whether the loss must be scaled, so that small gradients do not underflow.
+    name        bf16, fp16 or off
+    in_float32  layers that are trained in float32 nevertheless, in words; "" for none
+    scaled      whether the loss must be scaled, so that small gradients do not underflow
     """
 
     device: str
     name: str
+    in_float32: str = ""
 
     def autocast(self):
         """Return the context manager for a forward pass; in float32 it does nothing."""
@@ -89,11 +93,14 @@ class Precision:
 
     @property
     def words(self) -> str:
-        return "float32" if self.name == "off" else self.name
+        """The precision as it is printed and recorded."""
+        if self.name == FLOAT32:
+            return "float32"
+        return f"{self.name}, {self.in_float32} in float32" if self.in_float32 else self.name
 
 
 def pick_precision(amp: str, device: torch.device) -> Precision:
-    """Return the precision with the given name, or the best one for `auto`.
+    """Return the precision of a forward pass with the given name, or the best one for `auto`.
 
     The best one is bf16 if the hardware supports it; otherwise fp16 on CUDA and float32 elsewhere.
     """
@@ -108,7 +115,7 @@ def _best_precision(device: torch.device) -> str:
     # Older versions of torch do not report the capabilities of the processor: float32 is used then.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     native = device.type == "cpu" and capabilities.get("avx512_bf16", False)
-    return "bf16" if native else "off"
+    return "bf16" if native else FLOAT32
 
 
 def kind_of(device: torch.device) -> str:

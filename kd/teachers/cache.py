@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kd.models import Classifier
 from kd.system import ranks
 from kd.system.console import log
 from kd.teachers import model_file
@@ -13,10 +14,12 @@ class TeacherCache:
     """The teachers that were loaded last, and their stored logits.
 
     stores  key -> stored logits; each store is compared with its teacher once, when it is opened
+    tried   networks that have processed an image of the data set without an error
     """
 
     def __init__(self):
         self.stores: dict[str, StoredLogits] = {}
+        self.tried: list[Classifier] = []
         self._loaded: dict[tuple[Path, str | None], Trained] = {}
 
     def load(self, file: Path) -> Trained:
@@ -42,6 +45,9 @@ class TeacherCache:
             for key, store in self.stores.items()
             if any(store.network is network for network in networks)
         }
+        self.tried = [
+            network for network in self.tried if any(network is kept for kept in networks)
+        ]
 
     def flush(self) -> None:
         """Write pending logits to disk, and print how many were requested and how many computed."""

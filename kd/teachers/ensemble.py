@@ -91,9 +91,14 @@ class Ensemble:
         return [tuple(names) for names in zip(*rows)]
 
     def try_images(self, images: torch.Tensor) -> None:
-        """Raise Problem for a member that cannot process images [B, 3, S, S] of this size."""
+        """Raise Problem for a member that cannot process images [B, 3, S, S] of this size.
+
+        A member that taught the run before this one is not tried again.
+        """
         for member in self.members:
             network = member.trained.network
+            if any(network is tried for tried in self.cache.tried):
+                continue
             network.module.eval()
             try:
                 with torch.inference_mode():
@@ -105,6 +110,7 @@ class Ensemble:
                     f" {images.shape[-1]} pixels ({why}). Use another --image-size or another"
                     " teacher."
                 ) from None
+            self.cache.tried.append(network)
 
     def on(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> BatchTeacher:
         """Return the function that computes the teacher's outputs for batches of `views`.

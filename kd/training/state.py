@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import torch
 
 from kd.config.settings import Training
@@ -75,10 +76,12 @@ SCHEMA = {
 class State:
     """A network in training, with its optimizer, loss scale and progress.
 
-    `state_dict` returns all of it.
+    `state_dict` returns all of it, but for `best_logits`, which can be computed again.
 
-    helper  a module that is trained together with the network and is not needed afterwards, such as
-            the projectors of `losses.hint`
+    helper        a module that is trained together with the network and is not needed afterwards,
+                  such as the projectors of `losses.hint`
+    best_weights  the weights of the best epoch of the phase; None before its first epoch ends
+    best_logits   their logits for the validation split, float32 [n, K]; None if not known
     """
 
     def __init__(
@@ -89,7 +92,9 @@ class State:
         helper: torch.nn.Module | None = None,
     ):
         device = next(network.module.parameters()).device
-        self.network, self.progress, self.best_weights = network, Progress(), None
+        self.network, self.progress = network, Progress()
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
         self.optimizer = torch.optim.Adam(
             self.parameters(),
@@ -144,7 +149,7 @@ class State:
                 f" ({type(error).__name__}: {why}). Start a new run with --tag NAME.",
                 BAD_CHECKPOINT,
             ) from None
-        self.sums, self.terms = None, ()
+        self.sums, self.terms, self.best_logits = None, (), None
 
     @contextlib.contextmanager
     def best_in_network(self):
@@ -152,6 +157,9 @@ class State:
 
         Afterwards it has its own weights again.
         """
+        if self.progress.best["steps"] == self.progress.total:
+            yield  # the best epoch is the last one, so the network has these weights already
+            return
         own = state_on_cpu(self.network.module)
         self.network.module.load_state_dict(self.best_weights, strict=True)
         try:
@@ -210,8 +218,5 @@ class State:
         The phase has a best epoch of its own.
         """
         self.optimizer.state.clear()
-        self.progress.phase, self.progress.best, self.best_weights = (
-            self.progress.phase + 1,
-            None,
-            None,
-        )
+        self.progress.phase, self.progress.best = self.progress.phase + 1, None
+        self.best_weights = self.best_logits = None
