@@ -114,12 +114,11 @@ def dkd(
             "--knowledge dkd is not defined for 2 classes: a single other class has no distribution"
             " to match. Use --knowledge kd."
         )
-    target = F.one_hot(labels, student.shape[1]).bool()
-    binary_student = _target_against_others(_log_softened(student, temperature), target)
-    binary_teacher = _target_against_others(_log_softened(teacher, temperature), target)
+    binary_student = _target_against_others(_log_softened(student, temperature), labels)
+    binary_teacher = _target_against_others(_log_softened(teacher, temperature), labels)
     tckd = _kl_of_rows(binary_student, binary_teacher)
-    others_student = _log_softened(_others(full(student), target), temperature)
-    others_teacher = _log_softened(_others(full(teacher), target), temperature)
+    others_student = _log_softened(_others(full(student), labels), temperature)
+    others_teacher = _log_softened(_others(full(teacher), labels), temperature)
     nckd = _kl_of_rows(others_student, others_teacher)
     return temperature**2 * (tckd + beta * nckd).mean()
 
@@ -329,17 +328,21 @@ def _kl_of_rows(log_student: torch.Tensor, log_teacher: torch.Tensor) -> torch.T
     return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 
-def _others(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return rows [B, K] without the true class, [B, K - 1]; `target`, bool [B, K], marks it."""
-    return rows[~target].view(len(rows), -1)
+# The next two functions use `gather`, because indexing with a mask waits for the GPU.
 
 
-def _target_against_others(log: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return log (p_t, 1 - p_t), [B, 2], of log-probabilities [B, K].
+def _others(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return rows [B, K] without the column of the true class, int64 [B]: [B, K - 1]."""
+    columns = torch.arange(rows.shape[1] - 1, device=rows.device)
+    # Columns from that of the true class on are shifted by one.
+    return rows.gather(1, columns + (columns >= labels[:, None]))
 
-    `target`, bool [B, K], marks the true class t.
-    """
-    return torch.stack([log[target], _others(log, target).logsumexp(1)], 1)
+
+def _target_against_others(log: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return log (p_t, 1 - p_t), [B, 2], of log-probabilities [B, K]; t is the true class."""
+    target = log.gather(1, labels[:, None])
+    others = _others(log, labels).logsumexp(1, keepdim=True)
+    return torch.cat([target, others], 1)
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -372,8 +375,7 @@ def _log_neighbours(features: torch.Tensor, width: float) -> torch.Tensor:
     if features.ndim == 4:
         features = features.mean((2, 3))
     rows = unit(features.flatten(1), SMALLEST)
-    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    cosines = (rows @ rows.T)[~itself].view(len(rows), len(rows) - 1)
+    cosines = _others(rows @ rows.T, torch.arange(len(rows), device=rows.device))
     if width:
         log_kernel = (cosines - 1) / width**2  # because d^2 = 2 - 2 cos
     else:

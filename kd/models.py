@@ -16,7 +16,7 @@ from torch import nn
 from kd.system import checkpoint, ranks
 from kd.system.cpu_layers import adapt_to_cpu
 from kd.system.devices import Precision
-from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
+from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten, is_out_of_memory
 from kd.system.hub import create_pretrained, require_pretrained
 
 # The weights of the packages that the thesis used: torchvision, and `pretrainedmodels` for SE nets.
@@ -81,7 +81,8 @@ class Classifier:
         )
         torch.addcmul(-self.mean / self.std, images, 1 / self.std, out=ready)
         forward = self.module
-        in_training = self.compiled or self.parallel
+        # Not `self.compiled or self.parallel`: the truth value of a compiled network is its length.
+        in_training = self.parallel if self.compiled is None else self.compiled
         if in_training is not None and self.module.training:
             forward = in_training
         return forward(ready)
@@ -170,7 +171,7 @@ class Classifier:
         It uses CUDA graphs, because small batches wait for the launches of kernels. Evaluation is
         not compiled: the last batch of every split would need a compilation of its own.
         """
-        module = self.parallel or self.module
+        module = self.module if self.parallel is None else self.parallel
         self.compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
 
     def to(self, device: torch.device) -> "Classifier":
@@ -268,10 +269,15 @@ def require_weights(name: str) -> None:
 
 @contextlib.contextmanager
 def refuse_batches(network: Classifier, images: torch.Tensor):
-    """Return a context manager that turns an error of a forward pass for `images` into Problem."""
+    """Return a context manager that turns an error of a forward pass for `images` into Problem.
+
+    Running out of memory is not such an error: its cure is another one.
+    """
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         text = str(error).strip() or type(error).__name__
         why = text.splitlines()[0][:160]
         raise Problem(

@@ -75,6 +75,37 @@ _register("kdtiny", TinyNet)
 _register("kdwide", WideNet)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--gpu-device", default="cuda", choices=("cuda", "cpu"),
+                     help="device of the tests marked gpu; cpu runs those that a CPU can run")
+
+
+def pytest_collection_modifyitems(items):
+    """Run the tests marked gpu last.
+
+    Other tests fork, and a process that has used CUDA should not be forked.
+    """
+    items.sort(key=_is_gpu_test)
+
+
+def _is_gpu_test(item):
+    return item.get_closest_marker("gpu") is not None
+
+
+@pytest.fixture
+def gpu(request):
+    """The device of a test marked gpu. Skips the test if it needs what this device lacks."""
+    from kd.system.devices import pick_device
+    name = request.config.getoption("--gpu-device")
+    needs = [word for mark in request.node.iter_markers("gpu") for word in mark.args]
+    if name == "cpu" and needs:
+        pytest.skip(f"needs a CUDA GPU for {needs[0]}, but --gpu-device is cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        cure = f"for {needs[0]}" if needs else "(with --gpu-device cpu it runs on the CPU)"
+        pytest.skip(f"needs a CUDA GPU {cure}")
+    return pick_device(name)
+
+
 def same(first, second):
     """Return whether two nested states are equal bit for bit."""
     if isinstance(first, torch.Tensor):
@@ -177,10 +208,13 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print which kinds of faults were injected, how often, and how many tests failed."""
+    """Print what was measured, and which kinds of faults were injected, how often, with failures."""
     counts, failures = {}, 0
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
+            for key, value in report.user_properties:
+                if key == "measured":
+                    terminalreporter.write_line(f"measured: {value}")
             cases = [value for key, value in report.user_properties if key == "case"]
             made = dict(report.user_properties).get("injections", 1)
             failures += bool(cases) and outcome == "failed"

@@ -4,11 +4,8 @@ import json
 import os
 
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from kd.config.settings import Reading
 from kd.data.files.find import extension_of, find_images, natural_key, split_name
@@ -40,9 +37,10 @@ def tree(root, *paths):
 def scan(path, patient="", issuer="", study=""):
     """Write a DICOM file of 8 x 8 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom = pytest.importorskip("pydicom")
     data = pydicom.Dataset()
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = pydicom.uid.generate_uid()
     data.PatientID, data.IssuerOfPatientID, data.PatientName = patient, issuer, "Doe^Jane"
@@ -635,6 +633,7 @@ def test_site_without_patients_is_said(tmp_path):
 
 
 def test_dicom_files_without_an_image_are_counted_and_not_read(tmp_path):
+    pytest.importorskip("pydicom")
     from dicom_files import write_dicom
 
     for number in range(6):

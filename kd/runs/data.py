@@ -1,7 +1,5 @@
 """The data of a run as batches on its device."""
 
-import torch
-
 from kd import losses
 from kd.config.plan import PhasePlan, Plan
 from kd.data.views import Batch, Views
@@ -88,11 +86,3 @@ class RunData:
                 " smaller --batch-size."
             )
         return steps
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether torch ran out of memory.
-
-    There is an exception class for GPUs; on a CPU, only the message identifies the error.
-    """
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from kd import models
 from kd.config.plan import Plan
@@ -18,7 +19,7 @@ from kd.reports import report as reports
 from kd.runs.active import ActiveRun
 from kd.runs.checks import check_inputs, check_machine
 from kd.runs.clock import Clock
-from kd.runs.data import RunData, is_out_of_memory
+from kd.runs.data import RunData
 from kd.runs.defective import judge_defective
 from kd.runs.finish import finish
 from kd.runs.folder import RunFolder
@@ -30,7 +31,7 @@ from kd.runs.tensorboard import Events
 from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import Precision
-from kd.system.errors import CANNOT_WRITE, Problem, Stopped, report_error
+from kd.system.errors import CANNOT_WRITE, Problem, Stopped, is_out_of_memory, report_error
 from kd.system.locks import exclusive_lock
 from kd.system.seeds import seed_step
 from kd.system.signals import StopSignals
@@ -125,18 +126,34 @@ def run(plan: Plan, session: Session) -> dict:
         try:
             return train(plan, folder, session)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            problem = cause(error, plan, folder)
+            if problem is None:
                 raise
-            raise Problem(
-                f"Run '{folder.path}' ran out of memory ({str(error).splitlines()[0][:120]}). Lower"
-                " --batch-size or --image-size."
-            ) from None
+            raise problem from None
         finally:
             session.teachers.flush()
             if plan.settings.training.compile:
                 # All networks of a family share a limit of eight compiled graphs, and the next run
                 # needs its own.
                 torch.compiler.reset()
+
+
+def cause(error: RuntimeError, plan: Plan, folder: RunFolder) -> Problem | None:
+    """Return the problem behind an error of torch; None if a bug of this program may be behind it.
+
+    It is a lack of memory, or a failure of --compile.
+    """
+    why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    if is_out_of_memory(error):
+        return Problem(
+            f"Run '{folder.path}' ran out of memory ({why}). Lower --batch-size or --image-size."
+        )
+    if plan.settings.training.compile and isinstance(error, TorchDynamoException):
+        return Problem(
+            f"--compile failed for run '{folder.path}' ({why}). It needs a C compiler and the"
+            " headers of Python. Install them, or use --tag NAME without --compile."
+        )
+    return None
 
 
 def train(plan: Plan, folder: RunFolder, session: Session) -> dict:

@@ -4,6 +4,7 @@
 """
 
 import functools
+import operator
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,9 @@ from torch.overrides import TorchFunctionMode
 # oneDNN's gradient of a strided 1x1 convolution with fewer input channels than this, its block of
 # vector registers, writes outside its memory: github.com/uxlfoundation/oneDNN/issues/6035.
 ONEDNN_BLOCK = 16
+# Measured with torch 2.14: convolutions of patches of at least 4 x 4 pixels are wrong in bf16 for
+# some numbers of input channels in this range.
+PATCH_CHANNELS = range(4, 32)
 
 
 def adapt_to_cpu(network: nn.Module) -> None:
@@ -24,16 +28,39 @@ def adapt_to_cpu(network: nn.Module) -> None:
       bf16, which is faster then.
     - The gradient of a strided 1x1 convolution with few input channels, as in RepVGG, MobileOne and
       FastViT, overwrites foreign memory. The image is sampled first, then convolved with stride 1.
+    - The gradient in bf16 of a strided convolution whose map is smaller than its kernel is not
+      initialised, as in the last stage of ResNet at 16 pixels. It is computed in float32.
+    - In bf16, convolutions of patches with few input channels, as in Visformer, are wrong. They run
+      in float32.
+    - A convolution whose kernel covers the whole map, as in the head of VGG and in
+      squeeze-and-excitation, takes two to nine times as long as the same product of matrices.
     """
     for module in network.modules():
-        if "forward" in vars(module):
-            continue
-        if is_depthwise(module):
-            module.forward = functools.partial(_float32_for_gradients, module.forward)
-        elif has_fused_attention(module):
-            module.forward = functools.partial(_float32_attention_for_gradients, module.forward)
-        elif _samples_few_channels(module):
-            module.forward = functools.partial(_sample_then_convolve, module)
+        if "forward" not in vars(module):
+            replacement = _replacement(module)
+            if replacement is not None:
+                module.forward = replacement
+
+
+def _replacement(module: nn.Module) -> Callable[..., torch.Tensor] | None:
+    """Return the function that replaces `module.forward`; None if torch's own is right and fast."""
+    if is_depthwise(module):
+        return functools.partial(_float32_for_gradients, module.forward)
+    if has_fused_attention(module):
+        return functools.partial(_float32_attention_for_gradients, module.forward)
+    if not isinstance(module, nn.Conv2d):
+        return None
+    large = module.kernel_size != (1, 1)
+    if large and module.kernel_size == module.stride and module.in_channels in PATCH_CHANNELS:
+        return functools.partial(_float32, module.forward)
+    if _has_no_border(module):
+        forward = module.forward
+        if not large and module.stride != (1, 1) and module.in_channels < ONEDNN_BLOCK:
+            forward = functools.partial(_sample_then_convolve, module)
+        return functools.partial(_multiply_if_kernel_covers_map, module, forward)
+    if large and module.stride != (1, 1):
+        return functools.partial(_float32_for_small_maps, module, module.forward)
+    return None
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -91,8 +118,24 @@ def _float32_for_gradients(
     """Call the `forward` of a convolution in float32 if a gradient is needed."""
     if not _trains_under_autocast():
         return forward(features)
+    return _float32(forward, features)
+
+
+def _float32(
+    forward: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> torch.Tensor:
     with torch.autocast("cpu", enabled=False):
         return forward(features.float())
+
+
+def _float32_for_small_maps(
+    module: nn.Conv2d, forward: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> torch.Tensor:
+    """Call the `forward` of a convolution in float32 if its map is smaller than its kernel."""
+    small = any(map(operator.lt, features.shape[-2:], module.kernel_size))
+    if small and _trains_under_autocast():
+        return _float32(forward, features)
+    return forward(features)
 
 
 class _AttentionInFloat32(TorchFunctionMode):
@@ -122,12 +165,22 @@ def _float32_attention_for_gradients(forward: Callable[..., torch.Tensor], *args
         return forward(*args, **kwargs)
 
 
-def _samples_few_channels(module: nn.Module) -> bool:
-    """Return whether a module is a strided 1x1 convolution whose gradient oneDNN gets wrong."""
-    if type(module) is not nn.Conv2d or module.groups > 1:
-        return False
-    point = module.kernel_size == (1, 1) and module.padding in ((0, 0), "valid")
-    return point and module.stride != (1, 1) and module.in_channels < ONEDNN_BLOCK
+def _has_no_border(module: nn.Conv2d) -> bool:
+    """Return whether a module is a plain dense convolution without padding."""
+    plain = type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1)
+    return plain and module.padding in ((0, 0), "valid")
+
+
+def _multiply_if_kernel_covers_map(
+    module: nn.Conv2d, forward: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor
+) -> torch.Tensor:
+    """Convolve features [B, C, H, W] as a product of matrices if the kernel is H x W as well."""
+    if features.shape[-2:] != module.kernel_size:
+        return forward(features)
+    # In channels_last order, both are views.
+    rows = features.permute(0, 2, 3, 1).flatten(1)
+    weight = module.weight.permute(0, 2, 3, 1).flatten(1)
+    return functional.linear(rows, weight, module.bias)[:, :, None, None]
 
 
 def _sample_then_convolve(module: nn.Conv2d, features: torch.Tensor) -> torch.Tensor:

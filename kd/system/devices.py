@@ -1,6 +1,7 @@
 """The device of a run, its precision, and a fingerprint of what determines its rounding."""
 
 import contextlib
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +28,20 @@ def pick_device(name: str) -> torch.device:
         # Seeds and page-locked memory apply to the current device.
         torch.get_device_module(device).set_device(device)
     if device.type == "cuda":
-        # Evaluation must be in float32, but TF32 keeps only ten bits of the mantissa.
-        torch.backends.cudnn.allow_tf32 = False
+        _turn_off_tf32()
     return device
+
+
+def _turn_off_tf32() -> None:
+    """Keep float32 exact: TF32 has only ten bits of the mantissa, too few for evaluation.
+
+    torch uses it in cuDNN by default; an environment variable of NVIDIA's containers also turns it
+    on for matrix products.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions of torch recommend another interface
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _best_device() -> str:

@@ -16,6 +16,14 @@ BUSY = 75
 INTERRUPTED = 130
 TERMINATED = 143
 
+# How an exception says that memory ran out: the names of its classes, and its text.
+NO_MEMORY_CLASSES = {"MemoryError", "OutOfMemoryError"}
+NO_MEMORY_TEXTS = (
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 STOPPED_AT_ONCE = "Interrupted. Run the same command again to continue."
 
 in_script = False  # whether this process runs one of the scripts, so that it may be terminated
@@ -76,6 +84,10 @@ def _call(main) -> int:
         return main() or 0
     except (Problem, OSError, MemoryError) as error:
         return report_error(error)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return report_error(error)
     except KeyboardInterrupt:
         print_on_stderr(STOPPED_AT_ONCE)
         return INTERRUPTED
@@ -113,12 +125,24 @@ def report_error(error: Exception) -> int:
             f"'{error.filename}': {error.strerror}. Check the path, its permissions and the disk.",
             USAGE,
         )
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return _print_error(
             "Out of memory. Lower --batch-size, --image-size or the sizes of the splits.", USAGE
         )
     traceback.print_exception(error)
     return FAULT
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out, of the machine or of a GPU.
+
+    torch has an exception class for its own allocations on GPUs. On a CPU and in the libraries of
+    CUDA, only the message identifies the error.
+    """
+    classes = {kind.__name__ for kind in type(error).__mro__}
+    if not classes.isdisjoint(NO_MEMORY_CLASSES):
+        return True
+    return any(text in str(error) for text in NO_MEMORY_TEXTS)
 
 
 def _print_error(text, code: int) -> int:

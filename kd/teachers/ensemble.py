@@ -12,7 +12,7 @@ from kd.data.index import digest
 from kd.data.views import Views
 from kd.models import Classifier
 from kd.system.devices import Precision
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, is_out_of_memory
 from kd.teachers.cache import TeacherCache
 from kd.teachers.model_file import Trained
 from kd.teachers.outputs import (
@@ -104,6 +104,8 @@ class Ensemble:
                 with torch.inference_mode():
                     network(images[:1])
             except (RuntimeError, ValueError, AssertionError) as error:
+                if is_out_of_memory(error):
+                    raise
                 why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
                 raise Problem(
                     f"Teacher {member.name} ({member.source}) cannot process images of"

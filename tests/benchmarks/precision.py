@@ -20,21 +20,18 @@ over the turns, with the smallest and the largest value. Ratios are computed wit
 import argparse
 import json
 import platform
-import statistics
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from participants import in_turns, ratios, spread  # first: it sets up the allocator and the path
 
-import torch  # noqa: E402
-from torch.nn import functional  # noqa: E402
+import torch  # isort: skip
+from torch.nn import functional  # isort: skip
 
-import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
-from kd import models  # noqa: E402
-from kd.system import cpu_layers  # noqa: E402
-from kd.system.devices import Precision  # noqa: E402
-from kd.training.precision import training_precision  # noqa: E402
+from kd import models
+from kd.system import cpu_layers
+from kd.system.devices import Precision
+from kd.training.precision import training_precision
 
 NETWORKS = (
     "mobilenetv3_small_100",
@@ -64,7 +61,23 @@ def build(name):
     return network
 
 
-class Step:
+class Timed:
+    """Something that is called again and again; the first two calls are not counted."""
+
+    calls = 0
+
+    def block(self, calls):
+        """Return the seconds per call."""
+        while self.calls < 2:
+            self.call()
+            self.calls += 1
+        begun = time.perf_counter()
+        for _ in range(calls):
+            self.call()
+        return (time.perf_counter() - begun) / calls
+
+
+class Step(Timed):
     """Training steps of a network in one precision, on one batch."""
 
     def __init__(self, name, images, choose, adapted=True):
@@ -77,7 +90,7 @@ class Step:
         weights = self.network.module.parameters()
         self.optimizer = torch.optim.Adam(weights, lr=1e-4, fused=True)
 
-    def __call__(self):
+    def call(self):
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
             logits = self.network(self.images)
@@ -85,7 +98,7 @@ class Step:
         self.optimizer.step()
 
 
-class Pass:
+class Pass(Timed):
     """Forward passes of a network without gradients, in one precision, on one batch."""
 
     def __init__(self, name, images, precision, depthwise_in_float32=False):
@@ -95,7 +108,7 @@ class Pass:
             for module in filter(cpu_layers.is_depthwise, self.network.module.modules()):
                 module.forward = _in_float32(module.forward)
 
-    def __call__(self):
+    def call(self):
         with torch.inference_mode(), self.precision.autocast():
             self.network(self.images)
 
@@ -127,44 +140,16 @@ def forward_passes(name, images):
     }
 
 
-def in_turns(participants, turns):
-    """Return {name: seconds of one call in each turn}; two calls before that are not counted."""
-    seconds = {name: [] for name in participants}
-    for call in participants.values():
-        call()
-        call()
-    for _ in range(turns):
-        for name, call in participants.items():
-            begun = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
-def spread(values, factor=1.0):
-    return {
-        "median": statistics.median(values) * factor,
-        "min": min(values) * factor,
-        "max": max(values) * factor,
-    }
-
-
-def ratio(seconds, first, second):
-    """Return the spread of first / second within each turn, and the ratio of their minima."""
-    found = spread([a / b for a, b in zip(seconds[first], seconds[second])])
-    return found | {"of minima": min(seconds[first]) / min(seconds[second])}
-
-
 def measure(name, size, options):
     images = torch.rand(options.batch_size, 3, size, size)
     participants = (forward_passes if options.forward else training_steps)(name, images)
-    seconds = in_turns(participants, options.turns)
+    seconds = in_turns({key: (one, 1) for key, one in participants.items()}, options.turns)
     found = {"ms": {key: spread(values, 1000) for key, values in seconds.items()}}
     pairs = [("mixed", "float32"), ("mixed", "bf16")]
     if not options.forward:
         found["precision of auto"] = participants["auto"].precision.words
         pairs += [("auto", "bf16"), ("auto", "float32")]
-    found["ratios"] = {" / ".join(pair): ratio(seconds, *pair) for pair in pairs}
+    found["ratios"] = ratios(seconds, pairs)
     return found
 
 
@@ -173,11 +158,12 @@ def show(name, size, found):
         f"{key} {one['median']:.0f} ({one['min']:.0f} to {one['max']:.0f})"
         for key, one in found["ms"].items()
     )
-    ratios = "  ".join(
-        f"{key} {one['median']:.2f} [{one['of minima']:.2f}]" for key, one in found["ratios"].items()
+    relative = "  ".join(
+        f"{key} {one['median']:.2f} ({one['min']:.2f} to {one['max']:.2f})"
+        for key, one in found["ratios"].items()
     )
     print(f"{name} {size} px, ms: {times}", flush=True)
-    print(f"    {found.get('precision of auto', '')}  ratios [of minima]: {ratios}", flush=True)
+    print(f"    {found.get('precision of auto', '')}  {relative}", flush=True)
 
 
 def main():

@@ -22,125 +22,29 @@ import tempfile
 import time
 from pathlib import Path
 
+import gpu
 import numpy as np
+import torch
+from participants import (
+    ROOT,
+    Floor,
+    ProjectLoop,
+    dataset,
+    image_folders,
+    in_turns,
+    ratios,
+    spread,
+    wait,
+)
 from PIL import Image
 
-ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))
+from kd.config.settings import Data
+from kd.data.dataset import read_index
+from kd.data.store import Store
 
-import torch  # noqa: E402
-
-import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
-from kd import models  # noqa: E402
-from kd.config.settings import Data, Training  # noqa: E402
-from kd.data.dataset import open_dataset, read_index  # noqa: E402
-from kd.data.readers import synthetic  # noqa: E402
-from kd.data.store import Store  # noqa: E402
-from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
-from kd.system.devices import Precision  # noqa: E402
-from kd.teachers.outputs import JointTeacher, LiveNetwork  # noqa: E402
-from kd.teachers.stored_logits import StoredLogits, key_of  # noqa: E402
-from kd.training.objectives import Distillation, Knowledge  # noqa: E402
-from kd.training.state import State  # noqa: E402
-
+HERE = Path(__file__).resolve().parent
 GRID = {"teachers": ("seresnet50", "seresnet101"), "students": ("vgg11", "resnet18", "resnet34", "resnet50")}
 PLAIN_NAMES = {"seresnet50": "legacy_seresnet50", "seresnet101": "legacy_seresnet101"}
-SIDE = 512  # pixels of each side of the files, like the longer side of MURA's images
-
-
-class Pause(Exception):
-    """Raised when a block of steps is over."""
-
-
-def image_folders(root, counts):
-    """Write PNG files in class folders and return `root`.
-
-    `counts` is {split: images per class}.
-    """
-    row = 0
-    for split, count in counts.items():
-        for number in range(count):
-            for label, name in enumerate(synthetic.CLASSES):
-                place = root / split / name
-                place.mkdir(parents=True, exist_ok=True)
-                drawing = Image.fromarray(synthetic.draw(4 * (7 * row + label), 0)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                drawing.save(place / f"patient{number:04d}.png")
-            row += 1
-    return root
-
-
-def dataset(root, size):
-    data = Data(dataset="folder", data_dir=str(root), split="given", image_size=size, cache_dir=str(root.parent / "cache"))
-    return open_dataset(data, read_index(data))
-
-
-class ProjectLoop:
-    """The training loop of this project, paused after each block of steps."""
-
-    def __init__(self, data, teacher, student, amp, device, batch_size, stored=True, compile=False):
-        self.training, self.precision = Training(batch_size=batch_size, epochs=10**6), Precision(device.type, amp)
-        self.views = data.views("train", device, batch_size=batch_size, seed=0, shuffle=True, augment=True)
-        self.state = State(models.build(student, data.index.classes).to(device), self.training, self.precision)
-        network = models.build(teacher, data.index.classes, seed=1).to(device)
-        self.teacher = LiveNetwork(network, self.precision)
-        if stored:
-            key = key_of(network, f"benchmark {teacher}", self.views, self.precision)
-            self.teacher = StoredLogits(data.settings.cache_dir, network, key, self.views, self.precision)
-            for epoch in range(2):
-                for batch in self.views.epoch(epoch):
-                    self.teacher(batch)
-        taught = JointTeacher([self.teacher], [1.0], device)
-        objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
-        self.phase = Phase("distil", self.views, taught, objective, 0, 10**9, self.training.lr)
-        if compile:
-            self.state.network.compile()
-
-    def block(self, steps, before=lambda: None):
-        """Return the seconds per step. The first step is not counted."""
-        marks, progress = [], self.state.progress
-
-        def after_step(_):
-            if len(marks) in (0, steps):
-                wait(self.views.device)
-            marks.append(time.perf_counter())
-            if len(marks) > steps:
-                raise Pause
-        hooks = Hooks()
-        hooks.after_step = after_step
-        while True:
-            try:
-                train_epoch(self.state, self.phase, self.training, self.precision, hooks)
-            except Pause:
-                return (marks[-1] - marks[0]) / steps
-            progress.epoch, progress.step = (progress.epoch + 1) % 2, 0
-
-
-class Floor:
-    """The student's arithmetic only, with the same optimizer, on one batch that stays loaded."""
-
-    def __init__(self, data, student, amp, device, batch_size):
-        self.precision, self.device = Precision(device.type, amp), device
-        network = models.build(student, data.index.classes).to(device)
-        batch = next(data.views("train", device, batch_size=batch_size).epoch(0))
-        self.images = ((batch.images - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
-        self.labels, self.module = batch.labels, network.module.train()
-        self.optimizer = torch.optim.Adam(self.module.parameters(), lr=1e-4, fused=True)
-
-    def step(self):
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast():
-            logits = self.module(self.images)
-        torch.nn.functional.cross_entropy(logits.float(), self.labels).backward()
-        self.optimizer.step()
-
-    def block(self, steps):
-        self.step()
-        wait(self.device)
-        begun = time.perf_counter()
-        for _ in range(steps):
-            self.step()
-        wait(self.device)
-        return (time.perf_counter() - begun) / steps
 
 
 class Served:
@@ -157,41 +61,9 @@ class Served:
         return float(self.process.stdout.readline())
 
 
-def wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def plain(*arguments, **options):
     words = [sys.executable, str(HERE / "plain.py"), *map(str, arguments)]
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
-
-
-def in_turns(participants, turns):
-    """Let the participants take turns and return {name: seconds per step in each turn}.
-
-    `participants` is {name: (object with block(), steps per block)}.
-    """
-    seconds = {name: [] for name in participants}
-    for number in range(turns):
-        for name, (one, steps) in participants.items():
-            seconds[name].append(one.block(steps))
-        print(f"turn {number + 1} of {turns}", "  ".join(f"{name} {1000 * values[-1]:.0f}" for name, values in seconds.items()),
-              file=sys.stderr, flush=True)
-    return seconds
-
-
-def spread(values, factor=1.0):
-    return {"median": statistics.median(values) * factor, "min": min(values) * factor, "max": max(values) * factor}
-
-
-def ratios(seconds, pairs):
-    """Return the spread of the ratio within each turn, for each named pair (slower, faster).
-
-    Pairs that were not measured are skipped.
-    """
-    return {f"{slow} / {fast}": spread([a / b for a, b in zip(seconds[slow], seconds[fast])]) for slow, fast in pairs
-            if slow in seconds and fast in seconds}
 
 
 def steps_of(root, options, device, teacher, student, full):
@@ -223,6 +95,23 @@ def steps_of(root, options, device, teacher, student, full):
     found = {"ms per step": {name: spread(values, 1000) for name, values in seconds.items()}, "ratios": ratios(seconds, pairs)}
     if full:
         found["breakdown, ms"] = {name: breakdown(participants[f"kd bf16 {name}"][0]) for name in ("live", "stored")}
+    return found
+
+
+def beside_floor(root, options, device):
+    """Compare the step times of this project with the floor, for each student of --students.
+
+    Both are in the precision that `--amp auto` chooses; the teacher's logits are stored.
+    """
+    data, found = dataset(root, options.size), {}
+    for student in options.students:
+        floor = Floor(data, student, "auto", device, options.batch_size)
+        loop = ProjectLoop(data, "seresnet50", student, "auto", device, options.batch_size)
+        seconds = in_turns({"floor": (floor, 5), "kd": (loop, 5)}, options.turns)
+        found[f"{student}, {loop.precision.words}"] = {
+            "ms per step": {name: spread(values, 1000) for name, values in seconds.items()},
+            "ratios": ratios(seconds, [("kd", "floor")]),
+        }
     return found
 
 
@@ -353,10 +242,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=Path("speed.json"))
-    parser.add_argument("--only", choices=("steps", "grid"))
+    parser.add_argument("--only", choices=("steps", "floor", "grid", "gpu"))
+    parser.add_argument("--students", nargs="+", default=["mobilenetv3_small_100", "tf_efficientnet_lite0", "resnet18"])
+    gpu.add_options(parser)
     for name, default in (("size", 224), ("batch-size", 16), ("turns", 4), ("grid-size", 224), ("grid-epochs", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
+    if options.only == "gpu":
+        sys.exit(gpu.main(options))
     device = torch.device(options.device)
     began, before = time.perf_counter(), cpu_seconds()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
@@ -364,11 +257,13 @@ def main():
              "batch size": options.batch_size, "image size": options.size}
     with tempfile.TemporaryDirectory() as place:
         root = image_folders(Path(place) / "images", {"train": max(16, options.batch_size), "valid": 2, "test": 2})
-        if options.only != "grid":
+        if options.only in (None, "steps"):
             found["resnet18 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet18", full=True)
             found["resnet50 <- seresnet50"] = steps_of(root, options, device, "seresnet50", "resnet50", full=False)
             found["decoding, ms per image"], found["start-up, s"] = decoding(root, options.size), starting()
-        if options.only != "steps":
+        if options.only == "floor":
+            found["beside the floor"] = beside_floor(root, options, device)
+        if options.only in (None, "grid"):
             found["grid of 2 teachers and 4 students"] = grid(root, options)
     used, own = (after - earlier for after, earlier in zip(cpu_seconds(), before))
     found["share of CPU time that other processes took"] = max(0.0, 1 - own / used)
