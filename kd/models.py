@@ -12,6 +12,7 @@ import safetensors.torch
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kd.system import checkpoint, ranks
 from kd.system.cpu_layers import adapt_to_cpu
@@ -233,6 +234,7 @@ def build(
     weights: str | None = None,
     drop_rate: float | None = None,
     seed: int = 0,
+    empty: bool = False,
 ) -> Classifier:
     """Build a network for `classes`.
 
@@ -240,6 +242,7 @@ def build(
     weights     file to start from, instead of `pretrained`; see `load_body`
     drop_rate   dropout before the classifier; None for the network's default
     seed        of the random weights: all, or those of the classifier if other weights are loaded
+    empty       draw no random weights, because the caller loads a complete state
 
     Raises Problem if the name is unknown or the weights are out of reach, (4) if a file is refused.
     """
@@ -253,13 +256,35 @@ def build(
     if pretrained and weights is None:
         module = create_pretrained(name, architecture, options)
     else:
-        module = timm.create_model(architecture, **options)
+        with _NoRandomWeights() if empty else contextlib.nullcontext():
+            module = timm.create_model(architecture, **options)
     if weights is not None:
         load_body(module, Path(weights), architecture)
     config = module.pretrained_cfg
     mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
     std = torch.tensor(config["std"]).view(1, 3, 1, 1)
     return Classifier(name, architecture, tuple(classes), module, mean, std)
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves tensors as they are where they would be filled with random numbers.
+
+    Drawing the 130 million weights of VGG11 takes longer than loading them.
+    """
+
+    FILLING = {
+        torch.Tensor.normal_,
+        torch.Tensor.uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+        nn.init.kaiming_uniform_,
+    }
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in self.FILLING:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def require_weights(name: str) -> None:

@@ -125,3 +125,19 @@ def test_only_training_calls_what_is_compiled(monkeypatch):
     network.module.train()
     network.compiled = None
     assert torch.equal(network(images), trained)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50", "mobilenetv3_small_100", "vit_tiny_patch16_224", "kdtiny"])
+def test_no_random_weights_are_drawn_for_a_network_that_is_loaded(name):
+    """Its weights are all in the file, so that nothing of the uninitialised memory is left."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    empty = models.build(name, CLASSES, seed=5, empty=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    full = models.build(name, CLASSES, seed=5)
+    assert not torch.equal(torch.get_rng_state(), before)
+    models.load_state(empty.module, full.module.state_dict(), "file", name)
+    expected = [*full.module.named_parameters(), *full.module.named_buffers()]
+    found = [*empty.module.named_parameters(), *empty.module.named_buffers()]
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    assert all(torch.equal(value, right) for (_, value), (_, right) in zip(found, expected))

@@ -214,7 +214,7 @@ def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
                     BAD_CHECKPOINT,
                 )
             return trained
-    network, state = models.build(name, classes), models.read_state(path)
+    network, state = models.build(name, classes, empty=True), models.read_state(path)
     _check_outputs(network, state, path)
     models.load_state(network.module, state, path, network.architecture)
     return Trained(network, None, state_hash(network.module.state_dict()))
@@ -237,9 +237,9 @@ def _unpack(content: dict, path: Path) -> Trained:
     fault = checkpoint.fault(own, SCHEMA, "its content") or _odd(content)
     if fault:
         raise Problem(f"Model '{path}': {fault}. Is it a model.pt of this project?", BAD_CHECKPOINT)
-    network = models.build(content["name"], tuple(content["classes"]))
+    network = models.build(content["name"], tuple(content["classes"]), empty=True)
     if network.architecture != content["architecture"]:
-        network = models.build(content["architecture"], tuple(content["classes"]))
+        network = models.build(content["architecture"], tuple(content["classes"]), empty=True)
         network.name = content["name"]
     models.load_state(network.module, content["state_dict"], path, network.architecture)
     network.mean = torch.tensor(content["input"]["mean"]).view(1, 3, 1, 1)
