@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PAIR, RUN, same
+from conftest import PAIR, RUN, TINY, same
 
 from kd import models
 from kd.data.readers import synthetic
@@ -20,6 +20,7 @@ from kd.data.views import Views
 from kd.reports import report as reports
 from kd.system.checkpoint import load
 from kd.system.devices import Precision
+from kd.teachers import stored_logits
 from kd.teachers.outputs import LiveNetwork, collect_logits
 from kd.teachers.stored_logits import StoredLogits, key_of
 
@@ -267,3 +268,23 @@ def test_a_student_has_the_same_weights_with_stored_logits_and_without(script):
     assert reported[0] == reported[1] == reported[2]
     assert "logits" not in results["live"] and ", 0 computed" in results["stored"]
     assert not [line for line in results["filling"].splitlines() if ", 0 computed" in line]
+
+
+def test_a_teacher_leaves_the_logits_that_its_student_reports(script, tmp_path, monkeypatch):
+    """A student with `--max-steps 1` asks for one batch, and for the validation and the test split."""
+    assert script("train_teacher", ["--model", "kdwide", *TINY])[0] == 0
+    files = sorted((tmp_path / "cache/logits").iterdir())
+    assert len(files) == 2
+    before = [file.read_bytes() for file in files]
+    code, text = script("distill", [*PAIR, "--max-steps", "1"])
+    assert code == 0 and ", 24 computed," in text
+    assert [file.read_bytes() for file in files] == before
+    teacher = reports.read(RUN)["teacher"]
+    found = reports.read(Path("runs/synthetic-patient-32/teacher/kdwide/seed0"))["results"]["best"]
+    assert teacher["valid_accuracy"] == found["valid_accuracy"] and teacher["test_accuracy"] == found["test_accuracy"]
+
+
+def test_a_teacher_that_cannot_store_its_logits_is_finished_nevertheless(script, monkeypatch):
+    monkeypatch.setattr("kd.runs.finish.store", lambda *_: stored_logits.store("/dev/null", *_[1:]))
+    assert script("train_teacher", ["--model", "kdwide", *TINY])[0] == 0
+    assert not Path("cache/logits").exists()

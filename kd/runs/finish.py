@@ -18,9 +18,11 @@ from kd.reports.predictions import predictions_csv
 from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
 from kd.system.console import log
+from kd.system.devices import FLOAT32, Precision
 from kd.system.errors import Problem, printable
 from kd.system.files import reason, write_json, write_text
 from kd.teachers import model_file
+from kd.teachers.stored_logits import key_of, store
 
 # Why a run that ends without labels has no train accuracy; printed, and kept in its report.
 NO_LABELS = (
@@ -71,6 +73,8 @@ def finish(run: ActiveRun) -> dict:
     )
     if ranks.is_main_rank():
         _write(run, predictions, report)
+    if report["kind"] == "teacher" and ranks.world_size() == 1:
+        _store_logits(run, predictions, report["student"]["weights_hash"])
     return report
 
 
@@ -173,6 +177,17 @@ def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
         _save_figure(run.folder.figure(name), pixels)
     run.events.finish(report, drawn)
     write_json(run.folder.report, report)
+
+
+def _store_logits(run: ActiveRun, predictions: Predictions, weights: str) -> None:
+    """Store a teacher's logits, so that its first student need not compute them for its report.
+
+    weights  the hash of the teacher's weights
+    """
+    data, network, cache_dir = run.data, run.state.network, run.plan.settings.data.cache_dir
+    precision = Precision(data.device.type, FLOAT32)
+    for views, logits in ((data.valid, predictions.valid), (data.test, predictions.test)):
+        store(cache_dir, network, key_of(network, weights, views, precision), logits)
 
 
 def _save_figure(path: Path, pixels: np.ndarray) -> None:

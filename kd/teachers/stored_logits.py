@@ -50,6 +50,19 @@ def key_of(network: Classifier, weights: str, views: Views, precision: Precision
     )
 
 
+def store(cache_dir: str, network: Classifier, key: str, logits: np.ndarray) -> None:
+    """Store a network's logits, float32 [slots, K], for views that are the same in every epoch.
+
+    A student of the network then reads them. An existing file is left as it is. If the file cannot
+    be written, nothing is lost but the time to compute the logits again.
+    """
+    path = _path(cache_dir, network, key)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "xb") as file:
+            file.write(_records(logits, np.arange(len(logits))).tobytes())
+
+
 class StoredLogits:
     """A teacher (batch of `views` -> logits [B, K]) whose logits are stored on disk.
 
@@ -72,7 +85,7 @@ class StoredLogits:
         # Whether the views, or the batches that contain them, differ between epochs.
         self.changing = views.augment or views.shuffle
         self.live: BatchLogits = LiveNetwork(network, precision)
-        self.path = Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
+        self.path = _path(cache_dir, network, key)
         self.width = len(network.classes)
         self.writable, self.epoch, self.fresh, self.asked, self.computed = True, None, [], 0, 0
         self._open()
@@ -108,10 +121,8 @@ class StoredLogits:
             return
         slots = np.concatenate(fresh)
         values = self.table[torch.from_numpy(slots).to(self.table.device)].cpu().numpy()
-        record = np.empty((len(slots), self.width + 1), np.float32)
-        record[:, :-1] = values
         places = self.epoch * self.slots + slots
-        record.view(np.uint32)[:, -1] = _checksums(values, places)
+        record = _records(values, places)
         try:
             for place, row in zip(places.tolist(), record):
                 os.pwrite(self.file, row.tobytes(), place * row.nbytes)
@@ -200,6 +211,18 @@ class StoredLogits:
         except OSError as error:
             self._warn(error)
             self._close_file()
+
+
+def _path(cache_dir: str, network: Classifier, key: str) -> Path:
+    return Path(cache_dir) / "logits" / f"{slug(network.name)}-{key}"
+
+
+def _records(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return rows [n, K] with the checksums of their places in the file: float32 [n, K + 1]."""
+    records = np.empty((len(values), values.shape[1] + 1), np.float32)
+    records[:, :-1] = values
+    records.view(np.uint32)[:, -1] = _checksums(values, places)
+    return records
 
 
 def _checksums(values: np.ndarray, places: np.ndarray) -> np.ndarray:
