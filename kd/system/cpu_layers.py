@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+# Part of what identifies the rounding on a CPU. To be increased with each change of a result.
+VERSION = 1
 # oneDNN's gradient of a strided 1x1 convolution with fewer input channels than this, its block of
 # vector registers, writes outside its memory: github.com/uxlfoundation/oneDNN/issues/6035.
 ONEDNN_BLOCK = 16
@@ -152,9 +154,10 @@ class _AttentionInFloat32(TorchFunctionMode):
 
 
 def _in_float32(value):
-    """Return a tensor of reduced precision in float32, and any other value unchanged."""
-    reduced = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.float() if reduced else value
+    """Return a floating-point tensor in float32, and any other value unchanged."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.float()
+    return value
 
 
 def _float32_attention_for_gradients(forward: Callable[..., torch.Tensor], *args, **kwargs):

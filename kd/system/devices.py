@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kd.system import ranks
+from kd.system import cpu_layers, ranks
 from kd.system.errors import Problem
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -133,11 +133,12 @@ def _best_precision(device: torch.device) -> str:
 def kind_of(device: torch.device) -> str:
     """Return a string that identifies everything that affects rounding on a device.
 
-    It contains the version of torch, the processor, and on a CPU also the number of threads.
+    It contains the version of torch, the processor, and on a CPU also the number of threads and the
+    version of the layers that are computed differently there.
     """
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
-        return f"{torch.__version__} {capability} {torch.get_num_threads()}"
+        return f"{torch.__version__} {capability} {torch.get_num_threads()} {cpu_layers.VERSION}"
     if device.type == "cuda":
         return f"{torch.__version__} {torch.cuda.get_device_name(device)}"
     return f"{torch.__version__} {device.type}"
