@@ -279,8 +279,14 @@ def make(templates):
         settings["seed"] = seed
         if alone:
             settings |= {"model": student, "stop_at_val_accuracy": 0.5 if role != "alone" else None}
+            report["student"]["weights_hash"] = f"{student}, {role}, seed {seed}"
         else:
             settings |= {"mode": role, "teacher": teacher, "student": student}
+            kind = {"defective": "defective-alone", "random": "untrained"}.get(role, "alone")
+            taught_by = f"{teacher}, {kind}, seed {seed}"
+            report["teacher"]["hash"] = taught_by
+            for member in report["teacher"]["members"]:
+                member["hash"] = taught_by
         folder = Path(where or f"runs/set/{role}/{teacher}-{student}/seed{seed}")
         folder.mkdir(parents=True)
         predict(report, templates["teacher" if alone else "student"], folder)

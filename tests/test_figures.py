@@ -61,7 +61,8 @@ def table(students, teachers, long=False, gaps=((0.08, 0.02), (0.08, 0.09), (-0.
         for column, teacher in enumerate(names(teachers, long)):
             gap = gaps[(row * teachers + column) % len(gaps)]
             if gap:
-                gap = {"mean": gap[0], "low": gap[0] - gap[1], "high": gap[0] + gap[1]}
+                says = "no evidence" if abs(gap[0]) <= gap[1] else "better" if gap[0] > 0 else "worse"
+                gap = {"mean": gap[0], "low": gap[0] - gap[1], "high": gap[0] + gap[1], "says": says}
             cells.append({"student": student, "teacher": teacher, "n": 3, "minus_alone": gap})
     rows = [{"teacher": teacher} for teacher in names(teachers, long)]
     return {
@@ -317,7 +318,7 @@ def test_only_evidence_is_coloured():
     assert (better[:, 2] - better[:, 0] > 60).all() and (worse[:, 0] - worse[:, 2] > 60).all()
     assert (np.ptp(unclear, axis=1) <= 3).all() and unclear.min() > 200 and (missing == 255).all()
     labels = [text.get_text() for text in canvas.figure.legends[0].get_texts()]
-    assert labels[2] == "no evidence: the 95 % interval contains 0"
+    assert labels[2] == "no evidence, or no verdict"
     # The scale is the same for all tables.
     for gaps in ([(0.001, 0.0001)], [(0.4, 0.1)]):
         image = figures.heat_map(table(1, 1, gaps=gaps), HEADING).axes[0].images[0]

@@ -192,7 +192,7 @@ def test_runs_with_their_teachers_and_the_student_alone(runs, capsys):
     assert out.count(missing) == 2 and "trained alone" in missing and "kdtiny/seed1" in missing  # when it is found, and in the file
     text = Path("runs/shift.md").read_text()
     assert text in out and f"| rotation (degrees) {' ' * 20} | clean" in text
-    assert "kdtiny <- kdwide, normal minus kdtiny (baseline) (n = 1)" in text and "no evidence" in text
+    assert "kdtiny <- kdwide, normal minus kdtiny (baseline) (n = 1)" in text and "no verdict: 1 seed" in text
 
 
 def test_every_member_of_an_ensemble_is_mixed_in_every_version(runs, monkeypatch):
@@ -223,7 +223,7 @@ def test_differences_pair_seeds_and_images():
     [found] = differences([distilled("a <- b, normal", seed, "b") for seed in (1, 2)], rows, patients)
     assert found["seeds"] == [1] and found["gaps"]["clean"]["mean"] == 0
     assert found["gaps"]["blur"]["mean"] == pytest.approx(-0.1) and found["gaps"]["all"]["mean"] == pytest.approx(-0.1 / 6)
-    assert found["gaps"]["blur"]["says"] == "no evidence" and found["gaps"]["blur"]["patients"] == 3
+    assert found["gaps"]["blur"]["says"] == "no verdict: 1 seed" and found["gaps"]["blur"]["patients"] == 3
     assert differences([distilled("a <- b, normal", 2, "b")], {"a <- b, normal": {2: every}} | rows, patients) == []
     alone = differences([distilled("a <- b, normal", 1, "b")], rows, np.array(["p"] * 4))
     assert set(alone[0]["gaps"].values()) == {None}  # for one patient, no interval is defined

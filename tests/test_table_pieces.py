@@ -6,7 +6,7 @@ import pytest
 
 from kd.config.layout import RunPaths, finished_below, out_of
 from kd.reports import report as reports
-from kd.studies import cells, overview, tables
+from kd.studies import cells, tables
 
 
 def setting(**values):
@@ -51,15 +51,13 @@ def test_a_mean_counts_zeros_and_skips_unknown_values():
     assert found["train"]["mean"] == 0.25 and found["valid"] is None and found["test"]["mean"] == pytest.approx(0.1)
 
 
-def test_two_defective_teachers_give_no_comparison_and_every_interval_is_counted(make):
+def test_two_defective_teachers_give_no_comparison(make):
     for teacher in ("resnet34", "resnet50"):
         make("defective", teacher, "resnet18", 0)
     make("alone", "", "resnet18", 0)
     make("random", "resnet34", "resnet18", 0)
     [found] = protocol()["overviews"]
     assert all(row["defective_minus"] is None for row in found["rows"])
-    found["rows"][-1]["defective_minus"] = found["rows"][-1]["minus_alone"]
-    assert "(4 in all)" in "\n".join(overview.overview_text(found))
 
 
 def test_a_run_whose_predictions_contradict_its_teachers_accuracy_is_excluded(make):

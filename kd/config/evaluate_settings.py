@@ -26,6 +26,12 @@ class Evaluation:
         common=True,
         metavar="DIR",
     )
+    power: str | None = option(
+        None,
+        "plan a study: the power to show effects with more seeds or patients, from the variances of"
+        " the runs below DIR",
+        metavar="DIR",
+    )
     card: str | None = option(
         None,
         "compare student and teacher of a run: size, operations, latency, accuracy",
@@ -76,9 +82,9 @@ class OtherData:
 class Judging(Protocol, Reading, OtherData):
     """more options"""
 
-    margin: float = option(
-        0.01,
-        "a student is as good as its teacher if the interval of the difference is above -MARGIN",
+    margin: float | None = option(
+        None,
+        "--tables, --power: a margin other than the one that the runs recorded",
         metavar="MARGIN",
         least=0,
         most=1,
@@ -95,7 +101,7 @@ class Judging(Protocol, Reading, OtherData):
 class EvaluateSettings:
     """Evaluate finished runs, compare them in tables, or check a data set.
 
-    Use exactly one of: RUN ..., --tables, --card, --shift, --arms, --curves, --check-data.
+    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --arms, --curves, --check-data.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

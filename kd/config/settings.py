@@ -78,6 +78,14 @@ class Distillation:
         above=0,
         most=10**6,
     )
+    margin: float = option(
+        0.01,
+        "difference in accuracy up to which the tables call the student as good as its teacher;"
+        " recorded before there are results",
+        metavar="MARGIN",
+        least=0,
+        most=1,
+    )
     stored_logits: bool = option(
         True, "keep the teacher's logits in --cache-dir for reuse", identity=False
     )

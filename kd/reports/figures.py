@@ -121,8 +121,8 @@ def heat_map(table: dict, title: str) -> Figure:
     """Draw the differences in test accuracy between students and the same networks trained alone.
 
     Rows are students, columns are teachers, differences are in percentage points. Only differences
-    whose 95 % interval excludes 0 are coloured. `table` is a table of tables.json, `title` the
-    description of its protocol.
+    with the verdict "better" or "worse" are coloured. `table` is a table of tables.json, `title`
+    the description of its protocol.
     """
     students = list(dict.fromkeys(cell["student"] for cell in table["cells"]))
     teachers = [row["teacher"] for row in table["teachers"]]
@@ -171,8 +171,8 @@ def _cell_text(cell: dict, lines: int) -> str:
 
 
 def _is_evidence(gap: dict | None) -> bool:
-    """Return whether the interval of a difference excludes 0."""
-    return gap is not None and (gap["low"] > 0 or gap["high"] < 0)
+    """Return whether the verdict on a difference is "better" or "worse"."""
+    return gap is not None and gap["says"] in ("better", "worse")
 
 
 def _color_cells(axes: Axes, bar: Axes, rows: list[list[dict]]) -> list[Patch]:
@@ -196,13 +196,13 @@ def _color_cells(axes: Axes, bar: Axes, rows: list[list[dict]]) -> list[Patch]:
     axes.figure.colorbar(image, bar, label="difference, points", ticks=ticks, extend="both")
     bar.set_yticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks])
     return [
-        Patch(color=colors(0.85), label="better: the 95 % interval is above 0"),
-        Patch(color=colors(0.15), label="worse: the 95 % interval is below 0"),
+        Patch(color=colors(0.85), label="better"),
+        Patch(color=colors(0.15), label="worse"),
         Patch(
             facecolor=PALE,
             edgecolor="#b0b0b0",
             hatch="////",
-            label="no evidence: the 95 % interval contains 0",
+            label="no evidence, or no verdict",
         ),
         Patch(facecolor="white", edgecolor="#b0b0b0", label="not run, or no baseline"),
     ]

@@ -1,15 +1,19 @@
-"""Means over seeds, and differences between runs with intervals.
+"""Means over seeds, and comparisons of two methods on the same patients.
 
 All functions are pure functions of arrays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-DRAWS = 2000
 LEVEL = 0.95
+# Both were chosen by simulation (tests/benchmarks/coverage.py).
+CAUTION = 3  # how often the variance of few seeds counts for the degrees of freedom
+UNLIKE = 0.9  # quantile of F above which the seeds of a comparison vary more than those of others
 
 
 def mean_sd(values: Sequence[float] | np.ndarray) -> dict:
@@ -18,101 +22,189 @@ def mean_sd(values: Sequence[float] | np.ndarray) -> dict:
     return {"mean": float(np.mean(values)), "sd": sd}
 
 
-def patient_variance(
-    differences: np.ndarray, patients: np.ndarray, draws: int = DRAWS, seed: int = 0
-) -> float:
-    """Return the variance of the mean of `differences` [N] when complete patients are resampled.
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two methods that were applied to the same images with the same seeds.
 
-    This is a cluster bootstrap. patients [N]. With P patients, the factor P / (P - 1) corrects for
-    drawing from the sample itself. Returns 0 for a single patient.
+    mean              mean of first - second over seeds and images
+    center            the mean after adding two patients (see `compare`): the centre of its interval
+    patient_variance  variance of `center` due to the choice of the patients
+    seed_variance     variance over the seeds of the mean of one seed
+    noise_variance    the part of `seed_variance` that is expected from the limited number of
+                      patients alone: in each seed, other images are wrong
+    seeds             number of seeds, S
+    patients          number of patients, P >= 2
+    discordant        number of patients with an image on which the methods differ in some seed
     """
-    _, patient_of = np.unique(patients, return_inverse=True)
-    sums = np.bincount(patient_of, differences)
-    counts = np.bincount(patient_of)
-    if len(sums) < 2:
-        return 0.0
-    share = np.full(len(sums), 1 / len(sums))
-    weights = np.random.default_rng(seed).multinomial(len(sums), share, size=draws)
-    means = (weights @ sums) / (weights @ counts)
-    return float(means.var(ddof=1) * len(sums) / (len(sums) - 1))
+
+    mean: float
+    center: float
+    patient_variance: float
+    seed_variance: float
+    noise_variance: float
+    seeds: int
+    patients: int
+    discordant: int
 
 
-def difference(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> dict:
-    """Return the mean of first - second over seeds and images, with its 95 % interval.
+class SeedVariance(NamedTuple):
+    """Variance of the mean of one seed.
 
-    first, second: whether each image is classified correctly (or its score), [seeds, N], paired by
-    seed and image; patients [N]. The variance is the sum of two components. One is the variance
-    between patients (paired cluster bootstrap of the differences, which are first averaged over
-    seeds), the other that between seeds (of the mean difference of each seed, divided by n). The
-    interval uses Student's t with Satterthwaite's degrees of freedom (1946, Biometrics 2, eq. 17).
-    With one seed (`seeds` is 1) it includes only the variance between patients.
+    excess   the variance that the patients do not explain
+    total    with the part that they explain; it weighs the degrees of freedom
+    freedom  degrees of freedom of both; 0 if there is only one seed
+    """
+
+    excess: float
+    total: float
+    freedom: int
+
+
+def compare(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> Comparison:
+    """Compare two methods by whether each image is classified correctly, or by its score.
+
+    first, second: [S, N] in 0..1, paired by seed and image; patients [N], at least two different.
+
+    Patients are clusters: the variance of the mean over all images is that of a ratio of two sums
+    over patients. Before it is computed, two patients of average size are added: one on whom the
+    methods are equal, and one who is half a win for the first and half for the second. With one
+    image per patient and one seed, this is the interval of Agresti and Min (2005, Statistics in
+    Medicine 24). The variance is therefore never 0, not even if the methods agree on all images.
     """
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    seeds = len(gaps)
-    groups = len(np.unique(patients))
-    between_patients = patient_variance(gaps.mean(0), patients)
-    between_seeds = float(gaps.mean(1).var(ddof=1) / seeds) if seeds > 1 else 0.0
-    half = half_width([(between_patients, groups - 1), (between_seeds, seeds - 1)])
-    mean = float(gaps.mean())
-    return {
-        "mean": mean,
-        "low": mean - half,
-        "high": mean + half,
-        "seeds": seeds,
-        "patients": groups,
-    }
+    _, patient_of = np.unique(patients, return_inverse=True)
+    images = np.bincount(patient_of)
+    sums = np.stack([np.bincount(patient_of, own) for own in gaps])
+    differs = np.bincount(patient_of, (gaps != 0).any(0)) > 0
+    seeds, count = sums.shape
+    mean = gaps.mean()
+    center = mean * count / (count + 2)
+    around = (sums.mean(0) - center * images) / images.mean()
+    added = 1 + 2 * center**2  # (1 - c)^2 / 2 + (-1 - c)^2 / 2 + c^2 of the two added patients
+    patient_variance = ((around**2).sum() + added) / ((count + 1) * (count + 2))
+    total, noise = _seed_variances((sums - mean * images) / images.mean())
+    return Comparison(
+        mean=float(mean),
+        center=float(center),
+        patient_variance=float(patient_variance),
+        seed_variance=total,
+        noise_variance=noise,
+        seeds=seeds,
+        patients=count,
+        discordant=int(differs.sum()),
+    )
 
 
-def half_width(variances: Sequence[tuple[float, int]]) -> float:
-    """Return half the width of a 95 % interval of a mean.
+def _seed_variances(deviations: np.ndarray) -> tuple[float, float]:
+    """Return the variance over seeds of their means, and the part expected from the patients.
 
-    `variances`: (variance, degrees of freedom) of each independent source. The variances are added.
-    The degrees of freedom of the sum are Satterthwaite's, but at least 1.
+    deviations [S, P], with mean 0. The two are the mean squares of seeds and of the interaction in
+    an analysis of variance of seeds by patients, both divided by P. With one seed both are 0.
     """
-    variance = sum(part for part, _ in variances)
-    spread = sum(part**2 / degrees for part, degrees in variances if degrees > 0)
-    freedom = max(1.0, variance**2 / spread) if spread > 0 else 1.0
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
+    seeds, patients = deviations.shape
+    if seeds < 2:
+        return 0.0, 0.0
+    of_seeds = deviations.mean(1)
+    rest = deviations - deviations.mean(0) - of_seeds[:, None]
+    freedom = (seeds - 1) * (patients - 1)
+    return float((of_seeds**2).sum() / (seeds - 1)), float((rest**2).sum() / freedom / patients)
 
 
-def paired_difference(
-    first: Mapping, second: Mapping, patients: np.ndarray, margin: float | None = None
-) -> dict | None:
-    """Return the `difference` over the seeds that both sides have, with a verdict in `says`.
+def pair(first: Mapping, second: Mapping, patients: np.ndarray) -> Comparison | None:
+    """Return `compare` over the seeds that both sides have.
 
     first, second: seed -> whether each image is classified correctly (or its score), [N]; patients
-    [N]. The verdict is that of `against_alone`, or of `against_teacher` if there is a margin.
-    Returns None if the sides have no seed in common, or if there is only one patient, from whom
-    nothing can be concluded.
+    [N]. Returns None if the sides have no seed in common, or if there is only one patient, from
+    whom nothing can be concluded.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds or len(np.unique(patients)) < 2:
         return None
-    gap = difference(
-        np.stack([first[seed] for seed in seeds]),
-        np.stack([second[seed] for seed in seeds]),
-        patients,
-    )
-    says = against_alone(gap) if margin is None else against_teacher(gap, margin)
-    return gap | {"says": says}
+    sides = [np.stack([side[seed] for seed in seeds]) for side in (first, second)]
+    return compare(*sides, patients)
 
 
-def against_alone(gap: dict) -> str:
-    """Return the verdict on a student compared with the same network trained alone."""
-    if gap["low"] > 0:
-        return "better"
-    if gap["high"] < 0:
-        return "worse"
-    return "no evidence"
+def own_seed_variance(one: Comparison) -> SeedVariance:
+    """Return the variance between the seeds of a single comparison.
 
-
-def against_teacher(gap: dict, margin: float) -> str:
-    """Return the verdict on a student compared with its teacher.
-
-    The student is non-inferior within `margin` (a fraction), worse, or neither is shown.
+    With three seeds it is often much too small by chance, and Satterthwaite's formula would then
+    assume many degrees of freedom. For these it is counted CAUTION times.
     """
-    if gap["low"] > -margin:
-        return f"as good within {margin:g}"
-    if gap["high"] < 0:
-        return "worse"
-    return "not shown"
+    excess = one.seed_variance - one.noise_variance
+    return SeedVariance(excess, CAUTION * one.seed_variance, one.seeds - 1)
+
+
+def shared_seed_variances(
+    comparisons: Sequence[Comparison], shared: Sequence[Hashable]
+) -> list[SeedVariance]:
+    """Return the variance between seeds of each comparison of a family.
+
+    It is the mean over the family, or the comparison's own variance if that is larger. A comparison
+    whose own variance is significantly larger (F-test) than that of comparisons with other networks
+    stands alone. Each comparison needs several seeds.
+
+    shared  the network that each comparison has in common with others: those with an equal entry
+            are correlated, and their degrees of freedom count once
+    """
+    freedoms = np.array([one.seeds - 1 for one in comparisons])
+    totals = np.array([one.seed_variance for one in comparisons])
+    excesses = totals - np.array([one.noise_variance for one in comparisons])
+    freedom_of = {}
+    for network, freedom in zip(shared, freedoms.tolist(), strict=True):
+        freedom_of[network] = max(freedom, freedom_of.get(network, 0))
+    freedom = sum(freedom_of.values())
+    total = np.average(totals, weights=freedoms)
+    excess = np.average(excesses, weights=freedoms)
+    found = []
+    for number, one in enumerate(comparisons):
+        others = [own != shared[number] for own in shared]
+        rest = np.average(totals[others], weights=freedoms[others]) if any(others) else np.inf
+        other_freedom = max(1, freedom - freedom_of[shared[number]])
+        limit = rest * stats.f.ppf(UNLIKE, one.seeds - 1, other_freedom)
+        if totals[number] > limit:
+            found.append(own_seed_variance(one))
+        else:
+            larger = (max(excess, excesses[number]), max(total, totals[number]))
+            found.append(SeedVariance(*map(float, larger), freedom))
+    return found
+
+
+class Estimate(NamedTuple):
+    """The centre of a difference, its standard error, and the degrees of freedom of the latter."""
+
+    center: float
+    error: float
+    freedom: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval by Student's t, within -1..1."""
+        half = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
+        return max(-1.0, self.center - half), min(1.0, self.center + half)
+
+    def p_two_sided(self) -> float:
+        """Return the p-value of the hypothesis that the true difference is 0."""
+        return float(2 * stats.t.sf(abs(self.center) / self.error, self.freedom))
+
+    def p_below(self, bound: float) -> float:
+        """Return the p-value of the hypothesis that the true difference is at most `bound`."""
+        return float(stats.t.sf((self.center - bound) / self.error, self.freedom))
+
+
+def estimate(one: Comparison, seeds: SeedVariance | None = None) -> Estimate:
+    """Return the estimate of a difference: the variances between patients and seeds are added.
+
+    The degrees of freedom of the sum are Satterthwaite's (1946, Biometrics 2, eq. 17). With one
+    seed, only the variance between patients is included.
+
+    seeds  the variance between seeds; None: that of the comparison alone
+    """
+    if seeds is None:
+        seeds = own_seed_variance(one)
+    variance = one.patient_variance + max(0.0, seeds.excess) / one.seeds
+    freedom = float(one.patients - 1)
+    if seeds.freedom:
+        of_seeds = seeds.total / one.seeds
+        spread = one.patient_variance**2 / (one.patients - 1) + of_seeds**2 / seeds.freedom
+        freedom = (one.patient_variance + of_seeds) ** 2 / spread
+    return Estimate(one.center, variance**0.5, freedom)

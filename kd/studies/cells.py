@@ -2,7 +2,18 @@
 
 from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_text, mean_text
+from kd.reports.verdicts import MIN_DISCORDANT, MIN_SEEDS
 from kd.studies.runs import SPLITS, Run
+
+# How the differences on a page have to be read.
+EXPLANATION = (
+    "Differences are in test accuracy; n is the number of seeds. The 95 % intervals hold for one"
+    " comparison each. They include the variance between patients and, for n > 1, between seeds;"
+    " with n = 1 the variance between seeds is missing. Verdicts follow p-values that are adjusted"
+    " for the number of comparisons in their column (Holm's method). There is no verdict below"
+    f" {MIN_SEEDS} seeds, if two networks differ on fewer than {MIN_DISCORDANT} patients, or if a"
+    " network predicts one class only. Baseline: the same network trained alone."
+)
 
 
 def of_runs(runs: dict[int, Run]) -> dict:
@@ -29,14 +40,15 @@ def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
 
 
 def accuracies_text(cell: dict) -> str:
-    """Format `means` as text: train / validation / test."""
+    """Format `means` as text: train / validation / test, the number of runs and their `flags`."""
     if not cell["n"]:
         return NOT_KNOWN
-    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} (n = {cell['n']})"
+    remarks = "; ".join([f"n = {cell['n']}", *cell.get("flags", [])])
+    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} ({remarks})"
 
 
 def gap_texts(gap: dict | None) -> list[str]:
-    """Return [a difference with its interval, its verdict] as texts."""
+    """Return [a difference with its interval and number of seeds, its verdict] as texts."""
     if gap is None:
         return [NOT_KNOWN, NOT_KNOWN]
     return [f"{difference_text(gap)} (n = {gap['seeds']})", gap["says"]]

@@ -10,6 +10,7 @@ from kd.studies.curves import write_curves
 from kd.studies.data_check import check_data
 from kd.studies.evaluation import evaluate
 from kd.studies.few_labels import write_arms
+from kd.studies.power import write_power
 from kd.studies.shift import write_shift
 from kd.studies.tables import write_tables
 from kd.system.console import log
@@ -28,6 +29,8 @@ def carry_out(settings: EvaluateSettings) -> None:
         _evaluate_each(what.runs, how)
     elif what.tables:
         write_tables(Path(what.tables), how.margin)
+    elif what.power:
+        write_power(Path(what.power), how.margin)
     elif what.arms:
         write_arms(Path(what.arms))
     elif what.shift:
@@ -47,6 +50,7 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
     asked = {
         "RUN ...": what.runs,
         "--tables": what.tables,
+        "--power": what.power,
         "--card": what.card,
         "--curves": what.curves,
         "--arms": what.arms,

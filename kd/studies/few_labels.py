@@ -6,14 +6,20 @@ The arms are compared at each fraction of labels.
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from kd.data.index import digest
-from kd.reports import figures
-from kd.reports.statistics import mean_sd, paired_difference
-from kd.reports.text import NOT_KNOWN, difference_text, mean_text
+from kd.reports import figures, statistics
+from kd.reports.statistics import mean_sd
+from kd.reports.text import NOT_KNOWN, mean_text
+from kd.reports.verdicts import Member, judge
+from kd.studies.cells import EXPLANATION, gap_texts
+from kd.studies.flags import one_class_note
 from kd.studies.modes import ALONE, shows_pool
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
 from kd.studies.study import right_of
+from kd.studies.teachers import other_labels_note
 from kd.system.console import log
 from kd.system.errors import Problem, printable
 from kd.system.markdown import table
@@ -171,33 +177,39 @@ def _group(pair: Pair, arms: Arms) -> dict:
         if arm != TEACHER:
             students += runs.values()
     rows = []
+    every = []
     for fraction in sorted({fraction for fraction, _ in arms}):
         runs_of = {}
         for arm in (TEACHER, *ARMS):
             if (fraction, arm) in arms:
                 runs_of[arm] = arms[fraction, arm]
-        rows.append({"fraction": fraction, **_row(runs_of, students[0].test.patients)})
+        rows.append({"fraction": fraction, **_row(runs_of), "gaps": []})
+        every.append(runs_of)
+    for first, second in GAPS:
+        family = [_member(runs_of, first, second, students[0].test.patients) for runs_of in every]
+        for row, gap in zip(rows, judge(family)):
+            row["gaps"].append({"of": first, "minus": second, "gap": gap})
     return {**pair._asdict(), "rows": rows, "notes": _notes(students)}
 
 
-def _row(runs_of: dict[str, dict[Labels, Run]], patients) -> dict:
-    """Return the results at one fraction of labels.
-
-    runs_of: arm -> runs by seed and labels; patients [N].
-    """
+def _row(runs_of: dict[str, dict[Labels, Run]]) -> dict:
+    """Return the results at one fraction of labels. runs_of: arm -> runs by seed and labels."""
     images = set()
-    gaps = []
     for runs in runs_of.values():
         images |= {run.report["data"]["distinct_images"]["train"] for run in runs.values()}
-    for first, second in GAPS:
-        sides = [right_of(runs_of.get(arm, {})) for arm in (first, second)]
-        gap = paired_difference(*sides, patients)
-        gaps.append({"of": first, "minus": second, "gap": gap})
     return {
         "images": sorted(images),
         "cells": {arm: _cell(list(runs.values())) for arm, runs in runs_of.items()},
-        "gaps": gaps,
     }
+
+
+def _member(
+    runs_of: dict[str, dict[Labels, Run]], first: str, second: str, patients: np.ndarray
+) -> Member:
+    """Return the comparison of two arms at one fraction of labels; patients [N]."""
+    sides = [runs_of.get(arm, {}) for arm in (first, second)]
+    compared = statistics.pair(*map(right_of, sides), patients)
+    return Member(compared, second, one_class_note([*sides[0].values(), *sides[1].values()]))
 
 
 def _cell(runs: list[Run]) -> dict:
@@ -218,7 +230,9 @@ def _score(run: Run, score: str) -> float | None:
 
 def _notes(runs: list[Run]) -> list[str]:
     """Return notes on whether the arms are equal in steps, labels of the teachers and settings."""
-    notes = [_steps_note(runs), _teachers_note(runs)]
+    other_labels = other_labels_note(runs)
+    same_labels = "Every teacher was trained on exactly the labels of its student."
+    notes = [_steps_note(runs), other_labels or same_labels]
     splits = {}
     for run in runs:
         settings = run.report["settings"]
@@ -239,20 +253,6 @@ def _steps_note(runs: list[Run]) -> str:
     return (
         f"Warning: the students took different numbers of optimizer steps"
         f" ({', '.join(map(str, steps))}), so differences may be due to longer training."
-    )
-
-
-def _teachers_note(runs: list[Run]) -> str:
-    taught = [run.report for run in runs if run.report["teacher"] is not None]
-    foreign = 0
-    for report in taught:
-        splits = [member["split"] for member in report["teacher"]["members"]]
-        foreign += any(split != report["data"]["split_hash"] for split in splits)
-    if not foreign:
-        return "Every teacher was trained on exactly the labels of its student."
-    return (
-        f"Warning: {foreign} of {len(taught)} students had a teacher that was trained on other"
-        " labels than theirs."
     )
 
 
@@ -299,9 +299,9 @@ def _gap_lines(group: dict) -> list[str]:
     for row in group["rows"]:
         gaps = [one["gap"] for one in row["gaps"]]
         rows.append([_labels(row), *map(_gap_text, gaps)])
-    caption = "Test accuracy, differences with 95 % intervals over patients and seeds:"
-    return [caption, "", *table(header, rows)]
+    caption = "Test accuracy, differences with 95 % intervals:"
+    return [caption, "", *table(header, rows), "", EXPLANATION]
 
 
 def _gap_text(gap: dict | None) -> str:
-    return f"{difference_text(gap)}, {gap['says']}" if gap else NOT_KNOWN
+    return ", ".join(gap_texts(gap)) if gap else NOT_KNOWN

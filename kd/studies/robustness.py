@@ -12,6 +12,7 @@ from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Views
 from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_texts, mean_text
+from kd.studies.cells import EXPLANATION
 from kd.studies.outputs import left_out_lines
 from kd.system.markdown import table
 
@@ -84,10 +85,8 @@ def markdown(result: dict) -> str:
         "",
         (
             "Test accuracy: mean over seeds ± standard deviation. The column of a shift is the mean"
-            " over its strengths; retained = all / clean. The 95 % intervals of the differences"
-            " include the variance between patients and, for n > 1, between seeds. On average, one"
-            " interval in twenty misses the true difference; there are"
-            f" {sum(len(one['gaps']) for one in result['differences'])} intervals in the tables."
+            " over its strengths; retained = all / clean. The differences have 95 % intervals."
+            f" {EXPLANATION}"
         ),
         "",
         *_means_table(networks),

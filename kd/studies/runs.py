@@ -80,12 +80,17 @@ class Protocol(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. `unused` are the settings that it did not use."""
+    """A finished run.
+
+    unused  the settings that it did not use
+    margin  of non-inferiority that it recorded; None if it recorded none
+    """
 
     folder: Path
     report: dict
     cell: Cell
     unused: frozenset[str] = frozenset()
+    margin: float | None = None
 
     @property
     def role(self) -> str:
@@ -162,7 +167,9 @@ def read_run(folder: Path) -> Run:
         meaning.student,
         settings.training.seed,
     )
-    run = Run(folder, report | {"settings": parsing.flat(settings)}, cell, meaning.unused)
+    margin = report["settings"].get("margin")  # reports of earlier versions have none
+    report = report | {"settings": parsing.flat(settings)}
+    run = Run(folder, report, cell, meaning.unused, margin)
     _check_predictions(run)
     return run
 

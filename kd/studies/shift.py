@@ -14,9 +14,9 @@ from kd.config.layout import RunPaths, out_of
 from kd.data.dataset import Dataset
 from kd.data.shifts import SHIFTS
 from kd.data.views import Views
-from kd.reports import figures
+from kd.reports import figures, verdicts
 from kd.reports import report as reports
-from kd.reports.statistics import paired_difference
+from kd.reports.statistics import pair
 from kd.studies.images import check_finite, own_test_images
 from kd.studies.networks import DISTILLED, Entry, collect, members_of
 from kd.studies.outputs import write_outputs
@@ -138,11 +138,12 @@ def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[
     for of, minus in _comparisons(entries, rows):
         first = {seed: scores(right) for seed, right in rows[of].items()}
         second = {seed: scores(right) for seed, right in rows[minus].items()}
-        gaps = {}
-        for number, column in enumerate(COLUMNS):
+        family = []
+        for number in range(len(COLUMNS)):
             own = {seed: score[number] for seed, score in first.items()}
             other = {seed: score[number] for seed, score in second.items()}
-            gaps[column] = paired_difference(own, other, patients)
+            family.append(verdicts.Member(pair(own, other, patients), minus))
+        gaps = dict(zip(COLUMNS, verdicts.judge(family, pool=False)))
         seeds = sorted(first.keys() & second.keys())
         result.append({"of": of, "minus": minus, "seeds": seeds, "gaps": gaps})
     return result

@@ -1,6 +1,13 @@
 """A study: all runs of one protocol, by table and cell, and the differences between cells."""
 
-from kd.reports.statistics import paired_difference
+from collections.abc import Hashable
+
+import numpy as np
+
+from kd.config.settings import Distillation
+from kd.reports.statistics import pair
+from kd.reports.verdicts import Member
+from kd.studies.flags import one_class_note
 from kd.studies.modes import (
     ALONE,
     is_mode,
@@ -11,6 +18,8 @@ from kd.studies.modes import (
     thesis_pairs,
 )
 from kd.studies.runs import Cell, Run, differing
+
+DEFAULT_MARGIN = Distillation().margin
 
 
 class Study:
@@ -101,18 +110,48 @@ class Study:
             return None
         return self.at(teacher_role(mode), tag, "", teacher)
 
-    def gap(self, first: dict[int, Run], second: dict[int, Run]) -> dict | None:
-        """Return the `paired_difference` in test accuracy between the runs of two cells."""
-        return paired_difference(right_of(first), right_of(second), self.first.test.patients)
+    def margin(self, given: float | None = None) -> tuple[float, str]:
+        """Return the margin of non-inferiority, and a sentence that says where it comes from.
 
-    def gap_to_teacher(self, runs: dict[int, Run], margin: float) -> dict | None:
-        """Return the `paired_difference` between a cell's students and their own teachers.
+        Without a `given` one it is the smallest that the students recorded.
+        """
+        students = [run for run in self.runs.values() if is_mode(run.role)]
+        recorded = sorted({run.margin for run in students if run.margin is not None})
+        texts = ", ".join(f"{margin:g}" for margin in recorded)
+        margin = given if given is not None else recorded[0] if recorded else DEFAULT_MARGIN
+        what = f"The margin of non-inferiority, {margin:g},"
+        if not recorded:
+            return margin, f"{what} was not recorded by the runs."
+        if recorded == [margin]:
+            return margin, f"{what} was recorded by the runs before they had results."
+        if given is None:
+            return margin, f"{what} is the smallest of those that the runs recorded ({texts})."
+        return margin, f"{what} was given to evaluate.py; the runs recorded {texts}."
+
+    @property
+    def patients(self) -> np.ndarray:
+        """The patient of each test image [N]."""
+        return self.first.test.patients
+
+    def minus(self, first: dict[int, Run], second: dict[int, Run], shared: Hashable) -> Member:
+        """Return the comparison in test accuracy between the runs of two cells.
+
+        shared  the name of the network that other members of its family are compared with, too
+        """
+        compared = pair(right_of(first), right_of(second), self.patients)
+        doubt = one_class_note([*first.values(), *second.values()])
+        return Member(compared, shared, doubt)
+
+    def minus_teacher(self, runs: dict[int, Run], teacher: str) -> Member:
+        """Return the comparison of a cell's students with their own teachers.
 
         Only runs with the teacher's prediction for every image are used.
         """
         known = {seed: run for seed, run in runs.items() if run.test.teacher_known}
         taught_by = {seed: run.test.teacher_right for seed, run in known.items()}
-        return paired_difference(right_of(known), taught_by, self.first.test.patients, margin)
+        compared = pair(right_of(known), taught_by, self.patients)
+        every = list(known.values())
+        return Member(compared, teacher, one_class_note(every, every))
 
     def recipes(self, mode: str, tag: str) -> list[str]:
         """Return `differing` for a table's students, the same networks alone, and teachers."""

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from kd.reports import figures
-from kd.studies.cells import means, of_runs
+from kd.reports.verdicts import judge
+from kd.studies.cells import of_runs
+from kd.studies.effects import effects
+from kd.studies.flags import flags
 from kd.studies.missing import missing_commands
 from kd.studies.modes import stop_accuracy
 from kd.studies.outputs import write_outputs
 from kd.studies.overview import overviews
-from kd.studies.runs import SPLITS, gather
+from kd.studies.runs import gather
 from kd.studies.study import Study
 from kd.studies.tables_text import markdown
+from kd.studies.teachers import teacher_notes, teacher_row
 
 SCHEMA_VERSION = 1
 PUBLISHED = Path(__file__).resolve().parents[2] / "configs" / "published.toml"
@@ -32,16 +36,15 @@ def published() -> dict:
     return tomllib.loads(PUBLISHED.read_text("utf-8"), parse_float=str)
 
 
-def write_tables(root: Path, margin: float) -> dict:
+def write_tables(root: Path, margin: float | None = None) -> dict:
     """Print the tables of all runs below `root`; write tables.md, tables.json and heat maps.
 
-    There is one heat map per table. `margin` is the difference within which a student is as good as
-    its teacher. Returns the JSON.
+    There is one heat map per table. `margin` replaces the one that the runs recorded. Returns the
+    JSON.
     """
     groups, left_out = gather(root, "--tables")
     result = {
         "schema_version": SCHEMA_VERSION,
-        "margin": margin,
         "protocols": [_protocol(Study(runs), margin) for runs in groups],
         "left_out": left_out,
     }
@@ -50,11 +53,15 @@ def write_tables(root: Path, margin: float) -> dict:
     return result
 
 
-def _protocol(study: Study, margin: float) -> dict:
+def _protocol(study: Study, given: float | None) -> dict:
     """Return all tables of one study as plain values."""
+    margin, note = study.margin(given)
     return {
         "heading": study.heading,
+        "margin": margin,
+        "margin_note": note,
         "seeds": study.seeds,
+        "effects": effects(study),
         "tables": [_table(study, mode, tag, margin) for mode, tag in study.tables()],
         "overviews": overviews(study),
     }
@@ -77,16 +84,13 @@ def _write_heat_maps(root: Path, protocols: list[dict]) -> int:
 
 def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
     """Return one table as plain values."""
-    teachers, students = study.pairs(mode, tag)
+    teachers, _ = study.pairs(mode, tag)
     printed = _printed(study, mode, tag)
-    cells = []
-    for student in students:
-        for teacher in teachers:
-            number = printed["students"].get(teacher, {}).get(student)
-            cells.append(_cell(study, (mode, tag, teacher, student), number, margin))
+    cells = _cells(study, mode, tag, printed["students"])
+    _compare(study, cells, (mode, tag), margin)
     rows = []
     for teacher in teachers:
-        own = _of_teacher(study, mode, tag, teacher)
+        own = teacher_row(study, mode, tag, teacher)
         number = printed["teachers"].get(teacher)
         rows.append({"teacher": teacher, **own, "published": number})
     return {
@@ -95,6 +99,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
         "title": f"{TITLES.get(mode, mode)} {tag}" if tag else TITLES.get(mode, mode),
         "teachers": rows,
         "cells": cells,
+        "notes": teacher_notes(study, mode, tag),
         "recipes": _unexpected_differences(study.recipes(mode, tag), mode),
         "missing": missing_commands(study, mode, tag),
         "reports": [_both_reports(study, report) for report in printed["reports"]],
@@ -113,39 +118,34 @@ def _printed(study: Study, mode: str, tag: str) -> dict:
     return {"teachers": {}, **every[mode], "reports": reports}
 
 
-def _cell(study: Study, key: tuple[str, str, str, str], number, margin: float) -> dict:
-    """Return one cell as plain values.
+def _cells(study: Study, mode: str, tag: str, printed: dict) -> list[dict]:
+    """Return the cells of a table as plain values, each with its published result if there is one.
 
-    `key` is (mode, tag, teacher, student), `number` the published result.
+    printed  student -> teacher -> the published result
     """
-    _, tag, teacher, student = key
-    runs = study.at(*key)
-    return {
-        "student": student,
-        "teacher": teacher,
-        **of_runs(runs),
-        "published": number,
-        "minus_alone": study.gap(runs, study.alone(student, tag)),
-        "minus_teacher": study.gap_to_teacher(runs, margin),
-    }
+    teachers, students = study.pairs(mode, tag)
+    cells = []
+    for student in students:
+        for teacher in teachers:
+            runs = study.at(mode, tag, teacher, student)
+            number = printed.get(teacher, {}).get(student)
+            entry = {"student": student, "teacher": teacher, **of_runs(runs)}
+            cells.append(entry | {"flags": flags(runs), "published": number})
+    return cells
 
 
-def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
-    """Return a teacher's accuracies: from its own runs, otherwise from its students' reports.
-
-    Of the students' reports, one per seed is used.
-    """
-    own = study.teacher_runs(mode, tag, teacher)
-    if own is not None:
-        return of_runs(own)
-    reported = {}
-    for run in study.students_of(mode, tag):
-        if run.teacher == teacher and run.report["teacher"]["members"]:
-            reported[run.seed] = run.report["teacher"]
-    accuracies = {}
-    for split in SPLITS:
-        accuracies[split] = [one.get(f"{split}_accuracy") for one in reported.values()]
-    return means(accuracies, len(reported))
+def _compare(study: Study, cells: list[dict], key: tuple[str, str], margin: float) -> None:
+    """Add to each cell of the table `key` (mode, tag) its differences from baseline and teacher."""
+    alone = []
+    teachers = []
+    for cell in cells:
+        runs = study.at(*key, cell["teacher"], cell["student"])
+        baseline = study.alone(cell["student"], key[1])
+        alone.append(study.minus(runs, baseline, cell["student"]))
+        teachers.append(study.minus_teacher(runs, cell["teacher"]))
+    for cell, from_alone, from_teacher in zip(cells, judge(alone), judge(teachers, margin)):
+        cell["minus_alone"] = from_alone
+        cell["minus_teacher"] = from_teacher
 
 
 def _unexpected_differences(recipes: list[str], mode: str) -> list[str]:

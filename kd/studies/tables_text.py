@@ -1,7 +1,8 @@
 """Formatting of tables.json as Markdown that is also readable in a terminal."""
 
 from kd.reports.text import NOT_KNOWN
-from kd.studies.cells import accuracies_text, gap_texts
+from kd.studies.cells import EXPLANATION, accuracies_text, gap_texts
+from kd.studies.effects import effects_text
 from kd.studies.outputs import left_out_lines
 from kd.studies.overview import overview_text
 from kd.system.errors import printable
@@ -15,18 +16,23 @@ def markdown(result: dict) -> str:
         lines += [f"# {printable(protocol['heading'])}", ""]
         if not protocol["tables"]:
             lines += ["No distilled students yet, only networks trained alone.", ""]
+        lines += effects_text(protocol["effects"])
+        if protocol["tables"]:
+            lines += [f"{EXPLANATION} {protocol['margin_note']}", ""]
         for overview in protocol["overviews"]:
             lines += overview_text(overview)
         for table in protocol["tables"]:
-            lines += _table(table, result["margin"])
+            lines += _table(table)
     lines += left_out_lines(result["left_out"])
     return "\n".join(lines)
 
 
-def _table(table: dict, margin: float) -> list[str]:
+def _table(table: dict) -> list[str]:
     """Format one table with its evidence and the commands for missing runs."""
     lines = [f"## {printable(table['title'])}", "", *_grid(table), ""]
-    lines += [*_evidence(table, margin), ""]
+    lines += [*_evidence(table), ""]
+    for note in table["notes"]:
+        lines += [note, ""]
     for report in table["reports"]:
         lines += _both_reports(report)
     if table["recipes"]:
@@ -68,17 +74,14 @@ def _published_text(cell: dict) -> str:
     return " / ".join(cell["published"]) if cell["published"] else NOT_KNOWN
 
 
-def _evidence(table: dict, margin: float) -> list[str]:
+def _evidence(table: dict) -> list[str]:
     """Return the differences of each student to its baseline and its teacher, with intervals."""
     rows = []
-    patients = 0
     for cell in table["cells"]:
-        gaps = [cell["minus_alone"], cell["minus_teacher"]]
-        for gap in gaps:
-            patients = gap["patients"] if gap else patients
         if cell["n"]:
             names = f"{cell['student']} <- {cell['teacher']}"
-            rows.append([names, *gap_texts(gaps[0]), *gap_texts(gaps[1])])
+            gaps = [*gap_texts(cell["minus_alone"]), *gap_texts(cell["minus_teacher"])]
+            rows.append([names, *gaps])
     header = [
         "student <- teacher",
         "difference from baseline",
@@ -90,13 +93,6 @@ def _evidence(table: dict, margin: float) -> list[str]:
         "Test accuracy, differences with 95 % intervals:",
         "",
         *markdown_table(header, rows),
-        "",
-        (
-            "Baseline: the same network trained alone. The intervals use Student's t and include"
-            f" the variance between {patients} patients (paired cluster bootstrap) and, for n > 1,"
-            " between seeds. With n = 1 they do not cover the variation between seeds. The verdict"
-            f' "as good" means that the lower end of the interval is above -{margin:g}.'
-        ),
     ]
 
 

@@ -1,65 +1,214 @@
-"""Measure how often the interval of `statistics.difference` contains the true difference.
+"""Measure how often the intervals and verdicts of the tables are right, with known truths.
 
 Run by hand:
 
-    python tests/benchmarks/coverage.py [draws]
+    python tests/benchmarks/coverage.py pairs [--draws 2000]     # one comparison at a time
+    python tests/benchmarks/coverage.py tables [--draws 1000]    # tables of 8 pairs; thesis; power
 
-The script simulates the predictions of two equally good methods, so the true difference is 0.
-Patients have 1 to 10 images. Some patients suit one method more than the other, and these are the
-same patients for every seed. Each seed makes a whole network better or worse.
+The predictions are simulated. Patients have 1 to 6 images. An image is classified correctly if a
+normal score is below the quantile of the network's accuracy, so that the accuracy is exact. The
+score is the sum of
+
+    the difficulty of patient and image, which is the same for every network: `shared` of the variance
+    what suits one method and not the other on a patient, in every seed: a fifth of the rest
+    chance in one seed: the remainder
+
+With shared = 1, the errors of the weaker network include those of the stronger one in every seed.
+Each network's accuracy varies between seeds by a normal deviation. "Before" are the rules of earlier
+versions: the interval without added patients, the variances of patients and seeds summed, and a
+verdict on every interval.
 """
 
+import argparse
+import itertools
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from kd.reports.statistics import difference, half_width, patient_variance  # noqa: E402
+from scipy import stats  # noqa: E402
+from scipy.special import ndtri  # noqa: E402
 
-SEEDS = 3
-METHODS = ("patients and seeds", "patients only", "images only")
+from kd.reports import verdicts  # noqa: E402
+from kd.reports.statistics import compare  # noqa: E402
+
+MARGIN = 0.01
+WORDS = ("better", "worse", "as good")
+SPECIFIC = 0.2  # share of what is not shared that is a method's own strength on a patient
 
 
-def simulated(random, patients, seed_sd):
-    """Simulate the answers of two methods.
+class World:
+    """Patients and their images, on which networks can be simulated."""
 
-    Return whether each answer is right, for the first and for the second method (bool [seeds, N]
-    each), and the patient of each image (int [N]).
+    def __init__(self, random, patients, shared):
+        self.random, self.rest = random, 1 - shared
+        self.patient_of = np.repeat(np.arange(patients), random.integers(1, 7, patients))
+        difficulty = np.sqrt(0.4) * random.standard_normal(patients)[self.patient_of]
+        difficulty += np.sqrt(0.6) * random.standard_normal(len(self.patient_of))
+        self.difficulty = np.sqrt(shared) * difficulty
+
+    def network(self, accuracy, seed_sd, seeds):
+        """Return whether each image is classified correctly in each seed: bool [seeds, N]."""
+        random, images = self.random, len(self.patient_of)
+        own = random.standard_normal(self.patient_of[-1] + 1)[self.patient_of]
+        score = self.difficulty + np.sqrt(self.rest * SPECIFIC) * own
+        chance = random.standard_normal((seeds, images))
+        accuracies = accuracy + seed_sd * random.standard_normal((seeds, 1))
+        scores = score + np.sqrt(self.rest * (1 - SPECIFIC)) * chance
+        return scores < ndtri(np.clip(accuracies, 0.001, 0.999))
+
+
+def before(one):
+    """Return the interval of earlier versions, and the verdicts that followed from it."""
+    added = 1 + 2 * one.center**2
+    patients = (one.patients + 1) * (one.patients + 2) * one.patient_variance - added
+    patients = max(0.0, patients) / (one.patients * (one.patients - 1))
+    variances = [(patients, one.patients - 1), (one.seed_variance / one.seeds, one.seeds - 1)]
+    variance = sum(part for part, _ in variances)
+    spread = sum(part**2 / freedom for part, freedom in variances if freedom)
+    half = 0.0
+    if spread > 0:
+        half = stats.t.ppf(0.975, max(1.0, variance**2 / spread)) * variance**0.5
+    low, high = one.mean - half, one.mean + half
+    says = {"better": low > 0, "worse": high < 0, "as good": low > -MARGIN}
+    return low, high, {word for word in WORDS if says[word]}
+
+
+def after(members, pool=True):
+    """Return the intervals and verdicts of a family as `before` does; None instead of silence."""
+    found = []
+    for gap in verdicts.judge(members, MARGIN, pool):
+        silent = gap["says"].startswith("no verdict")
+        words = {word for word in WORDS if word in gap["says"]}
+        found.append((gap["low"], gap["high"], None if silent else words))
+    return found
+
+
+def of_pair(patients, seeds, seed_sd, accuracy, shared, difference, draws):
+    """Simulate a single comparison and return the shares of right and wrong answers in percent."""
+    key = [patients, seeds, *(round(1000 * part) for part in (seed_sd, accuracy, shared, 1 + difference))]
+    random = np.random.default_rng(key)
+    counts = dict.fromkeys(("covers", "covers before", "spoken", *WORDS, *(f"{word} before" for word in WORDS)), 0)
+    for _ in range(draws):
+        world = World(random, patients, shared)
+        first, second = (world.network(accuracy + sign * difference / 2, seed_sd, seeds) for sign in (1, -1))
+        one = compare(first, second, world.patient_of)
+        low, high, words = before(one)
+        counts["covers before"] += low <= difference <= high
+        for word in words:
+            counts[f"{word} before"] += 1
+        [(low, high, words)] = after([verdicts.Member(one, "")])
+        counts["covers"] += low <= difference <= high
+        counts["spoken"] += words is not None
+        for word in words or ():
+            counts[word] += 1
+    return {name: 100 * count / draws for name, count in counts.items()}
+
+
+def of_table(world, students, teachers, accuracy, difference, seed_sd, seeds):
+    """Return the members of the two families of a table, with the networks alone and the teachers.
+
+    `seed_sd` has one value per student.
     """
-    owner = np.repeat(np.arange(patients), random.integers(1, 11, patients))
-    ability = np.clip(random.normal(0.85, 0.12, patients), 0.3, 1)
-    suits = random.normal(0, 0.10, patients)  # the advantage of the first method on each patient
-    sides = []
-    for sign in (1, -1):
-        luck = random.normal(0, seed_sd, (SEEDS, 1))
-        chance = np.clip((ability + sign * suits / 2)[owner] + luck, 0, 1)
-        sides.append(random.random((SEEDS, len(owner))) < chance)
-    return *sides, owner
+    alone, taught = [], []
+    teach = [world.network(accuracy, seed_sd[0], seeds) for _ in range(teachers)]
+    for student in range(students):
+        baseline = world.network(accuracy, seed_sd[student], seeds)
+        for teacher in range(teachers):
+            own = world.network(accuracy + difference, seed_sd[student], seeds)
+            alone.append(verdicts.Member(compare(own, baseline, world.patient_of), student))
+            taught.append(verdicts.Member(compare(own, teach[teacher], world.patient_of), teacher))
+    return alone, taught
 
 
-def holds_zero(first, second, owner, method):
-    """Return whether the 95 % interval of a method contains 0, the true difference."""
-    if method == METHODS[0]:
-        gap = difference(first, second, owner)
-        return gap["low"] <= 0 <= gap["high"]
-    gaps = (first.astype(float) - second).mean(0)
-    groups = owner if method == METHODS[1] else np.arange(len(owner))
-    half = half_width([(patient_variance(gaps, groups, 400), len(np.unique(groups)) - 1)])
-    return abs(gaps.mean()) <= half
+def of_tables(patients, seeds, seed_sd, accuracy, shared, difference, draws):
+    """Simulate tables of 4 students and 2 teachers: wrong words and power, in percent."""
+    sds = (seed_sd,) * 4 if seed_sd != "unequal" else (0.03, 0.003, 0.003, 0.003)
+    random = np.random.default_rng([patients, seeds, round(1000 * sum(sds)), round(1000 * accuracy)])
+    counts = dict.fromkeys(("any", "any before", "share", "share before", "unpooled"), 0.0)
+    right = {"better"} if difference > 0 else set()
+    for _ in range(draws):
+        world = World(random, patients, shared)
+        alone, _ = of_table(world, 4, 2, accuracy, difference, sds, seeds)
+        old = [before(member.comparison)[2] - {"as good"} for member in alone]
+        new = [(words or set()) - {"as good"} for *_, words in after(alone)]
+        single = [(words or set()) - {"as good"} for *_, words in after(alone, pool=False)]
+        for name, found in (("any before", old), ("any", new)):
+            counts[name] += any(words - right for words in found)
+        for name, found in (("share before", old), ("share", new), ("unpooled", single)):
+            counts[name] += np.mean([words == right if difference else bool(words) for words in found])
+    return {name: 100 * count / draws for name, count in counts.items()}
 
 
-def main(draws=1000):
-    print(f"coverage of nominal 95 % intervals, {draws} draws, {SEEDS} seeds, 1 to 10 images per patient")
-    print(f"{'patients':>9} {'seed sd':>8}" + "".join(f"{name:>21}" for name in METHODS))
-    for patients in (60, 300):
-        for seed_sd in (0.0, 0.015, 0.03):
-            random = np.random.default_rng([patients, int(1000 * seed_sd)])
-            sets = [simulated(random, patients, seed_sd) for _ in range(draws)]
-            shares = [np.mean([holds_zero(*one, method) for one in sets]) for method in METHODS]
-            print(f"{patients:>9} {seed_sd:>8.3f}" + "".join(f"{share:>21.3f}" for share in shares), flush=True)
+def of_thesis(patients, seeds, seed_sd, accuracy, shared, draws):
+    """Simulate the thesis's 24 pairs with nothing true: studies with any wrong word, in percent."""
+    random = np.random.default_rng([patients, seeds, round(1000 * seed_sd)])
+    counts = dict.fromkeys(("before", "after"), 0)
+    for _ in range(draws):
+        world = World(random, patients, shared)
+        families = []
+        for students, teachers in ((4, 2), (2, 4), (4, 2)):
+            families += of_table(world, students, teachers, accuracy, 0.0, (seed_sd,) * 4, seeds)
+        old, new = [], []
+        for family in families:
+            old += [before(member.comparison)[2] - {"as good"} for member in family]
+            new += [(words or set()) - {"as good"} for *_, words in after(family)]
+        counts["before"] += any(old)
+        counts["after"] += any(new)
+    return {name: 100 * count / draws for name, count in counts.items()}
+
+
+def show(title, function, settings, names, columns, draws):
+    """Print the results of a function for each of its settings as a Markdown table."""
+    print(f"\n{title} ({draws} draws; Monte Carlo error of a share p: at 2.5 %"
+          f" {100 * (0.025 * 0.975 / draws) ** 0.5:.2f}, at 5 % {100 * (0.05 * 0.95 / draws) ** 0.5:.2f} points)\n")
+    print("| " + " | ".join([*names, *columns]) + " |")
+    print("|" + "---|" * (len(names) + len(columns)), flush=True)
+    with ProcessPoolExecutor() as pool:
+        futures = [pool.submit(function, *one, draws) for one in settings]
+        for one, future in zip(settings, futures):
+            found = future.result()
+            print("| " + " | ".join([*map(str, one), *(f"{found[column]:.1f}" for column in columns)]) + " |", flush=True)
+
+
+NAMES = ("patients", "seeds", "seed sd", "accuracy", "shared", "difference")
+
+
+def pairs(draws):
+    grid = list(itertools.product((20, 60, 300, 1000), (1, 2, 3, 5), (0.0, 0.003, 0.01), (0.9, 0.98), (0.6, 1.0)))
+    # Without chance and seeds, networks of equal accuracy are identical.
+    equal = [(*one, 0.0) for one in grid if one[4] < 1 or one[2] > 0]
+    show("No difference", of_pair, equal, NAMES,
+         ("covers", "covers before", "better", "worse", "better before", "worse before", "spoken"), draws)
+    show("One point worse", of_pair, [(*one, -0.01) for one in grid], NAMES,
+         ("covers", "covers before", "as good", "as good before", "spoken"), draws)
+
+
+def tables(draws):
+    settings = [(patients, seeds, sd, accuracy, 0.6, 0.0) for patients, seeds, sd, accuracy in itertools.product(
+        (60, 300, 1000), (3, 5), (0.0, 0.003, 0.01, "unequal"), (0.9, 0.98))]
+    show("Tables of 4 students and 2 teachers without any difference: tables with a wrong better or worse", of_tables,
+         settings, NAMES, ("any", "any before"), draws)
+    effects = [(300, seeds, sd, accuracy, 0.6, size) for seeds, sd, accuracy, size in itertools.product(
+        (3, 5), (0.0, 0.003, 0.01), (0.9,), (0.03, 0.05))]
+    show("The same tables with a true difference: share of pairs called better", of_tables, effects, NAMES,
+         ("share", "share before", "unpooled"), draws)
+    show("The 24 pairs of the thesis without any difference: studies with a wrong better or worse", of_thesis,
+         [(750, 3, sd, 0.9, 0.6) for sd in (0.0, 0.003, 0.01)], NAMES[:5], ("after", "before"), draws)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("pairs", "tables"))
+    parser.add_argument("--draws", type=int, default=1000)
+    options = parser.parse_args()
+    {"pairs": pairs, "tables": tables}[options.what](options.draws)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

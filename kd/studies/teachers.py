@@ -1,0 +1,92 @@
+"""The teachers of a table: the networks that taught its students, and what to know about them."""
+
+from kd.studies.cells import means
+from kd.studies.flags import flags
+from kd.studies.runs import SPLITS, Run
+from kd.studies.study import Study
+from kd.system.errors import printable
+
+
+def teacher_row(study: Study, mode: str, tag: str, teacher: str) -> dict:
+    """Return the mean accuracies of a teacher, over the networks that taught under its name.
+
+    They are in the students' reports. The train accuracy is known if the teacher's own run is part
+    of the study. A teacher without students has the accuracies of the runs that could teach.
+    """
+    students = _students(study, mode, tag, teacher)
+    reports = {run.report["teacher"]["hash"]: run.report["teacher"] for run in students}
+    if not reports:
+        own = study.teacher_runs(mode, tag, teacher) or {}
+        rows = [{split: run.accuracy(split) for split in SPLITS} for run in own.values()]
+        return {**_means(rows), "flags": flags(own)}
+    rows = [_accuracies(study, report) for report in reports.values()]
+    return {**_means(rows), "flags": flags({run.seed: run for run in students}, teachers=True)}
+
+
+def _students(study: Study, mode: str, tag: str, teacher: str) -> list[Run]:
+    """Return the runs of a teacher's students; none if the teacher is not a network."""
+    runs = [run for run in study.students_of(mode, tag) if run.teacher == teacher]
+    return [run for run in runs if run.report["teacher"]["members"]]
+
+
+def _accuracies(study: Study, report: dict) -> dict:
+    """Return the accuracies of a teacher by split, None where unknown."""
+    found = {split: report.get(f"{split}_accuracy") for split in SPLITS}
+    weights = [member["hash"] for member in report["members"]]
+    for run in study.runs.values():
+        if weights == [run.report["student"]["weights_hash"]]:
+            found["train"] = run.accuracy("train")
+    return found
+
+
+def _means(rows: list[dict]) -> dict:
+    return means({split: [row[split] for row in rows] for split in SPLITS}, len(rows))
+
+
+def teacher_notes(study: Study, mode: str, tag: str) -> list[str]:
+    """Return sentences on the teachers of a table that change how it has to be read."""
+    notes = []
+    taught = []
+    for teacher in study.pairs(mode, tag)[0]:
+        runs = _students(study, mode, tag, teacher)
+        taught += runs
+        notes += _sharing_notes(teacher, runs)
+    other_labels = other_labels_note(taught)
+    return notes + ([other_labels] if other_labels else [])
+
+
+def _sharing_notes(teacher: str, runs: list[Run]) -> list[str]:
+    """Return notes if all seeds share one teacher, or if one seed has several of the same name."""
+    hashes_of = {}
+    for run in runs:
+        hashes_of.setdefault(run.seed, set()).add(run.report["teacher"]["hash"])
+    several = sorted(seed for seed, hashes in hashes_of.items() if len(hashes) > 1)
+    name = printable(teacher)
+    notes = []
+    if several:
+        seeds = ", ".join(map(str, several))
+        notes.append(
+            f"Warning: the students of {name} with seed {seeds} were taught by different networks"
+            " of this name."
+        )
+    if len(hashes_of) > 1 and len(set.union(*hashes_of.values())) == 1:
+        notes.append(
+            f"All {len(hashes_of)} seeds share one teacher {name}: the intervals are conditional on"
+            " this network, and do not include the variance between teachers."
+        )
+    return notes
+
+
+def other_labels_note(runs: list[Run]) -> str:
+    """Return a warning if teachers were trained on other labels than their students, or ""."""
+    taught = [run.report for run in runs if run.report["teacher"] is not None]
+    foreign = 0
+    for report in taught:
+        known = {member["split"] for member in report["teacher"]["members"]} - {None}
+        foreign += bool(known - {report["data"]["split_hash"]})
+    if not foreign:
+        return ""
+    return (
+        f"Warning: {foreign} of {len(taught)} students had a teacher that was trained on other"
+        " labels than theirs."
+    )
