@@ -54,6 +54,7 @@ def _protocol(study: Study, margin: float) -> dict:
     """Return all tables of one study as plain values."""
     return {
         "heading": study.heading,
+        "notes": study.notes,
         "seeds": study.seeds,
         "tables": [_table(study, mode, tag, margin) for mode, tag in study.tables()],
         "overviews": overviews(study),
@@ -92,6 +93,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
     return {
         "mode": mode,
         "tag": tag,
+        "split": study.first.protocol.split,
         "title": f"{TITLES.get(mode, mode)} {tag}" if tag else TITLES.get(mode, mode),
         "teachers": rows,
         "cells": cells,
