@@ -318,15 +318,17 @@ class Origin:
 class Mode:
     """A row of the table of modes.
 
-    teacher     where the teacher comes from
-    source      arXiv number of the paper
-    phases      phases of the student's training, in order; teacher and student always see the same
-                view of an image. With several phases, the first takes --match-share of the steps
-                and the others share the rest equally
-    knowledge   default of --knowledge: one kind, or several joined by +
-    fixed_t     the temperature, if the mode is defined for a single one; None: use --temperature
-    teachers    teachers that the thesis uses in this mode, each with every one of `students`
-    students    students that the thesis uses in this mode
+    teacher      where the teacher comes from
+    source       arXiv number of the paper
+    phases       phases of the student's training, in order; teacher and student always see the same
+                 view of an image. With several phases, the first takes --match-share of the steps
+                 and the others share the rest equally
+    knowledge    default of --knowledge: one kind, or several joined by +
+    fixed_t      the temperature, if the mode is defined for a single one; None: use --temperature
+    fixed_alpha  the weight of the teacher, if the mode is defined for a single one; None: use
+                 --alpha
+    teachers     teachers that the thesis uses in this mode, each with every one of `students`
+    students     students that the thesis uses in this mode
     """
 
     teacher: Origin
@@ -334,6 +336,7 @@ class Mode:
     phases: tuple[ModePhase, ...] = (DISTIL,)
     knowledge: str = "kd"
     fixed_t: float | None = None
+    fixed_alpha: float | None = None
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
 
@@ -360,6 +363,7 @@ MODES = {
     "self": Mode(ITSELF, "1805.04770"),
     "virtual": Mode(VIRTUAL, "1909.11723"),
     "smoothing": Mode(UNIFORM, "1512.00567", fixed_t=1.0),
+    "smoothing-0.1": Mode(UNIFORM, "1512.00567", fixed_t=1.0, fixed_alpha=0.1),
     "random": Mode(UNTRAINED, "1909.11723"),
     "unlabeled": Mode(TRAINED, "2009.00982", (MATCH, FINETUNE), "logit-mse"),
     "unlabeled-only": Mode(TRAINED, "2009.00982", (MATCH,), "logit-mse"),

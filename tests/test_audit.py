@@ -313,7 +313,7 @@ def test_a_long_table_of_classes_is_cut():
     by_class = {f"c{k}": {"images": 2, "sizes": {"longest_side_min": k, "longest_side_max": k, "longest_side_median": k,
                                                  "distinct_sizes": 1}, "formats": {"PNG": 2}} for k in range(10, 40)}
     shortcuts = {"skipped": "a reason"}
-    result = {"name": "x", "images": 60, "patients": 60, "patients_with_several_classes": 0, "hidden_files": 1, "notes": [],
+    result = {"name": "x", "images": 60, "patients": 60, "without_patient": 0, "patients_with_several_classes": 0, "hidden_files": 1, "notes": [],
               "counts": {"c": {"all": 60}}, "formats": {"PNG": 60}, "modes": {"L": 60}, "bits": {"8": 60}, "bits_used": {},
               "sizes": None, "by_class": by_class, "copies": 0, "near_duplicates": {"pairs": 3, "complete": False},
               "shortcuts": shortcuts, "official": None}
@@ -394,3 +394,10 @@ def test_near_duplicates_across_splits_classes_and_patients(tmp_path):
         "1 pair of near-duplicates is in different splits", "1 pair of near-duplicates is of different classes",
         "2 pairs of near-duplicates are of different patients, or of unknown ones"]
     assert result["problems"] == []
+
+
+def test_images_without_a_patient_are_not_counted_as_patients(tmp_path, script):
+    root = films(tmp_path / "set")
+    code, out, result = check(script, root)
+    assert code == 0 and result["patients"] == 0 and result["without_patient"] == result["images"] > 0
+    assert f"{result['images']} images, 0 patients (0 with images of several classes), {result['images']} images of unknown" in out

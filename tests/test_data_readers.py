@@ -116,6 +116,18 @@ def test_images_csv_gives_patients_studies_and_splits(picture_tree):
     assert [(s.patient, s.study, s.split) for s in index.samples] == [("p1", "s1", "train"), ("p2", "s2", "test")]
 
 
+def test_a_patient_stands_in_for_no_study_and_equal_names_are_studies_of_each_patient(picture_tree):
+    root = picture_tree("set", {"x": 8})
+    lines = ["path,label,patient,study", "x/image0.png,a,p1,1", "x/image1.png,b,p1,1", "x/image2.png,b,p2,1", "x/image3.png,a,p2,",
+             "x/image4.png,a,,S4", "x/image5.png,a,,", "x/image6.png,a,p3,p3", "x/image7.png,b,,S4"]
+    (root / "images.csv").write_text("\n".join(lines) + "\n")
+    index = folder.read(str(root))
+    assert [sample.known_study for sample in index.samples] == [
+        ("p1", "1"), ("p1", "1"), ("p2", "1"), None, (None, "S4"), None, None, (None, "S4")]
+    assert [sample.study for sample in index.samples] == ["1", "1", "1", "p2", "S4", "x/image5.png", "p3", "S4"]  # as in old hashes
+    assert index.unit(4) == index.unit(7) == "study S4" and index.unit(5) == "x/image5.png"
+
+
 def test_unlabelled_images_and_known_classes(picture_tree):
     root = picture_tree("set", {".": 2})
     with pytest.raises(Problem, match="have no label"):

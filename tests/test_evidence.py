@@ -34,7 +34,24 @@ def test_a_study_is_judged_by_the_mean_probability_of_its_views():
     # Study s1 has the mean probabilities (0.55, 0.45) and is right, although one view is wrong.
     # Study s2 has one view, which is wrong.
     logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    assert metrics.by_study(logits, np.array([0, 0, 1]), ["s1", "s1", "s2"]) == {"studies": 2, "accuracy": 0.5}
+    assert metrics.by_study(logits, np.array([0, 0, 1]), ["s1", "s1", "s2"]) == {
+        "studies": 2, "accuracy": 0.5, "several_labels": 0, "unknown": 0, "reason": None}
+
+
+def test_a_study_with_several_labels_counts_never_and_an_image_without_a_study_is_none():
+    # s1 has a hand and a wrist, s2 is right, s3 is wrong, and the study of the last image is unknown.
+    logits = logits_of([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4], [0.9, 0.1]])
+    found = metrics.by_study(logits, np.array([0, 1, 0, 1, 0]), ["s1", "s1", "s2", "s3", None])
+    assert found == {"studies": 2, "accuracy": 0.5, "several_labels": 1, "unknown": 1, "reason": None}
+    assert text.study_text(found) == "0.5000 (n = 2, without 1 study with several labels and 1 image of an unknown study)"
+
+
+@pytest.mark.parametrize("studies, reason", [
+    ([None, None], "no image has a known study"), (["s1", "s1"], "every study has several labels")])
+def test_the_accuracy_over_studies_is_null_with_a_reason_where_no_study_counts(studies, reason):
+    found = metrics.by_study(logits_of([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), studies)
+    assert found["accuracy"] is None and found["studies"] == 0 and found["reason"] == reason
+    assert text.study_text(found) == f"undefined ({reason})"
 
 
 def test_temperature_scaling_undoes_a_scale_and_never_hurts_where_it_was_fitted():
@@ -48,10 +65,22 @@ def test_temperature_scaling_undoes_a_scale_and_never_hurts_where_it_was_fitted(
     assert scores["after"]["nll"] <= min(grid) + 1e-9
 
 
-def test_temperature_stays_within_bounds_where_everything_is_right():
-    logits = np.array([[9.0, 0.0], [0.0, 9.0]])
-    assert 0.01 <= calibration.fit_temperature(logits, np.array([0, 1])) < 0.011
-    assert 99 < calibration.fit_temperature(logits, np.array([1, 0])) <= 100
+@pytest.mark.parametrize("logits, labels", [
+    ([[9.0, 0.0], [0.0, 9.0]], [0, 1]),  # all right: the smaller T, the more likely
+    ([[9.0, 0.0], [0.0, 9.0]], [1, 0]),  # all wrong: the larger T, the more likely
+    (np.full((5, 3), 0.7), [0, 1, 2, 0, 1])])  # T changes nothing
+def test_there_is_no_temperature_where_the_likelihood_has_no_maximum(logits, labels):
+    assert calibration.fit_temperature(np.array(logits), np.array(labels)) is None
+
+
+def test_scores_after_scaling_are_null_with_a_reason_without_a_temperature():
+    logits, labels = np.array([[3.0, 0.0], [0.0, 3.0], [3.0, 0.0]]), np.array([0, 1, 1])
+    found = calibration.calibration(logits, labels, None)
+    assert found["temperature"] is None and found["after"] is None and "all validation images" in found["reason"]
+    assert found["before"]["nll"] == metrics.nll(logits, labels)
+    assert text.calibration_text(found).startswith("without temperature scaling: ece ") and found["reason"] in text.calibration_text(found)
+    fitted = calibration.calibration(logits, labels, 2.0)
+    assert fitted["reason"] is None and text.calibration_text(fitted).endswith(" (T = 2.000)")
 
 
 @pytest.mark.parametrize("shift, scale", [(0, 1), (5.0, 0.001), (-3.0, 100)])
@@ -60,13 +89,10 @@ def test_the_temperature_is_where_the_likelihood_is_flat(shift, scale):
     true = random.normal(size=(500, 4))
     labels = np.array([random.choice(4, p=row) for row in calibration.probabilities(true)])
     t = calibration.fit_temperature(scale * true + shift, labels)
-    likelihoods = [metrics.nll((scale * true + shift) / (t * factor), labels) for factor in (0.99, 1, 1.01)]
-    inside = 0.01 < t < 100
-    assert inside == (scale != 0.001) and (not inside or likelihoods[1] == min(likelihoods))
-
-
-def test_uninformative_logits_have_a_temperature_within_bounds():
-    assert 0.01 <= calibration.fit_temperature(np.full((5, 3), 0.7), np.array([0, 1, 2, 0, 1])) <= 100
+    assert (t is None) == (scale == 0.001)  # it would be 0.001, below the range
+    if t is not None:
+        likelihoods = [metrics.nll((scale * true + shift) / (t * factor), labels) for factor in (0.99, 1, 1.01)]
+        assert likelihoods[1] == min(likelihoods)
 
 
 def test_agreement_by_hand():

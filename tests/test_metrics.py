@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
-from kd.reports import metrics
+from kd.reports import evidence, metrics
 from kd.reports.calibration import probabilities
 from kd.reports.text import report_text
 
@@ -35,9 +35,23 @@ def test_a_class_that_is_never_predicted_is_null_and_counts_as_zero_in_the_avera
     assert text.splitlines()[3].split() == ["c", "-", "0.0000", "0.0000", "2"]
 
 
-def test_a_class_without_images_has_no_recall():
+def test_a_class_without_images_has_no_recall_and_does_not_count_in_the_averages():
     report = metrics.classification_report(LOGITS[:3], LABELS[:3], ("a", "b", "c"))
-    assert report["c"]["recall"] is None and report["macro avg"]["recall"] == pytest.approx(2 / 3)
+    assert report["c"]["recall"] is None and report["macro avg"]["recall"] == 1.0 and report["macro avg"]["support"] == 3.0
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_report_has_one_macro_f1_and_a_collapsed_network_gains_nothing(absent):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4 - absent, 60)  # the last class may be absent
+    logits = random.normal(size=(60, 4))
+    table = metrics.classification_report(logits, labels, tuple("abcd"))["macro avg"]
+    own = evidence.summarise(logits, labels, [None] * 60, None, False)
+    assert own["macro_f1"] == table["f1-score"] and own["balanced_accuracy"] == table["recall"]
+    present = sorted(set(labels.tolist()))
+    assert own["macro_f1"] == pytest.approx(np.mean(f1_score(labels, logits.argmax(1), average=None, labels=present)))
+    collapsed = metrics.macro_averages(of([0] * 60, 4), labels)
+    assert collapsed["recall"] == pytest.approx(1 / len(present)) and collapsed["f1-score"] < collapsed["recall"]
 
 
 def of(predicted, classes=3):

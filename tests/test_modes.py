@@ -51,7 +51,7 @@ def test_the_list_of_modes_equals_the_tables_of_the_readme(script):
     assert all(f"| `{name}` |" in out for name in (*MODES, *KNOWLEDGE)) and not Path("runs").exists()
 
 
-@pytest.mark.parametrize("mode", ["self", "virtual", "smoothing", "random"])
+@pytest.mark.parametrize("mode", ["self", "virtual", "smoothing", "smoothing-0.1", "random"])
 def test_every_other_mode_runs_to_a_report(script, mode):
     code, out = script("distill", [*SHORT, "--mode", mode])
     assert code == 0
@@ -59,6 +59,8 @@ def test_every_other_mode_runs_to_a_report(script, mode):
     names = [member["name"] for member in report["teacher"]["members"]]
     assert names == {"self": ["kdtiny"], "random": ["kdwide"]}.get(mode, [])
     assert (report["agreement"] is None) == (not names) and (report["teacher"]["test_accuracy"] is None) == (not names)
+    row, alpha = report["history"]["epochs"][-1], 0.1 if mode == "smoothing-0.1" else 0.5
+    assert row["train_loss"] == pytest.approx((1 - alpha) * row["train_ce"] + alpha * row["train_kd"], rel=1e-5)
     assert script("distill", [*SHORT, "--mode", mode])[1].startswith("already finished")
 
 
@@ -127,6 +129,25 @@ def test_smoothing_is_label_smoothing():
         z = logits.clone().requires_grad_()
         gradients.append(torch.autograd.grad(loss(z), z)[0])
     assert torch.allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode, words, alpha", [("smoothing", [], 0.5), ("smoothing", ["--alpha", "0.3"], 0.3),
+                                                ("smoothing-0.1", [], 0.1), ("smoothing-0.1", ["--alpha", "0.3"], 0.1)])
+def test_smoothing_of_both_strengths_is_a_mode_of_its_own(mode, words, alpha):
+    [settings] = parsing.parse(DistillSettings, ["--mode", mode, *words])
+    plan = resolve(settings)
+    assert plan.alpha == alpha and plan.temperatures == (1.0,) and f"/{mode}/" in plan.folder.as_posix()
+
+
+def test_the_figures_of_a_virtual_teacher_beside_its_published_code_are_as_documented():
+    labels, here = torch.tensor([0]), LabelDistribution(7, 0.99)
+    taught = here(Batch(torch.zeros(1, 3, 4, 4), labels, torch.arange(1), 0))
+    softened = (taught.at(4.0) / 4.0).softmax(1)[0]  # as in losses.kd
+    published = (torch.tensor([0.99, *[0.01 / 6] * 6]) / 4).softmax(0)  # softmax of probabilities
+    documented = (ROOT / "kd/README.md").read_text()
+    for own in (softened, published):
+        assert f" {own[0]:.3f}" in documented, own[0]
+    assert f"{softened[0] / softened[1]:.1f} times" in documented and f"{published[0] / published[1]:.2f} times" in documented
 
 
 def test_a_virtual_teacher_has_the_distribution_of_the_paper():

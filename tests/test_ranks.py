@@ -185,7 +185,7 @@ def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
     assert "2 ranks (cpu x 2), 24 images per step in total" in members[0].out and not members[1].out
     [run] = Path("runs").glob(f"*/{mode}/*/seed0")
     report = reports.read(run)
-    assert len(read_predictions(run).labels) == report["data"]["parts"]["test"]
+    assert len(read_predictions(run).labels) == report["data"]["parts"]["test"] and report["clock"]["ranks"] == 2
     assert report["history"]["steps"] == 2 * 6 and len({file.name.split(".")[5] for file in run.glob("events*")}) == 1
     assert script("evaluate", [run])[1].count("(reproduced)") == 1
 

@@ -107,6 +107,7 @@ def test_eyepacs_has_both_eyes_of_a_patient(tree):
     assert index.name == "eyepacs" and index.classes == ("0", "1", "2", "3", "4") and grades(index) == list("012340")
     assert [sample.patient for sample in index.samples] == ["10", "10", "13", "13", "15", "15"]
     assert all(sample.study == sample.patient and sample.split is None for sample in index.samples)
+    assert all(map(index.has_patient, range(6))) and not any(sample.known_study for sample in index.samples)
     assert index.channels == 3 and index.graded and index.crop == "fundus" and not index.notes and not index.skipped
     assert index.space == "eyepacs"
 
@@ -142,6 +143,7 @@ def test_messidor_is_read_from_all_its_legacy_excel_files(tree):
     assert index.classes == ("0", "1", "2", "3") and grades(index) == list("01230") + list("3310")
     assert [sample.patient for sample in index.samples] == [name[:-4] for name in BASE11 + BASE33]
     assert len(index.notes) == 1 and "None of the 9 images has a known patient" in index.notes[0]
+    assert not any(index.has_patient(row) for row in range(9)) and not any(sample.known_study for sample in index.samples)
     assert index.samples[5].path == f"Base33/{BASE33[0]}"
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import DATA, PAIR, RUN, TEACHER, TINY
+from conftest import DATA, PAIR, RUN, TEACHER, TINY, write_table
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kd.reports import figures
 from kd.reports import report as reports
 from kd.runs import run
 from kd.system.errors import Problem
@@ -168,6 +169,41 @@ def test_evaluate_agrees_digit_for_digit_and_takes_other_images(script, picture_
     assert code == 0 and len(rows) == 4 and {row["label"] for row in rows} == {""} and "predicted:" in out
     assert json.loads(next(folder.glob("evaluation-y-*/evaluation.json")).read_text())["reason"] == "no image has a label"
     assert (folder / "predictions.csv").read_bytes() == predictions
+
+
+def easy_images(root):
+    """Write images of two classes that any network tells apart: four films of each of 24 patients, without studies."""
+    rows = []
+    for number in range(48):
+        label, grey = ("dark", 20) if number % 2 else ("light", 230)
+        rows.append((f"{label}{number}.png", label, f"p{number // 2}"))
+        Image.new("L", (32, 32), grey + number % 7).save(root / rows[-1][0])
+    write_table(root, rows)
+
+
+@pytest.mark.draws
+def test_where_all_validation_images_are_right_no_temperature_is_fitted_and_every_reader_copes(script, tmp_path, monkeypatch):
+    (tmp_path / "easy").mkdir()
+    easy_images(tmp_path / "easy")
+    drawn = []
+    draw = figures.reliability
+    monkeypatch.setattr(figures, "reliability", lambda panels, title: drawn.extend(panels) or draw(panels, title))
+    words = ["--dataset", "folder", "--data-dir", tmp_path / "easy", "--epochs", "4", "--no-augment"]
+    code, _ = script("distill", [*PAIR, *words, "--mode", "normal"])
+    folder = Path("runs/easy-patient-32/normal/kdwide-kdtiny/seed0")
+    report = reports.read(folder)
+    assert code == 0 and report["results"]["best"]["valid_accuracy"] == 1.0
+    found = report["evidence"]["calibration"]
+    assert found["temperature"] is None and found["after"] is None and found["before"]["nll"] > 0 and found["reason"]
+    assert len(drawn) == 2 and all(caption.startswith("not scaled (no temperature fits): ECE 0.") for caption in drawn)
+    assert report["evidence"]["study"] == {"studies": 0, "accuracy": None, "several_labels": 0, "reason": "no image has a known study",
+                                           "unknown": report["data"]["parts"]["test"]}
+    code, out = script("evaluate", [folder])
+    assert code == 0 and "without temperature scaling: ece " in out and "(reproduced)" in out
+    assert "study accuracy undefined (no image has a known study), macro F1" in out
+    assert json.loads((folder / "evaluation.json").read_text())["evidence"]["calibration"] == found
+    for words in (["--card", folder, "--device", "cpu"], ["--tables", "runs"], ["--curves", folder]):
+        assert script("evaluate", words)[0] == 0
 
 
 def test_a_teacher_checkpoint_of_this_project_and_of_timm(script):

@@ -7,6 +7,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from conftest import write_table
 
 from kd.config.settings import Data
 from kd.data.dataset import open_dataset, read_index
@@ -190,6 +191,21 @@ def test_patients_that_are_probably_none_are_named_where_a_split_is_empty():
     assert refused((["p1"], ["p1"])).count("have the same patient, 'p1'") == 1
     text = refused((["p1", "p2"], []))  # the fault is not one of patients
     assert "of b. Add images or patients" in text
+
+
+def test_images_without_a_patient_are_not_counted_as_patients(picture_tree):
+    root = picture_tree("clinic", {"a": 20, "b": 20})
+    found = {}
+    for how, sizes in (("patient", {}), ("thesis", {"train_per_class": 30, "valid_per_class": 5})):
+        data = Data(dataset="folder", data_dir=str(root), image_size=32, split=how, **sizes)
+        found[how] = open_dataset(data, read_index(data)).describe()
+        assert set(found[how]["patients"].values()) == {0} and found[how]["without_patient"] == found[how]["distinct_images"]
+    # Repeated images are in several splits: as files, and of no patient.
+    assert found["thesis"]["overlaps"]["files"] > 0 and found["thesis"]["overlaps"]["patients"] == 0
+    write_table(root, [(f"a/image{k}.png", "ab"[k % 2], f"p{k // 4}" if k < 16 else "") for k in range(20)])
+    data = Data(dataset="folder", data_dir=str(root), image_size=32)
+    own = open_dataset(data, read_index(data)).describe()
+    assert sum(own["patients"].values()) == 4 and sum(own["without_patient"].values()) == 4
 
 
 def test_overlaps_count_patients_and_identical_files():

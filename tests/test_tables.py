@@ -15,6 +15,8 @@ from kd.reports import figures
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.studies import tables
+from kd.studies.runs import gather
+from kd.studies.study import Study
 
 THESIS = ROOT.parent / "shared" / "thesis.md"
 SE, PLAIN = ("seresnet50", "seresnet101"), ("vgg11", "resnet18", "resnet34", "resnet50")
@@ -168,7 +170,7 @@ def test_unusable_runs_are_listed_and_the_others_are_printed(make, script):
     code, out = script("evaluate", ["--tables", "runs"])
     left = out[out.index("# Excluded"):]
     assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, patient split") == 2
-    assert "is in the same table cell as" in left and "schema_version is 1, but 4 is required" in left
+    assert "is in the same table cell as" in left and "schema_version is 1, but 5 is required" in left
     assert left.count("' is damaged: it does not contain a JSON object") == 2 and "predictions.csv' cannot be read" in left
     assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
                                            "lacks its averages")), left
@@ -192,6 +194,92 @@ def test_settings_that_differ_inside_a_table_are_named(make):
     make("alone", "", "resnet18", 0, lambda report: report["settings"].update(lr=0.5))
     make("normal", "resnet50", "resnet18", 0)
     assert tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["recipes"] == ["lr: 0.001, 0.5"]
+
+
+def test_precision_device_and_ranks_that_differ_inside_a_table_are_named(make):
+    def clock(**values):
+        return lambda report: report["clock"].update(values)
+
+    make("alone", "", "resnet18", 0, clock(precision="float32", device="cpu (x)", ranks=None))  # of an earlier version
+    make("normal", "resnet34", "resnet18", 0, clock(precision="bf16", device="cpu (y)", ranks=1))
+    [table] = tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"]
+    assert table["recipes"] == ["precision: bf16 (resnet18), float32 (resnet18)"]  # the same kind of device
+    make("normal", "resnet34", "resnet18", 1, clock(precision="bf16, depthwise convolutions in float32",
+                                                    device="cuda (H100 (80 GB))", ranks=2))
+    [table] = tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"]
+    assert table["recipes"] == [
+        "precision: bf16 (resnet18), bf16 with depthwise convolutions in float32 (resnet18), float32 (resnet18)",
+        "kind of device: cpu, cuda", "ranks: 1, 2"]
+    assert "ranks: 1, 2." in Path("runs/tables.md").read_text()
+
+
+def on_data(**values):
+    """Return a change of a report's entry on the data."""
+    return lambda report: report["data"].update(values)
+
+
+def test_the_heading_counts_images_once_and_names_their_repeats(make):
+    make("normal", "resnet34", "resnet18", 0)
+    [found] = tables.write_tables(Path("runs"), 0.01)["protocols"]
+    parts = reports.read(Path("runs/set/normal/resnet34-resnet18/seed0"))["data"]["parts"]
+    counts = " / ".join(str(parts[name]) for name in ("train", "valid", "test"))
+    assert found["heading"].endswith(f", {counts} training / validation / test images") and found["notes"] == []
+    shutil.rmtree("runs")
+    repeated = {"distinct_images": {**parts, "train": 4}}
+    make("normal", "resnet34", "resnet18", 0, on_data(**repeated))
+    [found] = tables.write_tables(Path("runs"), 0.01)["protocols"]
+    own = " / ".join(["4", *counts.split(" / ")[1:]])
+    assert found["heading"].endswith(f", {own} training / validation / test images ({counts} with repeats)")
+
+
+@pytest.mark.parametrize("patients, without, units", [
+    (7, 0, "7 patients"), (1, 0, "1 patient"), (0, 84, "84 images, whose patients are not known"),
+    (7, 1, "7 patients and 1 image, whose patient is not known")])
+def test_images_without_a_patient_are_not_called_patients(make, patients, without, units):
+    change = on_data(patients={"test": patients}, without_patient={"test": without})
+    make("normal", "resnet34", "resnet18", 0, change)
+    [runs], _ = gather(Path("runs"), "--tables")
+    assert Study(runs).units == units
+    [found] = tables.write_tables(Path("runs"), 0.01)["protocols"]
+    assert found["notes"] == ([f"The test split has {units}. An image without a known patient counts as a patient of its own:"
+                               " one patient can be in several splits, and the intervals may be too narrow."] if without else [])
+
+
+def test_patients_that_an_old_report_does_not_tell_are_counted_in_its_predictions(make):
+    unknown = {"test": None}
+    folder = make("normal", "resnet34", "resnet18", 0, on_data(patients=unknown, without_patient=unknown))
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    for row in [row for row in rows if row["part"] == "test"][:3]:
+        row["patient"] = row["path"]
+    with (folder / "predictions.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    [runs], _ = gather(Path("runs"), "--tables")
+    known = {row["patient"] for row in rows if row["part"] == "test" and row["patient"] != row["path"]}
+    assert Study(runs).units == f"{len(known)} patients and 3 images, whose patients are not known"
+
+
+def test_a_split_that_leaks_is_called_so_with_its_counts(make, script):
+    make("normal", "resnet34", "resnet18", 0, on_data(split="given", leaks=True, overlaps={"patients": 412, "files": 1}))
+    out = script("evaluate", ["--tables", "runs"])[1]
+    assert "# synthetic, given split THAT LEAKS (seed 0," in out
+    assert "**WARNING: THIS SPLIT LEAKS. In more than one split: 412 patients, 1 identical file. The accuracies are too" in out
+    shutil.rmtree("runs")
+    make("normal", "resnet34", "resnet18", 0, on_data(split="thesis", leaks=True))  # of unknown patients, for example
+    assert "thesis split THAT MAY LEAK" in script("evaluate", ["--tables", "runs"])[1]
+    shutil.rmtree("runs")
+    make("normal", "resnet34", "resnet18", 0)
+    assert "LEAKS" not in script("evaluate", ["--tables", "runs"])[1]
+
+
+@pytest.mark.parametrize("split, said", [("patient", True), ("given", True), ("thesis", False)])
+def test_published_figures_below_those_of_another_split_are_said_to_be_from_a_split_by_image(make, split, said):
+    make("normal", "seresnet50", "resnet18", 0, on_data(name="mura", split=split))
+    tables.write_tables(Path("runs"), 0.01)
+    text = Path("runs/tables.md").read_text()
+    assert (f"published figures are from a split by image, in which a patient can be in training and in test. The measured ones are"
+            f" from --split {split}" in text) == said and "published" in text
 
 
 def test_differences_are_those_of_the_runs_they_name(make):

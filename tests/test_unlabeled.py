@@ -153,6 +153,7 @@ def test_a_mode_without_unlabelled_images_says_that_it_uses_none(script, clinic)
     (["--mode", "virtual", "--teacher", "x", "--correct-probability", "0.9", "--generations", "2"],
      ["--generations", "--teacher"]),
     (["--mode", "smoothing", "--temperature", "2", "--dkd-beta", "3"], ["--dkd-beta", "--temperature"]),
+    (["--mode", "smoothing-0.1", "--temperature", "2", "--alpha", "0.3"], ["--alpha", "--temperature"]),
     (["--mode", "random", "--teacher-checkpoint", "x.pt", "--knowledge", "hint", "--layers", "conv"], ["--teacher-checkpoint"]),
     (["--mode", "self", "--generations", "2", "--teacher-weights", "2", "--knowledge", "dkd", "--dkd-beta", "2"],
      ["--teacher-weights"])])

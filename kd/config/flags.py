@@ -10,6 +10,7 @@ from kd.config.values import nearest, type_of
 from kd.system.errors import Problem
 
 NUMBERS = {int: "N", float: "X"}  # names of values in --help
+_LONGEST = 80  # columns of choices that stand beside their flag
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -93,10 +94,21 @@ def _add_flag(group, entry, section) -> None:
     else:
         limits = entry.metadata["limits"]
         if limits["choices"] and not limits["joined"]:
-            argument["metavar"] = "|".join(map(str, limits["choices"]))
+            argument |= _choices(entry.name, limits["choices"], argument["help"])
         if entry.metadata["several"]:
             argument["nargs"] = "+"
         group.add_argument(flag, **argument)
+
+
+def _choices(name: str, choices, words: str) -> dict:
+    """Return the metavar and the help of a setting with choices.
+
+    The choices are the metavar if they fit on a line, and a part of the help otherwise.
+    """
+    listed = "|".join(map(str, choices))
+    if len(listed) <= _LONGEST:
+        return {"metavar": listed, "help": words}
+    return {"metavar": name.upper(), "help": f"{', '.join(map(str, choices))}: {words}"}
 
 
 def _help(entry) -> str:

@@ -112,7 +112,8 @@ def _transfer(mode: Mode, phase: ModePhase) -> str:
     knowledge = " + ".join(KNOWLEDGE[name].transfer for name in _names(mode, phase))
     if mode.fixed_t:
         knowledge += f" at T = {mode.fixed_t:g}"
-    return PHASE_LOSSES[phase.loss].words.format(knowledge=knowledge)
+    words = PHASE_LOSSES[phase.loss].words.format(knowledge=knowledge)
+    return words if mode.fixed_alpha is None else f"{words}, alpha = {mode.fixed_alpha:g}"
 
 
 def _needs(kind: Kind) -> list[str]:

@@ -51,7 +51,7 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         student=settings.distillation.student,
         weights_seed=_weights_seed(settings),
         phases=phases,
-        alpha=settings.distillation.alpha,
+        alpha=settings.distillation.alpha if mode.fixed_alpha is None else mode.fixed_alpha,
         teachers=teachers,
         shares=tuple(weight / sum(weights) for weight in weights) if names else (),
         distribution=_distribution(settings, mode.teacher),

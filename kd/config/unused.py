@@ -34,8 +34,9 @@ def unused_by_student(
         phase.knowledge.weights and not row.knowledge for row, phase in zip(mode.phases, phases)
     )
     files = origin.trained and origin.is_network
+    weighs = any(phase.reads_labels and phase.knowledge.weights for phase in phases)
     used = _used_by_any(settings, phases) | {
-        "alpha": any(phase.reads_labels and phase.knowledge.weights for phase in phases),
+        "alpha": mode.fixed_alpha is None and weighs,
         "temperature": mode.fixed_t is None and any(kind.softens for kind in kinds.values()),
         "layers": any(kind.inside for kind in kinds.values()),
         "finetune": tunes,

@@ -48,9 +48,15 @@ class Dataset:
         options = {"batch_size": EVALUATION_BATCH} | options
         return Views(self.store, rows, self.index.labels, device=device, **options)
 
-    def patients(self, name: str) -> list[str]:
-        """Return the sorted patients of a split."""
-        return sorted({self.index.samples[row].patient for row in getattr(self.splits, name)})
+    def patients(self, name: str) -> int:
+        """Return the number of known patients of a split."""
+        rows = [row for row in getattr(self.splits, name) if self.index.has_patient(row)]
+        return len({self.index.samples[row].patient for row in rows})
+
+    def without_patient(self, name: str) -> int:
+        """Return the number of distinct images of a split whose patients are not known."""
+        rows = np.unique(getattr(self.splits, name))
+        return sum(not self.index.has_patient(row) for row in rows)
 
     def files(self, name: str) -> torch.Tensor:
         """Return the content hashes of the distinct images of a split: uint8 [n, 16], sorted."""
@@ -90,7 +96,8 @@ class Dataset:
             "channels": self.store.channels,
             "crop": self.store.crop,
             "parts": {name: len(rows) for name, rows in splits.items()},
-            "patients": {name: len(self.patients(name)) for name in splits},
+            "patients": {name: self.patients(name) for name in splits},
+            "without_patient": {name: self.without_patient(name) for name in splits},
             "per_class": {name: self._per_class(rows) for name, rows in splits.items()},
             "distinct_images": {name: len(np.unique(rows)) for name, rows in splits.items()},
             "overlaps": shared,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.data.tables.grades import stem_of
 from kd.system.errors import Problem
 
 UNLABELED = -1
@@ -22,7 +23,8 @@ class Sample(NamedTuple):
     label    position of the class in `Index.classes`, or -1 if the image is unlabelled
     patient  name of the patient, `SITE::NAME` if its site is known (see `at_site`); equal to
              `path` if the patient is unknown
-    study    name of the study that the image belongs to
+    study    name of the study that the image belongs to; equal to `patient` or `path` if the study
+             is unknown
     split    the split that the data set specifies for the image, or None
     """
 
@@ -36,6 +38,16 @@ class Sample(NamedTuple):
     def known_patient(self) -> str | None:
         """The patient, or None if the patient is unknown."""
         return self.patient if self.patient != self.path else None
+
+    @property
+    def known_study(self) -> tuple[str | None, str] | None:
+        """The study as (patient, name), or None if the study is unknown.
+
+        The patients of a data set may all have a study named "1", which are different studies.
+        """
+        if self.study in (self.patient, self.path):
+            return None
+        return self.known_patient, self.study
 
 
 @dataclass(frozen=True)
@@ -117,9 +129,20 @@ class Index:
         A study belongs to one patient.
         """
         sample = self.samples[row]
-        if sample.known_patient is None and sample.study != sample.patient:
+        if sample.known_patient is None and sample.known_study is not None:
             return f"study {sample.study}"
         return self.same.get(sample.patient, sample.patient)
+
+    def has_patient(self, row: int) -> bool:
+        """Return whether the patient of an image is known.
+
+        The file names of Messidor serve as names of patients in comparisons of data sets, but name
+        the image.
+        """
+        sample = self.samples[row]
+        if self.space == "messidor" and sample.patient == stem_of(sample.path):
+            return False
+        return sample.known_patient is not None
 
     def only(self, rows: Iterable[int], *notes: str) -> "Index":
         """Return the index of some rows, in their order, with additional notes.

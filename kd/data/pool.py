@@ -18,7 +18,6 @@ from kd.data.ranges import as_plain, check_other, open_store, remarks
 from kd.data.readers import folder
 from kd.data.readers.retinopathy import SPACES, patient_of
 from kd.data.store import Joined, Store
-from kd.data.tables.grades import stem_of
 from kd.data.views import Views
 from kd.system.errors import Problem, first_ten
 from kd.system.signals import never_stop
@@ -84,7 +83,9 @@ def open_pool(
         "dropped_by_patient": int(by_patient.sum()),
         "dropped_by_file": int((by_file & ~by_patient).sum()),
         "copies": len(rows) - int(dropped.sum()) - len(left),
-        "of_unknown_patients": sum(_is_unknown(source.name, samples[row]) for row in foreign),
+        "of_unknown_patients": sum(
+            not source.has_patient(row - len(dataset.index.samples)) for row in foreign
+        ),
         "name": source.name if source else None,
         "skipped_files": source.skipped if source else 0,
         "ranges": as_plain(store.ranges),
@@ -225,16 +226,6 @@ def _with_pattern(index: Index, data: Data) -> Index:
     return replace(index, samples=tuple(samples), notes=(*index.notes, note))
 
 
-def _is_unknown(kind: str, sample: Sample) -> bool:
-    """Return whether the patient of an image is unknown.
-
-    File names of Messidor and Messidor-2 do not name the patient.
-    """
-    if sample.known_patient is None:
-        return True
-    return kind in ("messidor", "messidor2") and sample.patient == stem_of(sample.path)
-
-
 def _evaluation_rows(dataset: Dataset) -> np.ndarray:
     """Return the rows of the validation and the test split."""
     return np.concatenate([dataset.splits.valid, dataset.splits.test])
@@ -263,7 +254,7 @@ def _is_of_evaluation_unit(dataset: Dataset, source: Index | None, rows: np.ndar
             found.append(index.unit(int(row)) in units)
         else:
             sample = source.samples[place]
-            has_study = sample.known_patient is None and sample.study != sample.path
+            has_study = sample.known_patient is None and sample.known_study is not None
             found.append(has_study and source.unit(place) in units)
     return np.array(found, bool)
 

@@ -462,14 +462,20 @@ def _short(index: Index, name: str, labels, size: int) -> list[str]:
 def overlaps(index: Index, splits: Splits, hashes: np.ndarray) -> dict[str, int]:
     """Return how many patients, and how many identical files, are in more than one split.
 
-    hashes: uint8 [N, 16].
+    Studies of unknown patients count as patients. An image of which neither is known can only be in
+    several splits as an identical file. hashes: uint8 [N, 16].
     """
     patients = []
     files = []
     for _, rows in splits.items():
-        patients.append({index.unit(row) for row in rows})
+        patients.append({index.unit(row) for row in rows if _names_more(index, row)})
         files.append({hashes[row].tobytes() for row in rows})
     return {"patients": _in_several(patients), "files": _in_several(files)}
+
+
+def _names_more(index: Index, row: int) -> bool:
+    """Return whether the patient or the study of an image is known."""
+    return index.has_patient(row) or index.samples[row].known_study is not None
 
 
 def _in_several(sets: list[set]) -> int:

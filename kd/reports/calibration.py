@@ -13,6 +13,11 @@ BINS = 15
 # Range of the fitted temperature.
 LOWEST = 0.01
 HIGHEST = 100.0
+# Why there is no temperature, in the report.
+NO_TEMPERATURE = (
+    "no temperature between 0.01 and 100 makes the validation labels most likely (for example"
+    " because all validation images are classified correctly)"
+)
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -61,11 +66,13 @@ def brier(p: np.ndarray, labels: np.ndarray) -> float:
     return float(((p - np.eye(p.shape[1])[labels]) ** 2).sum(1).mean())
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the T from 1/100 to 100 at which softmax(logits / T) makes the labels most likely.
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the T between 1/100 and 100 at which softmax(logits / T) makes the labels most likely.
 
-    Guo et al. 2017, section 4.2. The negative log-likelihood is convex in 1/T. T is therefore the
-    point where its slope is 0, or a bound if the slope has the same sign at both bounds. logits
+    Guo et al. 2017, section 4.2. The negative log-likelihood is convex in 1/T, so T is the point
+    where its slope is 0. Returns None if the slope does not change its sign between the bounds.
+    That is so, for example, if all images are classified correctly: the smaller T, the more likely
+    are these labels, and the more certain is the network of its errors on other images. logits
     [N, K], labels [N].
     """
     logits = logits.astype(np.float64)
@@ -78,22 +85,28 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return float((probabilities(logits, 10**log_t) * above_own).sum(1).mean())
 
     lowest, highest = np.log10([LOWEST, HIGHEST])
-    if slope(lowest) <= 0:
-        return LOWEST
-    if slope(highest) >= 0:
-        return HIGHEST
+    if slope(lowest) <= 0 or slope(highest) >= 0:
+        return None
     return float(10 ** brentq(slope, lowest, highest, xtol=1e-12))
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
+def is_fitted(temperature: float) -> bool:
+    """Return whether a temperature is an optimum rather than a bound of the range."""
+    return LOWEST < temperature < HIGHEST
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, temperature: float | None) -> dict:
     """Return ECE, NLL (nats) and Brier score before and after scaling by a temperature.
 
-    The temperature was fitted on other data (the validation split). logits [N, K], labels [N].
+    The temperature was fitted on other data (the validation split). If it is None, so is `after`,
+    and `reason` explains why; otherwise `reason` is None. logits [N, K], labels [N].
     """
+    fitted = temperature is not None
     return {
         "temperature": temperature,
         "before": _scores(logits, labels, 1.0),
-        "after": _scores(logits, labels, temperature),
+        "after": _scores(logits, labels, temperature) if fitted else None,
+        "reason": None if fitted else NO_TEMPERATURE,
     }
 
 

@@ -1,5 +1,7 @@
 """Metrics from logits and labels. All functions are pure functions of arrays."""
 
+from collections.abc import Hashable
+
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn import metrics as sklearn_metrics
@@ -24,19 +26,47 @@ def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-log_p[np.arange(len(labels)), labels].mean())
 
 
-def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[str]) -> dict:
+def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[Hashable | None]) -> dict:
     """Return the number of studies and the accuracy of the mean probability over their views.
 
-    A study whose images have different labels counts once per label. logits [N, K], labels [N].
+    A study whose images have different labels (a hand and a wrist, left and right) has no label of
+    its own, so no single answer about it is right. It does not count, and neither does an image
+    whose study is None, that is unknown; `several_labels` and `unknown` are the numbers of both. If
+    no study is left, `accuracy` is None and `reason` explains why. logits [N, K], labels [N].
     """
     rows_of = {}
-    for row, key in enumerate(zip(studies, labels.tolist())):
-        rows_of.setdefault(key, []).append(row)
+    for row, study in enumerate(studies):
+        if study is not None:
+            rows_of.setdefault(study, []).append(row)
     p = softmax(logits.astype(np.float64), axis=1)
     correct = []
-    for (_, label), rows in rows_of.items():
-        correct.append(p[rows].mean(0).argmax() == label)
-    return {"studies": len(rows_of), "accuracy": float(np.mean(correct))}
+    for rows in rows_of.values():
+        [label, *others] = np.unique(labels[rows])
+        if not others:
+            correct.append(p[rows].mean(0).argmax() == label)
+    reason = None
+    if not correct:
+        reason = "every study has several labels" if rows_of else "no image has a known study"
+    return {
+        "studies": len(correct),
+        "accuracy": float(np.mean(correct)) if correct else None,
+        "several_labels": len(rows_of) - len(correct),
+        "unknown": sum(study is None for study in studies),
+        "reason": reason,
+    }
+
+
+def macro_averages(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """Return the means of precision, recall and F1 over the classes that are present in the labels.
+
+    A class without images cannot be classified correctly or wrongly, so it does not count. A class
+    that is present but never predicted counts as 0, because excluding it would favour a collapsed
+    network. logits [N, K], labels [N].
+    """
+    averages = sklearn_metrics.precision_recall_fscore_support(
+        labels, logits.argmax(1), labels=np.unique(labels), average="macro", zero_division=0
+    )
+    return dict(zip(("precision", "recall", "f1-score"), map(float, averages[:3])))
 
 
 def agreement(
@@ -126,15 +156,17 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple
 
     It has precision, recall, f1-score and support for each class and for the averages. An undefined
     metric (precision of a class that is never predicted, recall of a class that is absent) is None.
-    In the averages it counts as 0, as in scikit-learn by default, because excluding it would favour
-    a collapsed network. logits [N, K], labels [N].
+    The macro average is that of `macro_averages`, over the classes that are present; scikit-learn's
+    own is over all classes. In the weighted average, an undefined metric counts as 0, as in
+    scikit-learn by default. logits [N, K], labels [N].
     """
     single = _sklearn_report(logits, labels, classes, np.nan)
     averaged = _sklearn_report(logits, labels, classes, 0)
     return {
         **{name: _defined(single[name]) for name in classes},
         "accuracy": accuracy(logits, labels),
-        **{name: _defined(averaged[name]) for name in ("macro avg", "weighted avg")},
+        "macro avg": macro_averages(logits, labels) | {"support": float(len(labels))},
+        "weighted avg": _defined(averaged["weighted avg"]),
     }
 
 

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd.config.layout import RunPaths, finished_below
+from kd.reports.upgrade import upgraded
 from kd.system import checkpoint
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.files import read_json
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _NUMBER = (float, type(None))
+_COUNT = (int, type(None))  # None where a report of an earlier version does not tell
 _SCORES = {"ece": float, "nll": float, "brier": float}
 _RESULT = {"epoch": int, "train_accuracy": _NUMBER, "valid_accuracy": float, "test_accuracy": float}
 # Key -> type, tuple of types, or nested keys. Only `clock` depends on the time or the machine.
@@ -33,6 +35,7 @@ SCHEMA = {
         "crop": str,
         "parts": dict,
         "patients": dict,
+        "without_patient": dict,
         "per_class": dict,
         "distinct_images": dict,
         "overlaps": {"patients": int, "files": int},
@@ -57,8 +60,19 @@ SCHEMA = {
     "evidence": {
         "macro_f1": float,
         "balanced_accuracy": float,
-        "study": {"studies": int, "accuracy": float},
-        "calibration": {"temperature": float, "before": _SCORES, "after": _SCORES},
+        "study": {
+            "studies": _COUNT,
+            "accuracy": _NUMBER,
+            "several_labels": _COUNT,
+            "unknown": _COUNT,
+            "reason": (str, type(None)),
+        },
+        "calibration": {
+            "temperature": _NUMBER,
+            "before": _SCORES,
+            "after": (dict, type(None)),
+            "reason": (str, type(None)),
+        },
         "grades": (dict, type(None)),
     },
     "agreement": (dict, type(None)),
@@ -68,6 +82,7 @@ SCHEMA = {
         "device": str,
         "precision": str,
         "threads": int,
+        "ranks": _COUNT,
         "versions": dict,
         "started": str,
         "finished": str,
@@ -160,6 +175,7 @@ def _optional_sections(report: dict) -> Iterator[tuple]:
     yield report["agreement"], AGREEMENT, "agreement"
     yield report["data"]["pool"], POOL, "data.pool"
     yield report["evidence"]["grades"], GRADES, "evidence.grades"
+    yield report["evidence"]["calibration"]["after"], _SCORES, "evidence.calibration.after"
     for phase in report["history"]["phases"]:
         yield phase, PHASE, "history.phases"
     for member in teacher["members"] if teacher is not None else ():
@@ -180,7 +196,7 @@ def _table_fault(report: dict) -> str:
 
 
 def read(folder: Path) -> dict:
-    """Read and check the report of a finished run.
+    """Read and check the report of a finished run; one of an earlier version is upgraded.
 
     Raises Problem (4) if the folder has no report or the report is damaged.
     """
@@ -194,10 +210,4 @@ def read(folder: Path) -> dict:
             f"'{folder}' is not the folder of a run, but has runs below it. Use {runs}.",
             BAD_CHECKPOINT,
         )
-    report = read_json(file)
-    if isinstance(report.get("data"), dict):  # reports from before these were counted
-        report["data"].setdefault("other_files", {})
-        report["data"].setdefault("ranges", {})
-        if isinstance(report["data"].get("pool"), dict):
-            report["data"]["pool"] = {"ranges": {}, "notes": []} | report["data"]["pool"]
-    return check(report, f"Report '{file}'")
+    return check(upgraded(read_json(file), SCHEMA_VERSION), f"Report '{file}'")

@@ -1,5 +1,7 @@
 """Formatting of the numbers of reports and studies as text."""
 
+from kd.system.errors import counted
+
 NOT_KNOWN = "-"
 
 
@@ -29,6 +31,49 @@ def difference_texts(gap: dict, digits: int = 4, factor: float = 1) -> tuple[str
 def difference_text(gap: dict) -> str:
     """Format a difference with its interval: `+0.0123 [-0.0012, +0.0200]`."""
     return " ".join(difference_texts(gap))
+
+
+def study_text(study: dict) -> str:
+    """Format the accuracy over studies (`metrics.by_study`): `0.9123 (n = 45)`."""
+    left_out = []
+    if study["several_labels"]:
+        one = ("study with several labels", "studies with several labels")
+        left_out.append(counted(study["several_labels"], *one))
+    if study["unknown"]:
+        left_out.append(counted(study["unknown"], "image", "images") + " of an unknown study")
+    without = f", without {' and '.join(left_out)}" if left_out else ""
+    if study["accuracy"] is None:
+        return f"undefined ({study['reason']})"
+    return f"{study['accuracy']:.4f} (n = {study['studies']}{without})"
+
+
+def calibration_text(calibration: dict) -> str:
+    """Format the scores before and after temperature scaling (`calibration`) as one line."""
+    before = _scores_text(calibration["before"])
+    if calibration["temperature"] is None:
+        return f"without temperature scaling: {before} ({calibration['reason']})"
+    after = _scores_text(calibration["after"])
+    return (
+        f"before temperature scaling: {before}; after temperature scaling: {after}"
+        f" (T = {calibration['temperature']:.3f})"
+    )
+
+
+def _scores_text(scores: dict) -> str:
+    return ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
+
+
+def units_text(patients: int, unknown: int) -> str:
+    """Format what images are of: `77 patients`, or `84 images, whose patients are not known`.
+
+    patients  number of known patients
+    unknown   number of images whose patients are not known
+    """
+    known = counted(patients, "patient", "patients")
+    if not unknown:
+        return known
+    images = counted(unknown, "image, whose patient is", "images, whose patients are")
+    return f"{known} and {images} not known" if patients else f"{images} not known"
 
 
 def grades_text(grades: dict) -> str:

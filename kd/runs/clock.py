@@ -9,6 +9,7 @@ import PIL
 import timm
 import torch
 
+from kd.system import ranks
 from kd.system.devices import Precision
 
 
@@ -44,6 +45,7 @@ class Clock:
             "device": f"{device.type} ({name})",
             "precision": precision.words,
             "threads": torch.get_num_threads(),
+            "ranks": ranks.world_size(),
             "started": self.started,
             "finished": _now(),
             "images_per_second": round(images / seconds, 3) if seconds > 0 else None,

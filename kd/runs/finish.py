@@ -154,7 +154,7 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     samples = [index.samples[row] for row in rows]
     logits, labels = predictions.test, run.data.test.labels.numpy()
     temperature = fit_temperature(predictions.valid, run.data.valid.labels.numpy())
-    studies, agreement = [sample.study for sample in samples], None
+    studies, agreement = [sample.known_study for sample in samples], None
     if predictions.teacher is not None:
         paths = [printable(sample.path) for sample in samples]
         agreement = metrics.agreement(logits.argmax(1), predictions.teacher, labels, paths)
@@ -235,9 +235,16 @@ def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str
 
 
 def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
-    """Return the reliability diagram of logits [N, K] before and after temperature scaling."""
+    """Return the reliability diagram of logits [N, K] before and after temperature scaling.
+
+    Without a fitted temperature, there is only the diagram of the unscaled probabilities.
+    """
+    fitted = calibration["temperature"]
+    if fitted is None:
+        caption = f"not scaled (no temperature fits): ECE {calibration['before']['ece']:.3f}"
+        return figures.reliability({caption: (probabilities(logits), labels)}, title)
     panels = {}
-    for name, temperature in (("before", 1.0), ("after", calibration["temperature"])):
+    for name, temperature in (("before", 1.0), ("after", fitted)):
         caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
         panels[caption] = probabilities(logits, temperature), labels
     return figures.reliability(panels, title)

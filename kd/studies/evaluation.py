@@ -14,7 +14,7 @@ from kd.loop import predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
 from kd.reports.predictions import predictions_csv
-from kd.reports.text import grades_text, report_text
+from kd.reports.text import calibration_text, grades_text, report_text, study_text
 from kd.studies.images import check_finite, other_images, own_test_images
 from kd.system.console import log
 from kd.system.devices import pick_device
@@ -173,7 +173,7 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
         "evidence": evidence.summarise(
             logits,
             labels,
-            [index.samples[row].study for row in rows],
+            [index.samples[row].known_study for row in rows],
             own["calibration"]["temperature"],
             own["grades"] is not None,
         ),
@@ -185,17 +185,12 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
 
 def _evidence_text(own: dict) -> str:
     """Format the metrics beyond accuracy (`evidence`) as two or three lines."""
-    scalings = []
-    for name in ("before", "after"):
-        scores = [f"{key} {value:.4f}" for key, value in own["calibration"][name].items()]
-        scalings.append(f"{name} temperature scaling: {', '.join(scores)}")
-    study = own["study"]
     lines = [
         (
-            f"study accuracy {study['accuracy']:.4f} (n = {study['studies']}), macro F1"
-            f" {own['macro_f1']:.4f}, balanced accuracy {own['balanced_accuracy']:.4f}"
+            f"study accuracy {study_text(own['study'])}, macro F1 {own['macro_f1']:.4f}, balanced"
+            f" accuracy {own['balanced_accuracy']:.4f}"
         ),
-        f"{'; '.join(scalings)} (T = {own['calibration']['temperature']:.3f})",
+        calibration_text(own["calibration"]),
     ]
     if own["grades"]:
         lines.append(grades_text(own["grades"]))

@@ -11,7 +11,7 @@ import torch
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.data.views import Views
 from kd.reports.statistics import mean_sd
-from kd.reports.text import NOT_KNOWN, difference_texts, mean_text
+from kd.reports.text import NOT_KNOWN, difference_texts, mean_text, units_text
 from kd.studies.cells import EXPLANATION
 from kd.studies.outputs import left_out_lines
 from kd.system.markdown import table
@@ -79,8 +79,8 @@ def markdown(result: dict) -> str:
     networks = result["networks"]
     lines = [
         (
-            f"# Shifted test images: {data['name']}, {data['images']} images of {data['patients']}"
-            f" patients, {data['image_size']} px"
+            f"# Shifted test images: {data['name']}, {data['images']} images"
+            f" ({units_text(data['patients'], data['without_patient'])}), {data['image_size']} px"
         ),
         "",
         (

@@ -248,9 +248,11 @@ def _check_fits(run: Run, others: list[Run]) -> None:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """Return the settings and unlabelled images in which runs differ, as `key: value, value`.
+    """Return the settings, images and machines in which runs differ, as `key: value, value`.
 
-    Settings that a run does not use are ignored.
+    These are the settings of the recipe, the unlabelled images, the precision, the kind of device
+    and the number of ranks. Settings that a run does not use are ignored, and so is what a report
+    of an earlier version does not tell.
     """
     values = {}
     for key in COMPARED:
@@ -260,4 +262,20 @@ def differing(runs: list[Run]) -> list[str]:
                 values[key].add(str(run.report["settings"][key]))
     pools = [run.report["data"]["pool"] for run in runs]
     values["unlabelled images"] = {pool["hash"] for pool in pools if pool}
+    clocks = [run.report["clock"] for run in runs]
+    values["precision"] = _precisions(runs)
+    values["kind of device"] = {clock["device"].partition(" ")[0] for clock in clocks}
+    values["ranks"] = {str(clock["ranks"]) for clock in clocks if clock["ranks"] is not None}
     return [f"{key}: {', '.join(sorted(own))}" for key, own in values.items() if len(own) > 1]
+
+
+def _precisions(runs: list[Run]) -> set[str]:
+    """Return the precisions of runs as texts, each with its networks: `bf16 (resnet18, vgg11)`.
+
+    The networks are named because --amp auto chooses a precision for each architecture.
+    """
+    networks = {}
+    for run in runs:
+        precision = run.report["clock"]["precision"].replace(", ", " with ")
+        networks.setdefault(precision, set()).add(run.student)
+    return {f"{words} ({', '.join(sorted(own))})" for words, own in networks.items()}

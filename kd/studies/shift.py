@@ -54,7 +54,7 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     result = {
         "schema_version": SCHEMA_VERSION,
         "runs": [str(run) for run in runs],
-        "data": _data(report["data"], patients),
+        "data": _data(report["data"], dataset),
         "shifts": {
             name: {"strengths": list(shift.amounts), "unit": shift.unit}
             for name, shift in SHIFTS.items()
@@ -69,11 +69,15 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     return result
 
 
-def _data(entry: dict, patients: np.ndarray) -> dict:
+def _data(entry: dict, dataset: Dataset) -> dict:
     """Return what identifies the test images, from the report's entry on the data."""
     keys = ("name", "split_hash", "content_hash", "image_size")
     same = {key: entry[key] for key in keys}
-    return same | {"images": len(patients), "patients": len(set(patients.tolist()))}
+    return same | {
+        "images": len(dataset.splits.test),
+        "patients": dataset.patients("test"),
+        "without_patient": dataset.without_patient("test"),
+    }
 
 
 def _networks(entries: list[Entry], rows: Rows) -> list[dict]:

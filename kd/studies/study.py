@@ -6,6 +6,7 @@ import numpy as np
 
 from kd.config.settings import Distillation
 from kd.reports.statistics import pair
+from kd.reports.text import units_text
 from kd.reports.verdicts import Member
 from kd.studies.flags import one_class_note
 from kd.studies.modes import (
@@ -17,7 +18,8 @@ from kd.studies.modes import (
     teaches_itself,
     thesis_pairs,
 )
-from kd.studies.runs import Cell, Run, differing
+from kd.studies.runs import SPLITS, Cell, Run, differing
+from kd.system.errors import counted
 
 DEFAULT_MARGIN = Distillation().margin
 
@@ -35,12 +37,53 @@ class Study:
         """Description of the protocol."""
         own = self.first.protocol
         cropped = "" if own.crop == "none" else f", {own.crop}"
+        data = self.first.report["data"]
+        leaks = f" THAT {_leaks(data)}" if data["leaks"] else ""
         return (
-            f"{own.data}, {own.split} split (seed {own.split_seed}, split hash {own.split_hash},"
-            f" content hash {own.content_hash}), {own.image_size} px ({own.resize},"
-            f" {own.channels}-channel{cropped}), {own.train} / {own.valid} / {own.test} training /"
-            " validation / test images"
+            f"{own.data}, {own.split} split{leaks} (seed {own.split_seed}, split hash"
+            f" {own.split_hash}, content hash {own.content_hash}), {own.image_size} px"
+            f" ({own.resize}, {own.channels}-channel{cropped}), {self._images}"
         )
+
+    @property
+    def _images(self) -> str:
+        """The numbers of distinct images in the splits and, if images repeat, with repeats."""
+        data = self.first.report["data"]
+        distinct = [data["distinct_images"][split] for split in SPLITS]
+        slots = [data["parts"][split] for split in SPLITS]
+        repeats = "" if slots == distinct else f" ({_slashed(slots)} with repeats)"
+        return f"{_slashed(distinct)} training / validation / test images{repeats}"
+
+    @property
+    def units(self) -> str:
+        """What the test images are of: `77 patients`, `84 images, whose patients are not known`."""
+        return units_text(*self._patients)
+
+    @property
+    def _patients(self) -> tuple[int, int]:
+        """The number of known patients in the test split, and of images without one."""
+        data = self.first.report["data"]
+        patients = data["patients"]["test"]
+        unknown = data["without_patient"]["test"]
+        if unknown is None:  # a report of an earlier version
+            test = self.first.test
+            is_known = test.patients != test.paths
+            patients = len(set(test.patients[is_known].tolist()))
+            unknown = len(set(test.paths[~is_known].tolist()))
+        return patients, unknown
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the tables must know about the split and the patients."""
+        data = self.first.report["data"]
+        notes = [leak_text(data)] if data["leaks"] else []
+        if self._patients[1]:
+            notes.append(
+                f"The test split has {self.units}. An image without a known patient counts as a"
+                " patient of its own: one patient can be in several splits, and the intervals may"
+                " be too narrow."
+            )
+        return notes
 
     def students_of(self, mode: str, tag: str) -> list[Run]:
         """Return the runs of a table's students."""
@@ -167,6 +210,26 @@ class Study:
         for group in groups:
             runs += group.values()
         return differing(runs)
+
+
+def leak_text(data: dict) -> str:
+    """Return a warning about a split that leaks, from a report's entry on the data."""
+    shared = data["overlaps"]
+    patients = counted(shared["patients"], "patient", "patients")
+    files = counted(shared["files"], "identical file", "identical files")
+    return (
+        f"**WARNING: THIS SPLIT {_leaks(data)}. In more than one split: {patients}, {files}. The"
+        " accuracies are too high for new patients.**"
+    )
+
+
+def _leaks(data: dict) -> str:
+    """Return what a split that is drawn by image does, whether or not anything was found."""
+    return "LEAKS" if any(data["overlaps"].values()) else "MAY LEAK"
+
+
+def _slashed(numbers: list[int]) -> str:
+    return " / ".join(map(str, numbers))
 
 
 def right_of(runs: dict[int, Run]) -> dict:

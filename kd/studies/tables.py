@@ -60,6 +60,7 @@ def _protocol(study: Study, given: float | None) -> dict:
         "heading": study.heading,
         "margin": margin,
         "margin_note": note,
+        "notes": study.notes,
         "seeds": study.seeds,
         "effects": effects(study),
         "tables": [_table(study, mode, tag, margin) for mode, tag in study.tables()],
@@ -96,6 +97,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
     return {
         "mode": mode,
         "tag": tag,
+        "split": study.first.protocol.split,
         "title": f"{TITLES.get(mode, mode)} {tag}" if tag else TITLES.get(mode, mode),
         "teachers": rows,
         "cells": cells,

@@ -14,6 +14,8 @@ def markdown(result: dict) -> str:
     lines = []
     for protocol in result["protocols"]:
         lines += [f"# {printable(protocol['heading'])}", ""]
+        for note in protocol["notes"]:
+            lines += [note, ""]
         if not protocol["tables"]:
             lines += ["No distilled students yet, only networks trained alone.", ""]
         lines += effects_text(protocol["effects"])
@@ -29,7 +31,7 @@ def markdown(result: dict) -> str:
 
 def _table(table: dict) -> list[str]:
     """Format one table with its evidence and the commands for missing runs."""
-    lines = [f"## {printable(table['title'])}", "", *_grid(table), ""]
+    lines = [f"## {printable(table['title'])}", "", *_grid(table), "", *_published_note(table)]
     lines += [*_evidence(table), ""]
     for note in table["notes"]:
         lines += [note, ""]
@@ -68,6 +70,21 @@ def _with_published(name: str, cells: list[dict]) -> list[list[str]]:
     if any(cell["published"] for cell in cells):
         rows.append(["&nbsp; published", *map(_published_text, cells)])
     return rows
+
+
+def _published_note(table: dict) -> list[str]:
+    """Return a sentence if published figures stand below those of another kind of split."""
+    cells = [*table["teachers"], *table["cells"]]
+    if table["split"] == "thesis" or not any(cell["published"] for cell in cells):
+        return []
+    return [
+        (
+            "The published figures are from a split by image, in which a patient can be in training"
+            f" and in test. The measured ones are from --split {table['split']}, so they answer"
+            " another question and can be expected to be lower."
+        ),
+        "",
+    ]
 
 
 def _published_text(cell: dict) -> str:

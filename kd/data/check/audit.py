@@ -218,16 +218,21 @@ def _copies(index: Index, findings: list[Finding], sound: list[int]) -> dict:
 def _patients(index: Index) -> dict:
     """Return the patients in more than one split, and counts of patients.
 
-    The counts are the number of all patients, and of those with images of several classes (body
-    parts).
+    The counts are the number of known patients, of those with images of several classes (body
+    parts), and of images whose patients are not known.
     """
     parts = defaultdict(set)
     classes = defaultdict(set)
-    for sample in index.samples:
+    unknown = 0
+    for row, sample in enumerate(index.samples):
+        if not index.has_patient(row):
+            unknown += 1
+            continue
         parts[sample.patient].add(_split_of(sample))
         classes[sample.patient].add(sample.label)
     return {
         "patients": len(parts),
+        "without_patient": unknown,
         "patients_across_parts": [printable(p) for p, own in parts.items() if len(own) > 1],
         "patients_with_several_classes": sum(len(own) > 1 for own in classes.values()),
     }

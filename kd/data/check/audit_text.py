@@ -194,10 +194,14 @@ def _by_class(counts: dict[str, dict[str, int]]) -> list[str]:
 def text(result: dict) -> str:
     """Return the audit as lines and tables, without the lines of what is wrong."""
     hidden = counted(result["hidden_files"], "hidden file", "hidden files")
+    unknown = ""
+    if result["without_patient"]:
+        unknown = f", {counted(result['without_patient'], 'image', 'images')} of unknown patients"
     lines = [
         (
             f"{result['name']}: {result['images']} images, {result['patients']} patients"
-            f" ({result['patients_with_several_classes']} with images of several classes), {hidden}"
+            f" ({result['patients_with_several_classes']} with images of several classes){unknown},"
+            f" {hidden}"
         ),
         "",
         *_counts(result["counts"]),
