@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kd.reports import statistics
-from kd.reports.predictions import read_predictions
+from kd.reports.predictions import Predictions, read_predictions
 from kd.studies import power, tables
 from kd.system.errors import Problem
 
@@ -201,3 +201,10 @@ def test_power_without_two_seeds_says_what_to_run(make):
     make("normal", "resnet50", "resnet18", 0)
     with pytest.raises(Problem, match="run them with --seed 0 and --seed 1"):
         power.write_power(Path("runs"))
+
+
+def test_views_of_a_study_whose_patient_is_unknown_are_not_independent():
+    paths = np.array(["a", "b", "c", "d", "e"])
+    test = Predictions(paths, patients=np.array(["p", "p", "c", "d", "e"]), studies=np.array(["1", "2", "s", "s", "e"]),
+                       labels=np.zeros(5, int), teacher=np.zeros(5, int), logits=np.zeros((5, 2)))
+    assert test.clusters.tolist() == ["p", "p", "study s", "study s", "e"]

@@ -28,12 +28,12 @@ def test_identical_networks_have_an_interval_but_no_verdict():
     one = statistics.compare(right, right, np.arange(12))
     [gap] = verdicts.judge([verdicts.Member(one, "")], margin=0.01)
     assert gap["low"] < -0.1 < 0.1 < gap["high"] and gap["mean"] == 0.0
-    assert gap["says"] == "no verdict: they differ on 0 patients" and gap["p"] is gap["p_margin"] is None
+    assert gap["says"] == "no verdict: too few differences (0)" and gap["p"] is gap["p_margin"] is None
 
 
 def test_there_is_no_verdict_below_three_seeds_or_for_a_network_of_one_class():
     assert says(comparison(0.3, seeds=1)) == ["no verdict: 1 seed"] and says(comparison(0.3, seeds=2)) == ["no verdict: 2 seeds"]
-    assert says(comparison(0.3, discordant=9)) == ["no verdict: they differ on 9 patients"]
+    assert says(comparison(0.3, discordant=9)) == ["no verdict: too few differences (9)"]
     assert says(comparison(0.3, discordant=10)) == ["better"]
     doubted = verdicts.Member(comparison(0.3), "", "1 network predicts one class")
     assert verdicts.judge([doubted, verdicts.Member(None, "")])[0]["says"] == "no verdict: 1 network predicts one class"

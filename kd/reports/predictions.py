@@ -77,6 +77,15 @@ class Predictions:
     logits: np.ndarray
 
     @property
+    def clusters(self) -> np.ndarray:
+        """What is independent of each other: the patient of each image [N].
+
+        For an image whose patient is unknown it is the study, and without one the image.
+        """
+        unknown = (self.patients == self.paths) & (self.studies != self.paths)
+        return np.where(unknown, np.char.add("study ", self.studies), self.patients)
+
+    @property
     def right(self) -> np.ndarray:
         """Whether each image is classified correctly: bool [N]."""
         return self.logits.argmax(1) == self.labels

@@ -111,7 +111,7 @@ def _silence(member: Member) -> str:
     if member.doubt:
         return f"no verdict: {member.doubt}"
     if one.discordant < MIN_DISCORDANT:
-        return f"no verdict: they differ on {counted(one.discordant, 'patient', 'patients')}"
+        return f"no verdict: too few differences ({one.discordant})"
     return ""
 
 

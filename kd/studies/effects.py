@@ -109,7 +109,7 @@ def _with_most_seeds(pairs: list[Pair]) -> list[Pair]:
 
 def _pairs_entry(study: Study, pairs: list[Pair], used: list[Pair]) -> dict:
     """Return the pairs of an effect, how far they differ, and those that were left out."""
-    means = [pair(_right(one.first), _right(one.second), study.patients).mean for one in used]
+    means = [pair(_right(one.first), _right(one.second), study.clusters).mean for one in used]
     names = [one.name for one in used]
     return {
         "pairs": dict(zip(names, means)),
@@ -127,7 +127,7 @@ def _member(study: Study, pairs: list[Pair]) -> Member:
     runs = []
     for one in pairs:
         runs += [*one.first.values(), *one.second.values()]
-    return Member(pair(*sides, study.patients), ALONE, one_class_note(runs))
+    return Member(pair(*sides, study.clusters), ALONE, one_class_note(runs))
 
 
 def _right(runs: dict[int, Run]) -> dict[int, np.ndarray]:

@@ -186,7 +186,7 @@ def _group(pair: Pair, arms: Arms) -> dict:
         rows.append({"fraction": fraction, **_row(runs_of), "gaps": []})
         every.append(runs_of)
     for first, second in GAPS:
-        family = [_member(runs_of, first, second, students[0].test.patients) for runs_of in every]
+        family = [_member(runs_of, first, second, students[0].test.clusters) for runs_of in every]
         for row, gap in zip(rows, judge(family)):
             row["gaps"].append({"of": first, "minus": second, "gap": gap})
     return {**pair._asdict(), "rows": rows, "notes": _notes(students)}

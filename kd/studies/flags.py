@@ -49,7 +49,7 @@ def at_chance(runs: dict[int, Run], teachers: bool = False) -> bool:
     weights = np.array([weight_of[label] for label in test.labels.tolist()])
     right = {seed: weights * _right(run, teachers) for seed, run in runs.items()}
     constant = dict.fromkeys(runs, weights / len(classes))
-    compared = pair(right, constant, test.patients)
+    compared = pair(right, constant, test.clusters)
     # These networks are flagged, not their kind, so the variance between seeds does not count.
     return compared is None or estimate(compared, SeedVariance(0.0, 0.0, 0)).interval[0] <= 0
 

@@ -50,7 +50,7 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     report = reports.read(runs[0])
     dataset = own_test_images(runs[0], report, model_file.load(RunPaths(runs[0]).model), how)
     rows = judge(entries, dataset, how)
-    patients = np.array([dataset.index.samples[row].patient for row in dataset.splits.test])
+    patients = np.array([dataset.index.unit(row) for row in dataset.splits.test])
     result = {
         "schema_version": SCHEMA_VERSION,
         "runs": [str(run) for run in runs],

@@ -80,7 +80,7 @@ class Study:
         if self._patients[1]:
             notes.append(
                 f"The test split has {self.units}. An image without a known patient counts as a"
-                " patient of its own: one patient can be in several splits, and the intervals may"
+                " patient of its own, or with its study if that is known: one patient can be in several splits, and the intervals may"
                 " be too narrow."
             )
         return notes
@@ -172,16 +172,16 @@ class Study:
         return margin, f"{what} was given to evaluate.py; the runs recorded {texts}."
 
     @property
-    def patients(self) -> np.ndarray:
-        """The patient of each test image [N]."""
-        return self.first.test.patients
+    def clusters(self) -> np.ndarray:
+        """The patient of each test image [N], or what stands for an unknown one."""
+        return self.first.test.clusters
 
     def minus(self, first: dict[int, Run], second: dict[int, Run], shared: Hashable) -> Member:
         """Return the comparison in test accuracy between the runs of two cells.
 
         shared  the name of the network that other members of its family are compared with, too
         """
-        compared = pair(right_of(first), right_of(second), self.patients)
+        compared = pair(right_of(first), right_of(second), self.clusters)
         doubt = one_class_note([*first.values(), *second.values()])
         return Member(compared, shared, doubt)
 
@@ -192,7 +192,7 @@ class Study:
         """
         known = {seed: run for seed, run in runs.items() if run.test.teacher_known}
         taught_by = {seed: run.test.teacher_right for seed, run in known.items()}
-        compared = pair(right_of(known), taught_by, self.patients)
+        compared = pair(right_of(known), taught_by, self.clusters)
         every = list(known.values())
         return Member(compared, teacher, one_class_note(every, every))
 
