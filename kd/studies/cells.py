@@ -11,7 +11,7 @@ EXPLANATION = (
     " comparison each. They include the variance between patients and, for n > 1, between seeds;"
     " with n = 1 the variance between seeds is missing. Verdicts follow p-values that are adjusted"
     " for the number of comparisons in their column (Holm's method). There is no verdict below"
-    f" {MIN_SEEDS} seeds, if two networks differ on fewer than {MIN_DISCORDANT} patients (or images,"
+    f" {MIN_SEEDS} seeds, if two networks differ on fewer than {MIN_DISCORDANT} patients (images,"
     " if patients are not known), or if a network predicts one class only. Baseline: the same"
     " network trained alone."
 )

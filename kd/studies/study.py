@@ -80,8 +80,8 @@ class Study:
         if self._patients[1]:
             notes.append(
                 f"The test split has {self.units}. An image without a known patient counts as a"
-                " patient of its own, or with its study if that is known: one patient can be in several splits, and the intervals may"
-                " be too narrow."
+                " patient of its own, or with its study if that is known: one patient can be in"
+                " several splits, and the intervals may be too narrow."
             )
         return notes
 
