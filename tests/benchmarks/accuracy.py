@@ -33,7 +33,7 @@ import train_teacher  # noqa: E402
 from kd import models  # noqa: E402
 from kd.reports import report as reports  # noqa: E402
 from kd.reports.predictions import read_predictions  # noqa: E402
-from kd.reports.statistics import difference  # noqa: E402
+from kd.reports.statistics import compare, estimate  # noqa: E402
 from kd.runs import run  # noqa: E402
 from kd.system.checkpoint import load  # noqa: E402
 from kd.system.devices import pick_precision  # noqa: E402
@@ -97,11 +97,12 @@ def compare(name, first, second):
     Also print how many pairs of runs have the same weights.
     """
     one, other = ([read_predictions(run) for run in runs] for runs in (first, second))
-    gap = difference(*(np.stack([found.right for found in side]) for side in (one, other)), one[0].patients)
+    compared = compare(*(np.stack([found.right for found in side]) for side in (one, other)), one[0].clusters)
+    low, high = estimate(compared).interval
     means = " against ".join(f"{np.mean([found.right.mean() for found in side]):.4f}" for side in (one, other))
     same = sum(all((a == b).all() for a, b in zip(*(load(run / "model.pt")["state_dict"].values() for run in pair)))
                for pair in zip(first, second))
-    print(f"{name}: {means}; difference {100 * gap['mean']:+.2f} points [{100 * gap['low']:+.2f}, {100 * gap['high']:+.2f}]; "
+    print(f"{name}: {means}; difference {100 * compared.mean:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]; "
           f"{same} of {len(first)} pairs have the same weights", flush=True)
 
 
