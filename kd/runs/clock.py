@@ -16,7 +16,7 @@ class Clock:
     """Counts the seconds of a run, including those of earlier starts up to their last save."""
 
     def __init__(self):
-        self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
+        self._before, self._mark, self.started = 0.0, time.monotonic(), now()
 
     def seconds(self) -> float:
         """Return the seconds up to now."""
@@ -45,7 +45,7 @@ class Clock:
             "precision": precision.words,
             "threads": torch.get_num_threads(),
             "started": self.started,
-            "finished": _now(),
+            "finished": now(),
             "images_per_second": round(images / seconds, 3) if seconds > 0 else None,
             "versions": {
                 "python": platform.python_version(),
@@ -57,5 +57,6 @@ class Clock:
         }
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in UTC as text."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
