@@ -3,14 +3,15 @@
 from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_text, mean_text
 from kd.studies.runs import SPLITS, Run
+from kd.studies.unfinished import Unfinished, count_states, n_text
 
 
-def of_runs(runs: dict[int, Run]) -> dict:
-    """Return the `means` of runs, which are given by seed."""
+def of_runs(runs: dict[int, Run], unfinished: list[Unfinished] = ()) -> dict:
+    """Return the `means` of runs, which are given by seed, and the states of `unfinished` runs."""
     accuracies = {}
     for split in SPLITS:
         accuracies[split] = [run.accuracy(split) for run in runs.values()]
-    return means(accuracies, len(runs))
+    return means(accuracies, len(runs)) | {"unfinished": count_states(unfinished)}
 
 
 def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
@@ -30,9 +31,10 @@ def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
 
 def accuracies_text(cell: dict) -> str:
     """Format `means` as text: train / validation / test."""
+    n = n_text(cell["n"], cell.get("unfinished", {}))
     if not cell["n"]:
-        return NOT_KNOWN
-    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} (n = {cell['n']})"
+        return n
+    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} {n}"
 
 
 def gap_texts(gap: dict | None) -> list[str]:

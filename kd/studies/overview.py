@@ -18,7 +18,7 @@ def overviews(study: Study) -> list[dict]:
     An overview has a row for each way and one for the baseline.
     """
     ways_of = {}
-    for run in study.runs.values():
+    for run in (*study.runs.values(), *study.unfinished):
         if is_mode(run.role):
             ways_of.setdefault((run.student, run.tag), set()).add((run.role, run.teacher))
     result = []
@@ -36,13 +36,15 @@ def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]])
     """
     runs = {(mode, teacher): study.at(mode, tag, teacher, student) for mode, teacher in ways}
     alone = study.alone(student, tag)
-    defective = [way for way in ways if stop_accuracy(way[0]) is not None]
-    rows = [_row(ALONE, "", of_runs(alone))]
+    defective = [way for way in ways if runs[way] and stop_accuracy(way[0]) is not None]
+    rows = [_row(ALONE, "", of_runs(alone, study.unfinished_at(ALONE, tag, "", student)))]
     for way in ways:
         control = None
         if len(defective) == 1 and way not in defective:
             control = study.gap(runs[defective[0]], runs[way])
-        rows.append(_row(*way, of_runs(runs[way]), study.gap(runs[way], alone), control))
+        mode, teacher = way
+        cell = of_runs(runs[way], study.unfinished_at(mode, tag, teacher, student))
+        rows.append(_row(mode, teacher, cell, study.gap(runs[way], alone), control))
     return {"student": student, "tag": tag, "rows": rows}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from kd.reports import figures
 from kd.studies.cells import means, of_runs
 from kd.studies.missing import missing_commands
-from kd.studies.modes import stop_accuracy
+from kd.studies.modes import stop_accuracy, teacher_role
 from kd.studies.outputs import write_outputs
 from kd.studies.overview import overviews
 from kd.studies.runs import SPLITS, gather
@@ -38,11 +38,12 @@ def write_tables(root: Path, margin: float) -> dict:
     There is one heat map per table. `margin` is the difference within which a student is as good as
     its teacher. Returns the JSON.
     """
-    groups, left_out = gather(root, "--tables")
+    groups, left_out, unfinished = gather(root, "--tables")
     result = {
         "schema_version": SCHEMA_VERSION,
         "margin": margin,
-        "protocols": [_protocol(Study(runs), margin) for runs in groups],
+        "protocols": [_protocol(Study(runs, unfinished), margin) for runs in groups],
+        "unfinished": [run.entry() for run in unfinished],
         "left_out": left_out,
     }
     count = _write_heat_maps(root, result["protocols"])
@@ -123,7 +124,7 @@ def _cell(study: Study, key: tuple[str, str, str, str], number, margin: float) -
     return {
         "student": student,
         "teacher": teacher,
-        **of_runs(runs),
+        **of_runs(runs, study.unfinished_at(*key)),
         "published": number,
         "minus_alone": study.gap(runs, study.alone(student, tag)),
         "minus_teacher": study.gap_to_teacher(runs, margin),
@@ -137,7 +138,8 @@ def _of_teacher(study: Study, mode: str, tag: str, teacher: str) -> dict:
     """
     own = study.teacher_runs(mode, tag, teacher)
     if own is not None:
-        return of_runs(own)
+        role = teacher_role(mode)
+        return of_runs(own, study.unfinished_at(role, tag, "", teacher))
     reported = {}
     for run in study.students_of(mode, tag):
         if run.teacher == teacher and run.report["teacher"]["members"]:
