@@ -238,7 +238,7 @@ def test_the_heading_counts_images_once_and_names_their_repeats(make):
 def test_images_without_a_patient_are_not_called_patients(make, patients, without, units):
     change = on_data(patients={"test": patients}, without_patient={"test": without})
     make("normal", "resnet34", "resnet18", 0, change)
-    [runs], _ = gather(Path("runs"), "--tables")
+    [runs], _, _ = gather(Path("runs"), "--tables")
     assert Study(runs).units == units
     [found] = tables.write_tables(Path("runs"), 0.01)["protocols"]
     assert found["notes"] == ([f"The test split has {units}. An image without a known patient counts as a patient of its own, or with its study if that is known:"
@@ -255,7 +255,7 @@ def test_patients_that_an_old_report_does_not_tell_are_counted_in_its_prediction
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    [runs], _ = gather(Path("runs"), "--tables")
+    [runs], _, _ = gather(Path("runs"), "--tables")
     known = {row["patient"] for row in rows if row["part"] == "test" and row["patient"] != row["path"]}
     assert Study(runs).units == f"{len(known)} patients and 3 images, whose patients are not known"
 

@@ -17,6 +17,7 @@ from conftest import ROOT, same, weights
 
 from kd.methods import MODES
 from kd.reports import report as reports
+from kd.system.files import read_json
 
 pytestmark = pytest.mark.slow
 COMMON = ["--teacher", "resnet34", "--student", "resnet18", "--dataset", "synthetic", "--synthetic-images", "196", "--image-size",
@@ -100,6 +101,8 @@ def test_sigterm_to_torchrun_saves_once_and_the_run_goes_on_exactly():
     process.send_signal(signal.SIGTERM)
     code, out = finish(process, 90)
     assert code != 0 and (run / "resume.pt").exists(), out
+    assert read_json(run / "ended.json")["ended"] == "stopped"
     code, out = finish(torchrun(*words))
     assert code == 0 and "continuing from step" in out, out
+    assert not (run / "ended.json").exists()
     assert same(weights(run), weights(Path("whole") / RUN.format(mode="random")))

@@ -45,6 +45,11 @@ class RunPaths:
         return self.path / "resume.previous.pt"
 
     @property
+    def ended(self) -> Path:
+        """The record of how a run ended without a report."""
+        return self.path / "ended.json"
+
+    @property
     def evaluation(self) -> Path:
         """The output of `evaluate.py RUN`."""
         return self.path / "evaluation.json"
@@ -74,7 +79,7 @@ class RunPaths:
 
     def forget(self) -> None:
         """Remove the files that only an unfinished run needs."""
-        for file in (self.resume, self.previous):
+        for file in (self.resume, self.previous, self.ended):
             file.unlink(missing_ok=True)
 
 
@@ -127,6 +132,12 @@ def finished_below(root: Path) -> list[Path]:
     """Return the folders of all finished runs below `root`, sorted by the path of the report."""
     reports = sorted(root.rglob(RunPaths(root).report.name))
     return [report.parent for report in reports]
+
+
+def unfinished_below(root: Path) -> list[Path]:
+    """Return the folders below `root` that have settings but no report, sorted."""
+    settings = sorted(root.rglob(RunPaths(root).settings.name))
+    return [file.parent for file in settings if not RunPaths(file.parent).finished]
 
 
 def out_of(run: Path) -> Path:

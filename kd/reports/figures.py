@@ -167,7 +167,9 @@ def _cell_text(cell: dict, lines: int) -> str:
         return "\n".join(texts[:lines])
     if lines == 1:
         return ""
-    return "no baseline" if cell["n"] else "not run"
+    if cell["n"]:
+        return "no baseline"
+    return ", ".join(cell.get("unfinished", ())) or "not run"
 
 
 def _is_evidence(gap: dict | None) -> bool:
@@ -204,7 +206,7 @@ def _color_cells(axes: Axes, bar: Axes, rows: list[list[dict]]) -> list[Patch]:
             hatch="////",
             label="no evidence, or no verdict",
         ),
-        Patch(facecolor="white", edgecolor="#b0b0b0", label="not run, or no baseline"),
+        Patch(facecolor="white", edgecolor="#b0b0b0", label="no finished run, or no baseline"),
     ]
 
 

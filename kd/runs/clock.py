@@ -17,7 +17,7 @@ class Clock:
     """Counts the seconds of a run, including those of earlier starts up to their last save."""
 
     def __init__(self):
-        self._before, self._mark, self.started = 0.0, time.monotonic(), _now()
+        self._before, self._mark, self.started = 0.0, time.monotonic(), now()
 
     def seconds(self) -> float:
         """Return the seconds up to now."""
@@ -47,7 +47,7 @@ class Clock:
             "threads": torch.get_num_threads(),
             "ranks": ranks.world_size(),
             "started": self.started,
-            "finished": _now(),
+            "finished": now(),
             "images_per_second": round(images / seconds, 3) if seconds > 0 else None,
             "versions": {
                 "python": platform.python_version(),
@@ -59,5 +59,6 @@ class Clock:
         }
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time in UTC as text."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,12 +1,15 @@
 """The folder of a run: claimed by a plan, saved to, and continued from."""
 
+import contextlib
+import functools
 import shutil
 
 from kd.config import parsing
 from kd.config.changes import PLACES, changed, portable
 from kd.config.layout import RunPaths
 from kd.config.plan import Plan
-from kd.system import checkpoint
+from kd.runs.ending import Ending
+from kd.system import checkpoint, ranks
 from kd.system.console import log
 from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import read_json, write_json
@@ -30,9 +33,10 @@ class RunFolder(RunPaths):
     def claim(self, plan: Plan) -> None:
         """Write settings.json, or check that it has the same settings; remove temporary files.
 
-        Temporary files remain after a save that was killed. The data of an unfinished run may have
-        moved, because its resume file holds their hashes. Raises Problem, with every
-        `key: old -> new`, if the folder belongs to a run with other settings.
+        Temporary files remain after a save that was killed. The record of how the run ended before
+        is removed, because the run continues. The data of an unfinished run may have moved, because
+        its resume file holds their hashes. Raises Problem, with every `key: old -> new`, if the
+        folder belongs to a run with other settings.
         """
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -48,6 +52,28 @@ class RunFolder(RunPaths):
             self.forget()
         else:
             write_json(self.settings, portable(parsing.flat(plan.settings)))
+            self.ended.unlink(missing_ok=True)
+
+    @functools.cached_property
+    def ending(self) -> Ending:
+        """What is known about the run if it ends now."""
+        return Ending()
+
+    @contextlib.contextmanager
+    def recording_end(self):
+        """Write ended.json if an error or a stop ends the block and the run has no report.
+
+        Only the main rank writes. If the record cannot be written, there is none, and the error is
+        raised as it is.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            if ranks.is_main_rank() and not self.finished:
+                cause = ranks.lost_connection(error) or error
+                with contextlib.suppress(Exception):
+                    write_json(self.ended, self.ending.entry(cause))
+            raise
 
     def check_space(self, parameters: int) -> None:
         """Raise Problem (74) if the disk has too little space for the resume files of the run.

@@ -110,7 +110,8 @@ def run(plan: Plan, session: Session) -> dict:
     """Carry out a plan and return the report of the run.
 
     The report of a finished run is read. An interrupted run continues exactly. A missing teacher is
-    trained first. Raises Problem if the run cannot be carried out.
+    trained first. Raises Problem if the run cannot be carried out; its folder then has a record of
+    how the run ended.
     """
     folder = RunFolder(plan.folder)
     with exclusive_lock(folder.path) if ranks.is_main_rank() else contextlib.nullcontext():
@@ -120,22 +121,28 @@ def run(plan: Plan, session: Session) -> dict:
         if ranks.main_rank_says(folder.finished):
             log(f"already finished: {folder.path}")
             return reports.read(folder.path)
-        check_inputs(plan, session)
-        if plan.idle:
-            log(f"note: {', '.join(plan.idle)}: not used by this run")
-        try:
-            return train(plan, folder, session)
-        except RuntimeError as error:
-            problem = cause(error, plan, folder)
-            if problem is None:
-                raise
-            raise problem from None
-        finally:
-            session.teachers.flush()
-            if plan.settings.training.compile:
-                # All networks of a family share a limit of eight compiled graphs, and the next run
-                # needs its own.
-                torch.compiler.reset()
+        with folder.recording_end():
+            check_inputs(plan, session)
+            if plan.idle:
+                log(f"note: {', '.join(plan.idle)}: not used by this run")
+            return try_to_train(plan, folder, session)
+
+
+def try_to_train(plan: Plan, folder: RunFolder, session: Session) -> dict:
+    """Call `train`, and explain errors of torch. What the run stored for others is kept."""
+    try:
+        return train(plan, folder, session)
+    except RuntimeError as error:
+        problem = cause(error, plan, folder)
+        if problem is None:
+            raise
+        raise problem from None
+    finally:
+        session.teachers.flush()
+        if plan.settings.training.compile:
+            # All networks of a family share a limit of eight compiled graphs, and the next run
+            # needs its own.
+            torch.compiler.reset()
 
 
 def cause(error: RuntimeError, plan: Plan, folder: RunFolder) -> Problem | None:
@@ -164,7 +171,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     found = find_teachers(plan, session)
     if None in found:
         try_student(plan, data, folder, first)
-    members = train_missing(found, plan, session)
+    members = train_missing(found, plan, folder, session)
     ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
@@ -214,13 +221,17 @@ def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
     return [find(wanted, plan, dataset, cache) for wanted in plan.teachers]
 
 
-def train_missing(found: list[Teacher | None], plan: Plan, session: Session) -> list[Teacher]:
+def train_missing(
+    found: list[Teacher | None], plan: Plan, folder: RunFolder, session: Session
+) -> list[Teacher]:
     """Return the teachers of a plan, after training those that are None in `found`."""
     members = []
     for teacher, wanted in zip(found, plan.teachers, strict=True):
         if teacher is None:
             log(f"no teacher in {wanted.places[0]}: training it first")
+            folder.ending.teacher = wanted.plan.folder
             run(wanted.plan, session)
+            folder.ending.teacher = None
             teacher = find(wanted, plan, session.open(), session.teachers)
         members.append(teacher)
     return members
@@ -334,6 +345,7 @@ def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
                 active.save()
         raise
     finally:
+        active.folder.ending.step = active.state.progress.total
         active.events.close()
     if ranks.is_main_rank():
         active.folder.forget()

@@ -4,6 +4,7 @@ from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_text, mean_text
 from kd.reports.verdicts import MIN_DISCORDANT, MIN_SEEDS
 from kd.studies.runs import SPLITS, Run
+from kd.studies.unfinished import Unfinished, count_states, n_text
 
 # How the differences on a page have to be read.
 EXPLANATION = (
@@ -17,12 +18,12 @@ EXPLANATION = (
 )
 
 
-def of_runs(runs: dict[int, Run]) -> dict:
-    """Return the `means` of runs, which are given by seed."""
+def of_runs(runs: dict[int, Run], unfinished: list[Unfinished] = ()) -> dict:
+    """Return the `means` of runs, which are given by seed, and the states of `unfinished` runs."""
     accuracies = {}
     for split in SPLITS:
         accuracies[split] = [run.accuracy(split) for run in runs.values()]
-    return means(accuracies, len(runs))
+    return means(accuracies, len(runs)) | {"unfinished": count_states(unfinished)}
 
 
 def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
@@ -42,10 +43,10 @@ def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
 
 def accuracies_text(cell: dict) -> str:
     """Format `means` as text: train / validation / test, the number of runs and their `flags`."""
+    n = n_text(cell["n"], cell.get("unfinished", {}), cell.get("flags", ()))
     if not cell["n"]:
-        return NOT_KNOWN
-    remarks = "; ".join([f"n = {cell['n']}", *cell.get("flags", [])])
-    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} ({remarks})"
+        return n
+    return f"{' / '.join(mean_text(cell[split]) for split in SPLITS)} {n}"
 
 
 def gap_texts(gap: dict | None) -> list[str]:

@@ -20,6 +20,13 @@ from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
 from kd.studies.study import right_of
 from kd.studies.teachers import other_labels_note
+from kd.studies.unfinished import (
+    Unfinished,
+    count_states,
+    data_settings,
+    n_text,
+    unfinished_lines,
+)
 from kd.system.console import log
 from kd.system.errors import Problem, printable
 from kd.system.markdown import table
@@ -66,7 +73,7 @@ def write_arms(root: Path) -> dict:
 
     Returns the JSON. Raises Problem if no readable run used unlabelled images.
     """
-    protocols, left_out = gather(root, "--arms")
+    protocols, left_out, unfinished = gather(root, "--arms")
     runs = []
     for protocol in protocols:
         runs += protocol
@@ -75,13 +82,16 @@ def write_arms(root: Path) -> dict:
     if not pairs:
         for text in left_out:
             log(f"excluded: {text}")
+        for run in unfinished:
+            log(f"unfinished: {run.describe()}")
         raise Problem(
             f"Folder '{root}' (given by --arms) has no run with unlabelled images. Run distill.py"
             " --mode unlabeled first, as shown in configs/README.md."
         )
     result = {
         "schema_version": SCHEMA_VERSION,
-        "groups": [_group(pair, pairs[pair]) for pair in sorted(pairs)],
+        "groups": [_group(pair, pairs[pair], unfinished) for pair in sorted(pairs)],
+        "unfinished": [run.entry() for run in unfinished],
         "left_out": left_out,
     }
     captions = ARMS | {TEACHER: "teacher"}
@@ -156,7 +166,7 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
     return arms, left_out
 
 
-def _arms_in(run: Run, pair: Pair) -> list[str]:
+def _arms_in(run: Run | Unfinished, pair: Pair) -> list[str]:
     """Return the arms that a run belongs to.
 
     A network trained alone may be the student's baseline, the teacher, or both.
@@ -170,7 +180,22 @@ def _arms_in(run: Run, pair: Pair) -> list[str]:
     return [run.role] if own and run.role in ARMS else []
 
 
-def _group(pair: Pair, arms: Arms) -> dict:
+def _unfinished_in(
+    arms: Arms, pair: Pair, unfinished: list[Unfinished]
+) -> dict[tuple[float, str], list[Unfinished]]:
+    """Return the unfinished runs of a pair's arms, by fraction of labels and arm."""
+    known = []
+    for runs in arms.values():
+        known += [data_settings(run.settings, labels=False) for run in runs.values()]
+    found = {}
+    for run in unfinished:
+        if data_settings(run.settings, labels=False) in known:
+            for arm in _arms_in(run, pair):
+                found.setdefault((run.settings["labeled_fraction"], arm), []).append(run)
+    return found
+
+
+def _group(pair: Pair, arms: Arms, unfinished: list[Unfinished]) -> dict:
     """Return a pair as plain values, with a row for each fraction of labels."""
     students = []
     for (_, arm), runs in arms.items():
@@ -178,12 +203,15 @@ def _group(pair: Pair, arms: Arms) -> dict:
             students += runs.values()
     rows = []
     every = []
+    ended = _unfinished_in(arms, pair, unfinished)
     for fraction in sorted({fraction for fraction, _ in arms}):
         runs_of = {}
+        states = {}
         for arm in (TEACHER, *ARMS):
+            states[arm] = count_states(ended.get((fraction, arm), []))
             if (fraction, arm) in arms:
                 runs_of[arm] = arms[fraction, arm]
-        rows.append({"fraction": fraction, **_row(runs_of), "gaps": []})
+        rows.append({"fraction": fraction, **_row(runs_of), "gaps": [], "unfinished": states})
         every.append(runs_of)
     for first, second in GAPS:
         family = [_member(runs_of, first, second, students[0].test.clusters) for runs_of in every]
@@ -266,6 +294,7 @@ def markdown(result: dict) -> str:
         for score in SCORES:
             lines += _score_lines(group, score)
         lines += [*_gap_lines(group), "", *group["notes"], ""]
+    lines += unfinished_lines(result["unfinished"])
     return "\n".join([*lines, *left_out_lines(result["left_out"])])
 
 
@@ -274,16 +303,20 @@ def _score_lines(group: dict, score: str) -> list[str]:
     rows = []
     known = False
     for row in group["rows"]:
-        cells = [row["cells"].get(arm) for arm in (TEACHER, *ARMS)]
-        scores = [cell[score] if cell else None for cell in cells]
-        known = known or any(scores)
-        rows.append([_labels(row), *map(_score_text, scores)])
+        texts = []
+        for arm in (TEACHER, *ARMS):
+            own = row["cells"][arm][score] if arm in row["cells"] else None
+            known = known or own is not None
+            texts.append(_score_text(own, row["unfinished"][arm]))
+        rows.append([_labels(row), *texts])
     header = [f"{SCORES[score]} by labelled images", "teacher", *ARMS.values()]
     return [*table(header, rows), ""] if known else []
 
 
-def _score_text(score: dict | None) -> str:
-    return mean_text(score, n=score["n"]) if score else NOT_KNOWN
+def _score_text(score: dict | None, states: dict[str, int]) -> str:
+    if score is None:
+        return n_text(0, states)
+    return f"{mean_text(score)} {n_text(score['n'], states)}"
 
 
 def _labels(row: dict) -> str:

@@ -3,31 +3,67 @@
 import shlex
 
 from kd.config.layout import RunPaths, out_of
+from kd.runs.ending import FAILED, RUN_DIVERGED, TEACHER_DIVERGED
 from kd.studies.modes import ALONE, DEFECTIVE, is_mode, members, teacher_flags, teacher_role
 from kd.studies.runs import Cell, Run
 from kd.studies.study import Study
+from kd.studies.unfinished import RUNNING, Unfinished
+from kd.system.errors import printable
 
 
 def missing_commands(study: Study, mode: str, tag: str) -> list[str]:
     """Return the commands that fill a table's empty cells, for every seed that was used.
 
-    Teachers come first, then networks trained alone, then students.
+    Teachers come first, then networks trained alone, then students. A run that has begun gets its
+    `begun_command`, whatever its seed.
     """
     commands = []
     for role, teacher, student in _wanted(study, mode, tag):
         there = study.at(role, tag, teacher, student)
-        for seed in study.seeds:
-            if seed not in there:
+        begun = {run.seed: run for run in study.unfinished_at(role, tag, teacher, student)}
+        for seed in sorted({*study.seeds, *begun} - there.keys()):
+            if seed in begun:
+                commands.append(begun_command(study, begun[seed]))
+            else:
                 commands.append(fill_command(study, Cell(role, tag, teacher, student, seed)))
     return commands
+
+
+def begun_command(study: Study, run: Unfinished) -> str:
+    """Return the command that continues an unfinished run with its own settings.
+
+    After a failure, the cause is a comment behind it. A run that would diverge again, or that is
+    still running, has only a comment, which says what to change.
+    """
+    blocked = run.state == TEACHER_DIVERGED and not _teachers_finished(study, run)
+    if blocked or run.state in (RUN_DIVERGED, RUNNING):
+        return f"# {run.describe()}"
+    script = "distill.py" if is_mode(run.role) else "train_teacher.py"
+    words = ["python", script, "--config", str(RunPaths(run.folder).settings)]
+    if run.settings["max_minutes"] is not None:
+        words += ["--max-minutes", "none"]
+    command = shlex.join([*words, "--out", str(out_of(run.folder))])
+    if run.state == FAILED:
+        command += f"  # {run.state}: {printable(run.message)}"
+    return command
+
+
+def _teachers_finished(study: Study, run: Unfinished) -> bool:
+    """Return whether the networks that teach in a run have been trained since it ended.
+
+    A generation of a chain counts as not trained.
+    """
+    names = members(run.role, run.teacher)
+    role = teacher_role(run.role)
+    return bool(names) and all(run.seed in study.at(role, run.tag, "", name) for name in names)
 
 
 def _wanted(study: Study, mode: str, tag: str) -> list[tuple[str, str, str]]:
     """Return (role, teacher, student) of all runs that a table needs."""
     teachers, students = study.pairs(mode, tag)
     given = set()  # teachers that were loaded from a file
-    for run in study.students_of(mode, tag):
-        if run.report["settings"].get("teacher_checkpoint"):
+    for run in study.begun_in(mode, tag):
+        if run.settings.get("teacher_checkpoint"):
             given.add(run.teacher)
     wanted = []
     for teacher in teachers:

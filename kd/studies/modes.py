@@ -38,6 +38,25 @@ def meaning_of(settings) -> Meaning:
     return Meaning(role, plan.teacher_name, plan.student, plan.unused)
 
 
+class Cell(NamedTuple):
+    """The place of a run in the tables.
+
+    `role` is a mode, ALONE or DEFECTIVE. `teacher` is empty for the latter two.
+    """
+
+    role: str
+    tag: str
+    teacher: str
+    student: str
+    seed: int
+
+
+def cell_of(settings) -> Cell:
+    """Return the place of a run with these settings in the tables."""
+    own = meaning_of(settings)
+    return Cell(own.role, settings.output.tag, own.teacher, own.student, settings.training.seed)
+
+
 def is_mode(role: str) -> bool:
     """Return whether a role is a mode, which has a teacher. ALONE and DEFECTIVE are not modes."""
     return role in MODES

@@ -21,7 +21,7 @@ def overviews(study: Study) -> list[dict]:
     An overview has a row for each way and one for the baseline.
     """
     ways_of = {}
-    for run in study.runs.values():
+    for run in (*study.runs.values(), *study.unfinished):
         if is_mode(run.role):
             ways_of.setdefault((run.student, run.tag), set()).add((run.role, run.teacher))
     result = []
@@ -39,11 +39,14 @@ def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]])
     """
     runs = {(mode, teacher): study.at(mode, tag, teacher, student) for mode, teacher in ways}
     alone = study.alone(student, tag)
-    rows = [_row(ALONE, "", alone), *(_row(*way, runs[way]) for way in ways)]
+    rows = [
+        _row(study, (ALONE, "", student), tag, alone),
+        *(_row(study, (*way, student), tag, runs[way]) for way in ways),
+    ]
     from_alone = judge([study.minus(runs[way], alone, student) for way in ways])
     for row, gap in zip(rows[1:], from_alone):
         row["minus_alone"] = gap
-    defective = [way for way in ways if stop_accuracy(way[0]) is not None]
+    defective = [way for way in ways if runs[way] and stop_accuracy(way[0]) is not None]
     if len(defective) == 1:
         others = [way for way in ways if way not in defective]
         members = [study.minus(runs[defective[0]], runs[way], defective[0]) for way in others]
@@ -53,9 +56,12 @@ def _overview(study: Study, student: str, tag: str, ways: list[tuple[str, str]])
     return {"student": student, "tag": tag, "rows": rows}
 
 
-def _row(mode: str, teacher: str, runs: dict[int, Run]) -> dict:
+def _row(study: Study, way: tuple[str, str, str], tag: str, runs: dict[int, Run]) -> dict:
+    """Return a row as plain values. `way` is (mode, teacher, student)."""
+    mode, teacher, student = way
+    cell = of_runs(runs, study.unfinished_at(mode, tag, teacher, student))
     gaps = {"minus_alone": None, "defective_minus": None}
-    return {"mode": mode, "teacher": teacher, **of_runs(runs), "flags": flags(runs), **gaps}
+    return {"mode": mode, "teacher": teacher, **cell, "flags": flags(runs), **gaps}
 
 
 def overview_text(overview: dict) -> list[str]:

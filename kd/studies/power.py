@@ -79,7 +79,7 @@ def write_power(root: Path, margin: float | None = None) -> dict:
 
     Returns the JSON. Raises Problem if no comparison has two seeds.
     """
-    groups, left_out = gather(root, "--power")
+    groups, left_out, _ = gather(root, "--power")
     result = {"schema_version": SCHEMA_VERSION, "studies": [], "left_out": left_out}
     for runs in groups:
         study = Study(runs)

@@ -19,8 +19,10 @@ from kd.config.settings import (
 )
 from kd.reports import report as reports
 from kd.reports.predictions import Predictions, read_predictions
-from kd.studies.modes import meaning_of
-from kd.system.errors import Problem
+from kd.studies.modes import Cell, cell_of, meaning_of
+from kd.studies.unfinished import Unfinished, read_unfinished
+from kd.system.console import log
+from kd.system.errors import Problem, first_ten
 
 SPLITS = ("train", "valid", "test")
 
@@ -46,19 +48,6 @@ COMPARED = (
     "balance",
     *_recipe(),
 )
-
-
-class Cell(NamedTuple):
-    """The place of a run in the tables.
-
-    `role` is a mode, ALONE or DEFECTIVE. `teacher` is empty for the latter two.
-    """
-
-    role: str
-    tag: str
-    teacher: str
-    student: str
-    seed: int
 
 
 class Protocol(NamedTuple):
@@ -91,6 +80,11 @@ class Run:
     cell: Cell
     unused: frozenset[str] = frozenset()
     margin: float | None = None
+
+    @property
+    def settings(self) -> dict:
+        """All settings of the run, as one dictionary."""
+        return self.report["settings"]
 
     @property
     def role(self) -> str:
@@ -160,16 +154,9 @@ def read_run(folder: Path) -> Run:
     kind = TeacherSettings if report["kind"] == "teacher" else DistillSettings
     settings = read_settings(folder, report, kind)
     meaning = meaning_of(settings)
-    cell = Cell(
-        meaning.role,
-        settings.output.tag,
-        meaning.teacher,
-        meaning.student,
-        settings.training.seed,
-    )
     margin = report["settings"].get("margin")  # reports of earlier versions have none
     report = report | {"settings": parsing.flat(settings)}
-    run = Run(folder, report, cell, meaning.unused, margin)
+    run = Run(folder, report, cell_of(settings), meaning.unused, margin)
     _check_predictions(run)
     return run
 
@@ -203,19 +190,17 @@ def same_images(first: Run, second: Run) -> bool:
     )
 
 
-def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str]]:
-    """Return (the runs below `root`, one list per protocol; the exclusions with their reasons).
+def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str], list[Unfinished]]:
+    """Return the finished runs below `root`, the exclusions, and the unfinished runs.
 
-    Raises Problem if there is no run at all. `flag` is the flag that named `root`.
+    There is one list of finished runs per protocol, and a reason for each exclusion. Raises Problem
+    if there is no finished run. `flag` is the flag that named `root`.
     """
     folders = finished_below(root)
+    unfinished, left_out = read_unfinished(root)
     if not folders:
-        raise Problem(
-            f"Folder '{root}' (given by {flag}) has no finished run: no report.json is below it."
-            " Use the output folder (--out) of the scripts."
-        )
+        raise _nothing_finished(root, flag, unfinished)
     protocols = {}
-    left_out = []
     for folder in folders:
         try:
             run = read_run(folder)
@@ -224,7 +209,24 @@ def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str]]:
             left_out.append(str(problem))
             continue
         protocols.setdefault(run.protocol, []).append(run)
-    return [protocols[protocol] for protocol in sorted(protocols, key=_words)], left_out
+    groups = [protocols[protocol] for protocol in sorted(protocols, key=_words)]
+    return groups, left_out, unfinished
+
+
+def _nothing_finished(root: Path, flag: str, unfinished: list[Unfinished]) -> Problem:
+    """Return the problem of a folder without a report; print how its unfinished runs ended."""
+    what = f"Folder '{root}' (given by {flag}) has no finished run"
+    if not unfinished:
+        return Problem(
+            f"{what}: no report.json is below it. Use the output folder (--out) of the scripts."
+        )
+    for run in unfinished:
+        log(f"unfinished: {run.describe()}")
+    ended = first_ten([f"'{run.folder}' ({run.state})" for run in unfinished])
+    return Problem(
+        f"{what}, only unfinished ones: {ended}. Run the commands of stopped and interrupted runs"
+        " again; the lines above say what to change for the others."
+    )
 
 
 def _words(protocol: Protocol) -> str:

@@ -19,18 +19,21 @@ from kd.studies.modes import (
     thesis_pairs,
 )
 from kd.studies.runs import SPLITS, Cell, Run, differing
+from kd.studies.unfinished import Unfinished, data_settings
 from kd.system.errors import counted
 
 DEFAULT_MARGIN = Distillation().margin
 
 
 class Study:
-    """All runs of one protocol."""
+    """All finished runs of one protocol, and the unfinished runs whose settings fit it."""
 
-    def __init__(self, runs: list[Run]):
+    def __init__(self, runs: list[Run], unfinished: list[Unfinished] = ()):
         self.runs = {run.cell: run for run in runs}
         self.seeds = sorted({run.seed for run in runs})
         self.first = runs[0]
+        known = [data_settings(run.report["settings"]) for run in runs]
+        self.unfinished = [run for run in unfinished if data_settings(run.settings) in known]
 
     @property
     def heading(self) -> str:
@@ -86,12 +89,18 @@ class Study:
         return notes
 
     def students_of(self, mode: str, tag: str) -> list[Run]:
-        """Return the runs of a table's students."""
+        """Return the finished runs of a table's students."""
         return [run for run in self.runs.values() if (run.role, run.tag) == (mode, tag)]
+
+    def begun_in(self, mode: str, tag: str) -> list[Run | Unfinished]:
+        """Return the runs of a table's students, whether they are finished or not."""
+        unfinished = [run for run in self.unfinished if (run.role, run.tag) == (mode, tag)]
+        return [*self.students_of(mode, tag), *unfinished]
 
     def tables(self) -> list[tuple[str, str]]:
         """Return (mode, tag) of every table with at least one student, in the modes' order."""
-        tables = {(run.role, run.tag) for run in self.runs.values() if is_mode(run.role)}
+        runs = [*self.runs.values(), *self.unfinished]
+        tables = {(run.role, run.tag) for run in runs if is_mode(run.role)}
         return sorted(tables, key=lambda table: (mode_order(table[0]), table[1]))
 
     def pairs(self, mode: str, tag: str) -> tuple[list[str], list[str]]:
@@ -99,7 +108,7 @@ class Study:
 
         These are all that were run, and all of the thesis if one of its pairs was run.
         """
-        runs = self.students_of(mode, tag)
+        runs = self.begun_in(mode, tag)
         teachers, students = thesis_pairs(mode)
         of_thesis = [run for run in runs if run.teacher in teachers and run.student in students]
         if tag or not of_thesis:
@@ -117,7 +126,7 @@ class Study:
         there are only the combinations that were run.
         """
         teachers, students = self.pairs(mode, tag)
-        there = {(run.teacher, run.student) for run in self.students_of(mode, tag)}
+        there = {(run.teacher, run.student) for run in self.begun_in(mode, tag)}
         pairs = []
         for student in students:
             for teacher in teachers:
@@ -139,6 +148,20 @@ class Study:
                     runs[seed] = run
                     break
         return runs
+
+    def unfinished_at(self, role: str, tag: str, teacher: str, student: str) -> list[Unfinished]:
+        """Return the unfinished runs of a cell.
+
+        Untagged runs count where `at` may use them: if the seed has no finished run.
+        """
+        finished = self.at(role, tag, teacher, student)
+        found = []
+        for run in self.unfinished:
+            here = (run.role, run.teacher, run.student) == (role, teacher, student)
+            untagged = not is_mode(role) and not run.tag and run.seed not in finished
+            if here and (run.tag == tag or untagged):
+                found.append(run)
+        return found
 
     def alone(self, student: str, tag: str) -> dict[int, Run]:
         """Return the runs of a network trained on labels only, by seed."""

@@ -42,10 +42,11 @@ def write_tables(root: Path, margin: float | None = None) -> dict:
     There is one heat map per table. `margin` replaces the one that the runs recorded. Returns the
     JSON.
     """
-    groups, left_out = gather(root, "--tables")
+    groups, left_out, unfinished = gather(root, "--tables")
     result = {
         "schema_version": SCHEMA_VERSION,
-        "protocols": [_protocol(Study(runs), margin) for runs in groups],
+        "protocols": [_protocol(Study(runs, unfinished), margin) for runs in groups],
+        "unfinished": [run.entry() for run in unfinished],
         "left_out": left_out,
     }
     count = _write_heat_maps(root, result["protocols"])
@@ -131,7 +132,8 @@ def _cells(study: Study, mode: str, tag: str, printed: dict) -> list[dict]:
         for teacher in teachers:
             runs = study.at(mode, tag, teacher, student)
             number = printed.get(teacher, {}).get(student)
-            entry = {"student": student, "teacher": teacher, **of_runs(runs)}
+            unfinished = study.unfinished_at(mode, tag, teacher, student)
+            entry = {"student": student, "teacher": teacher, **of_runs(runs, unfinished)}
             cells.append(entry | {"flags": flags(runs), "published": number})
     return cells
 

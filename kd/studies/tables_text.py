@@ -5,6 +5,7 @@ from kd.studies.cells import EXPLANATION, accuracies_text, gap_texts
 from kd.studies.effects import effects_text
 from kd.studies.outputs import left_out_lines
 from kd.studies.overview import overview_text
+from kd.studies.unfinished import unfinished_lines
 from kd.system.errors import printable
 from kd.system.markdown import table as markdown_table
 
@@ -25,6 +26,7 @@ def markdown(result: dict) -> str:
             lines += overview_text(overview)
         for table in protocol["tables"]:
             lines += _table(table)
+    lines += unfinished_lines(result["unfinished"])
     lines += left_out_lines(result["left_out"])
     return "\n".join(lines)
 
@@ -32,7 +34,8 @@ def markdown(result: dict) -> str:
 def _table(table: dict) -> list[str]:
     """Format one table with its evidence and the commands for missing runs."""
     lines = [f"## {printable(table['title'])}", "", *_grid(table), "", *_published_note(table)]
-    lines += [*_evidence(table), ""]
+    if any(cell["n"] for cell in table["cells"]):
+        lines += [*_evidence(table), ""]
     for note in table["notes"]:
         lines += [note, ""]
     for report in table["reports"]:
@@ -46,7 +49,9 @@ def _table(table: dict) -> list[str]:
     if not table["missing"]:
         return [*lines, "No missing runs.", ""]
     count = len(table["missing"])
-    lines += [f"Missing runs: {count}. These commands produce them:", ""]
+    changes = any(command.startswith("#") for command in table["missing"])
+    note = " (what to change first is in the lines that begin with #)" if changes else ""
+    lines += [f"Missing runs: {count}. These commands produce them{note}:", ""]
     lines += [f"    {command}" for command in table["missing"]]
     return [*lines, ""]
 

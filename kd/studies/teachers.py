@@ -2,8 +2,10 @@
 
 from kd.studies.cells import means
 from kd.studies.flags import flags
+from kd.studies.modes import members, teacher_role
 from kd.studies.runs import SPLITS, Run
 from kd.studies.study import Study
+from kd.studies.unfinished import count_states
 from kd.system.errors import printable
 
 
@@ -15,12 +17,16 @@ def teacher_row(study: Study, mode: str, tag: str, teacher: str) -> dict:
     """
     students = _students(study, mode, tag, teacher)
     reports = {run.report["teacher"]["hash"]: run.report["teacher"] for run in students}
+    ended = {}
+    if len(members(mode, teacher)) == 1:
+        ended = count_states(study.unfinished_at(teacher_role(mode), tag, "", teacher))
     if not reports:
         own = study.teacher_runs(mode, tag, teacher) or {}
         rows = [{split: run.accuracy(split) for split in SPLITS} for run in own.values()]
-        return {**_means(rows), "flags": flags(own)}
+        return {**_means(rows), "unfinished": ended, "flags": flags(own)}
     rows = [_accuracies(study, report) for report in reports.values()]
-    return {**_means(rows), "flags": flags({run.seed: run for run in students}, teachers=True)}
+    of_teachers = flags({run.seed: run for run in students}, teachers=True)
+    return {**_means(rows), "unfinished": ended, "flags": of_teachers}
 
 
 def _students(study: Study, mode: str, tag: str, teacher: str) -> list[Run]:

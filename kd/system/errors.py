@@ -114,23 +114,31 @@ def report_error(error: Exception) -> int:
     A problem is printed as one line, a bug in this program as a traceback. A stop was requested, so
     it is not called an error.
     """
+    message, code = described(error)
     if isinstance(error, Stopped):
         if reports_to_user():  # all ranks stop together, and the first one reports it
-            print_on_stderr(str(error))
-        return error.code
+            print_on_stderr(message)
+    elif code == FAULT and not isinstance(error, Problem):
+        traceback.print_exception(error)
+    else:
+        print_on_stderr(f"error: {message}")
+    return code
+
+
+def described(error: BaseException) -> tuple[str, int]:
+    """Return the message of an error and its exit code."""
     if isinstance(error, Problem):
-        return _print_error(error, error.code)
+        return str(error), error.code
+    if isinstance(error, KeyboardInterrupt):
+        return STOPPED_AT_ONCE, INTERRUPTED
     if isinstance(error, OSError):  # a path that no other check covers
-        return _print_error(
-            f"'{error.filename}': {error.strerror}. Check the path, its permissions and the disk.",
-            USAGE,
-        )
+        why = f"'{error.filename}': {error.strerror}."
+        return f"{why} Check the path, its permissions and the disk.", USAGE
     if is_out_of_memory(error):
-        return _print_error(
-            "Out of memory. Lower --batch-size, --image-size or the sizes of the splits.", USAGE
-        )
-    traceback.print_exception(error)
-    return FAULT
+        cure = "Lower --batch-size, --image-size or the sizes of the splits."
+        return f"Out of memory. {cure}", USAGE
+    name = type(error).__name__
+    return f"A bug in this program ({name}: {error}). See the traceback that was printed.", FAULT
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -143,11 +151,6 @@ def is_out_of_memory(error: Exception) -> bool:
     if not classes.isdisjoint(NO_MEMORY_CLASSES):
         return True
     return any(text in str(error) for text in NO_MEMORY_TEXTS)
-
-
-def _print_error(text, code: int) -> int:
-    print_on_stderr(f"error: {text}")
-    return code
 
 
 def print_on_stderr(text: str) -> None:

@@ -33,14 +33,44 @@ def exclusive_lock(folder: Path):
 
 def _lock_or_refuse(holder: int, folder: Path) -> None:
     try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
-        raise Problem(
-            f"Run folder '{folder}' is in use by {owner}. Wait until it ends.", BUSY
-        ) from None
+        # `owner_of_lock` holds the lock for an instant, which must not refuse a run.
+        if not any(_try_lock(holder, fcntl.LOCK_EX, pause) for pause in (0, 0.02, 0.05)):
+            raise Problem(
+                f"Run folder '{folder}' is in use by {_owner(holder)}. Wait until it ends.", BUSY
+            )
     except OSError as error:  # a file system without locks
         raise cannot_write(folder, error) from None
+
+
+def _try_lock(holder: int, kind: int, pause: float = 0) -> bool:
+    """Return whether the lock could be taken after `pause` seconds."""
+    time.sleep(pause)
+    try:
+        fcntl.flock(holder, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _owner(holder: int) -> str:
+    return os.pread(holder, 100, 0).decode("ascii", "replace").strip() or "another process"
+
+
+def owner_of_lock(folder: Path) -> str | None:
+    """Return the process that holds the exclusive lock of `folder`, or None if there is none.
+
+    The lock of a running process is not touched. Raises OSError if the file cannot be read, or on a
+    file system without locks.
+    """
+    try:
+        holder = os.open(folder / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        # A shared lock is refused while another process holds the exclusive one.
+        return None if _try_lock(holder, fcntl.LOCK_SH) else _owner(holder)
+    finally:
+        os.close(holder)
 
 
 def _write_owner(holder: int) -> None:

@@ -31,18 +31,27 @@ def process_group():
     dist.init_process_group(BACKENDS[torch.cuda.is_available()], timeout=datetime.timedelta(days=1))
     try:
         yield
-    except (dist.DistError, RuntimeError) as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            why = str(error).splitlines()[0][:120]
-            raise Problem(
-                f"Rank {rank()} of {world_size()} lost the connection to the other ranks ({why})."
-                " See their messages, then run the same command again to continue.",
-                1,
-            ) from None
-        raise
+    except RuntimeError as error:
+        problem = lost_connection(error)
+        if problem is None:
+            raise
+        raise problem from None
     finally:
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+def lost_connection(error: BaseException) -> Problem | None:
+    """Return the problem (1) behind an error of torch if another rank is lost, otherwise None."""
+    lost = isinstance(error, dist.DistError)
+    if not lost and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return None
+    why = str(error).splitlines()[0][:120]
+    return Problem(
+        f"Rank {rank()} of {world_size()} lost the connection to the other ranks ({why})."
+        " See their messages, then run the same command again to continue.",
+        1,
+    )
 
 
 def world_size() -> int:

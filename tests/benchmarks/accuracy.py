@@ -33,7 +33,7 @@ import train_teacher  # noqa: E402
 from kd import models  # noqa: E402
 from kd.reports import report as reports  # noqa: E402
 from kd.reports.predictions import read_predictions  # noqa: E402
-from kd.reports.statistics import compare, estimate  # noqa: E402
+from kd.reports.statistics import estimate, pair  # noqa: E402
 from kd.runs import run  # noqa: E402
 from kd.system.checkpoint import load  # noqa: E402
 from kd.system.devices import pick_precision  # noqa: E402
@@ -97,7 +97,8 @@ def compare(name, first, second):
     Also print how many pairs of runs have the same weights.
     """
     one, other = ([read_predictions(run) for run in runs] for runs in (first, second))
-    compared = compare(*(np.stack([found.right for found in side]) for side in (one, other)), one[0].clusters)
+    sides = [dict(enumerate(found.right for found in side)) for side in (one, other)]
+    compared = pair(*sides, one[0].clusters)
     low, high = estimate(compared).interval
     means = " against ".join(f"{np.mean([found.right.mean() for found in side]):.4f}" for side in (one, other))
     same = sum(all((a == b).all() for a, b in zip(*(load(run / "model.pt")["state_dict"].values() for run in pair)))
