@@ -56,6 +56,15 @@ def test_unequal_arms_are_reported(arms, script):
     assert "Warning: 1 of 1 students had a teacher that was trained on other labels than theirs." in out
 
 
+def test_arms_on_a_split_that_leaks_say_so(arms, script):
+    file = FEW / "normal/kdwide-kdtiny/seed0/report.json"
+    report = json.loads(file.read_text())
+    report["data"] |= {"leaks": True, "overlaps": {"patients": 3, "files": 0}}
+    file.write_text(json.dumps(report))
+    out = script("evaluate", ["--arms", "runs"])[1]
+    assert "In more than one split: 3 patients, 0 identical files." in out and "WARNING: THIS SPLIT" in out
+
+
 def test_arms_with_other_labels_are_never_compared(script):
     words = ["--teacher", "kdwide", "--student", "kdtiny", *TINY, "--max-steps", "2"]
     for mode, more in (("unlabeled", ["--out", "runs/a"]), ("unlabeled", ["--train-per-class", "6", "--out", "runs/b"]),

@@ -18,7 +18,7 @@ from kd.studies.flags import one_class_note
 from kd.studies.modes import ALONE, shows_pool
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
-from kd.studies.study import right_of
+from kd.studies.study import leak_text, right_of
 from kd.studies.teachers import other_labels_note
 from kd.studies.unfinished import (
     Unfinished,
@@ -260,7 +260,9 @@ def _notes(runs: list[Run]) -> list[str]:
     """Return notes on whether the arms are equal in steps, labels of the teachers and settings."""
     other_labels = other_labels_note(runs)
     same_labels = "Every teacher was trained on exactly the labels of its student."
-    notes = [_steps_note(runs), other_labels or same_labels]
+    leaking = [run.report["data"] for run in runs if run.report["data"]["leaks"]]
+    notes = [leak_text(leaking[0])] if leaking else []
+    notes += [_steps_note(runs), other_labels or same_labels]
     splits = {}
     for run in runs:
         settings = run.report["settings"]
