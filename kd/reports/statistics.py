@@ -50,9 +50,9 @@ class Comparison:
 class SeedVariance(NamedTuple):
     """Variance of the mean of one seed.
 
-    excess   the variance that the patients do not explain
-    total    with the part that they explain; it weighs the degrees of freedom
-    freedom  degrees of freedom of both; 0 if there is only one seed
+    excess   the variance beyond what the patients explain; it is added to theirs
+    total    the variance that weighs the degrees of freedom
+    freedom  degrees of freedom; 0 if there is only one seed
     """
 
     excess: float
@@ -127,11 +127,11 @@ def pair(first: Mapping, second: Mapping, patients: np.ndarray) -> Comparison | 
 def own_seed_variance(one: Comparison) -> SeedVariance:
     """Return the variance between the seeds of a single comparison.
 
-    With three seeds it is often much too small by chance, and Satterthwaite's formula would then
-    assume many degrees of freedom. For these it is counted CAUTION times.
+    With three seeds it is often much too small by chance. It is therefore not reduced by what the
+    patients explain, and it counts CAUTION times in Satterthwaite's formula, which would otherwise
+    assume too many degrees of freedom.
     """
-    excess = one.seed_variance - one.noise_variance
-    return SeedVariance(excess, CAUTION * one.seed_variance, one.seeds - 1)
+    return SeedVariance(one.seed_variance, CAUTION * one.seed_variance, one.seeds - 1)
 
 
 def shared_seed_variances(
