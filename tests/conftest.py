@@ -282,6 +282,7 @@ def make(templates):
             report["student"]["weights_hash"] = f"{student}, {role}, seed {seed}"
         else:
             settings |= {"mode": role, "teacher": teacher, "student": student}
+            report["student"]["weights_hash"] = f"{student} <- {teacher}, {role}, seed {seed}"
             kind = {"defective": "defective-alone", "random": "untrained"}.get(role, "alone")
             taught_by = f"{teacher}, {kind}, seed {seed}"
             report["teacher"]["hash"] = taught_by

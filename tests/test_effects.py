@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kd.reports import statistics
 from kd.reports.predictions import Predictions, read_predictions
@@ -26,22 +27,27 @@ def right(folder, seed):
     return read_predictions(Path(f"runs/set/{folder}/seed{seed}")).right.astype(float)
 
 
-def answer(folder, of_row):
-    """Replace the predictions of a run by `of_row(row)`, and make its report agree."""
+def rewrite(folder, change):
+    """Replace the rows of a run's predictions by `change(number, row)`, and make its report agree."""
     file, report = folder / "predictions.csv", json.loads((folder / "report.json").read_text())
     with file.open() as opened:
-        rows = list(csv.DictReader(opened))
+        rows = [change(number, row) for number, row in enumerate(csv.DictReader(opened))]
     for row in rows:
-        row["predicted"] = of_row(row)
         for name in report["data"]["classes"]:
             row[f"logit_{name}"] = float(name == row["predicted"])
     with file.open("w") as opened:
         writer = csv.DictWriter(opened, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    correct = [row["predicted"] == row["label"] for row in rows if row["part"] == "test"]
-    report["results"]["best"]["test_accuracy"] = float(np.mean(correct))
+    test = [row for row in rows if row["part"] == "test"]
+    report["results"]["best"]["test_accuracy"] = float(np.mean([row["predicted"] == row["label"] for row in test]))
+    if report["teacher"]:
+        report["teacher"]["test_accuracy"] = float(np.mean([row["teacher"] == row["label"] for row in test]))
     (folder / "report.json").write_text(json.dumps(report))
+
+
+def answer(folder, of_row):
+    rewrite(folder, lambda number, row: row | {"predicted": of_row(row)})
 
 
 def study(make, seeds=(0, 1, 2)):
@@ -68,9 +74,9 @@ def test_the_effect_of_a_mode_is_the_mean_over_its_pairs(make):
     patients = read_predictions(Path("runs/set/alone/-vgg11/seed0")).patients
     expected = statistics.estimate(statistics.compare(*sides, patients))
     row = first["rows"][0]
-    assert (row["gap"]["low"], row["gap"]["high"]) == pytest.approx(expected.interval)
+    assert (row["gap"]["low"] + row["gap"]["high"]) / 2 == pytest.approx(expected.center)
     assert row["gap"]["mean"] == pytest.approx(np.mean(list(row["pairs"].values())))
-    assert row["spread"] == pytest.approx(np.std(list(row["pairs"].values()), ddof=1)) and row["left_out"] == []
+    assert row["spread"] == pytest.approx(np.std(list(row["pairs"].values()), ddof=1)) and row["left_out"] == {}
     text = Path("runs/tables.md").read_text()
     assert text.index("mean effect of each mode") < text.index("comparison of all modes") < text.index("9.3.1")
 
@@ -80,9 +86,59 @@ def test_pairs_with_fewer_seeds_are_named_and_not_averaged(make):
     make("alone", "", "resnet34", 0)
     make("normal", "seresnet50", "resnet34", 0)
     row = protocol()["effects"][0]["rows"][0]
-    assert len(row["pairs"]) == 4 and row["left_out"] == ["resnet34 <- seresnet50"]
-    assert "1 pair has fewer seeds than the others and cannot be averaged with them: resnet34 <- seresnet50." in Path(
-        "runs/tables.md").read_text()
+    assert len(row["pairs"]) == 4 and row["left_out"] == {"resnet34 <- seresnet50": [1, 2]}
+    assert ("normal minus baseline: not averaged, because runs are missing: resnet34 <- seresnet50 (without seeds 1, 2)."
+            in Path("runs/tables.md").read_text())
+
+
+def test_one_more_seed_of_one_pair_does_not_change_the_pairs(make):
+    study(make)
+    make("alone", "", "vgg11", 3)
+    make("normal", "seresnet50", "vgg11", 3)
+    row = protocol()["effects"][0]["rows"][0]
+    assert len(row["pairs"]) == 4 and row["gap"]["seeds"] == 3 and row["left_out"] == {}
+
+
+def test_a_defective_pair_is_compared_with_the_same_teacher_or_the_students_own(make):
+    for seed in (0, 1, 2):
+        make("alone", "", "resnet18", seed)
+        make("defective", "seresnet50", "resnet18", seed)
+        make("unlabeled", "vgg11", "resnet18", seed)  # another teacher: no control
+        for generations in (1, 2):
+            make("self", f"g{generations}", "resnet18", seed, setting(generations=generations))
+    first, second = protocol()["effects"]
+    assert [(row["minus"], list(row["pairs"])) for row in second["rows"]] == [("self", ["resnet18 <- seresnet50"])]
+    assert [list(row["pairs"]) for row in first["rows"] if row["mode"] == "self"] == [["resnet18 <- resnet18"]]
+    expected = [right("defective/seresnet50-resnet18", seed).mean() - right("self/g1-resnet18", seed).mean() for seed in (0, 1, 2)]
+    assert second["rows"][0]["gap"]["mean"] == pytest.approx(np.mean(expected))
+
+
+def test_a_single_test_patient_gives_tables_without_intervals(make):
+    for folder in (make("alone", "", "resnet18", 0), make("normal", "resnet50", "resnet18", 0)):
+        rewrite(folder, lambda number, row: row | {"patient": "p"})
+    found = protocol()
+    assert found["effects"][0]["rows"][0]["gap"] is None and found["tables"][0]["cells"][0]["minus_alone"] is None
+
+
+def words(make, margin):
+    """Return the verdicts of a student whose accuracy is 0.9, with a teacher of 0.93, compared with a baseline of 0.6."""
+    def answers(share, name):
+        def change(number, row):
+            wrong = "hand" if row["label"] != "hand" else "elbow"
+            return row | {"patient": f"p{number}", "predicted": row["label"] if number % 28 < 28 * share else wrong,
+                          "teacher": row["teacher"] and (row["label"] if number % 28 < 26 else wrong)}
+        return change
+    for seed in (0, 1, 2):
+        rewrite(make("alone", "", "resnet18", seed), answers(0.2, "alone"))
+        rewrite(make("normal", "resnet50", "resnet18", seed), answers(0.9, "normal"))
+    cell = protocol(margin)["tables"][0]["cells"][0]
+    return cell["minus_alone"]["says"], cell["minus_teacher"]["says"]
+
+
+def test_the_words_of_a_study_stand_in_its_tables(make):
+    assert words(make, 0.01) == ("better", "no verdict: too few differences (0)")
+    text = Path("runs/tables.md").read_text()
+    assert text.count("| better |") == 2  # the effect and the cell; one mode has no overview
 
 
 def test_the_teachers_row_is_that_of_the_networks_that_taught(make):
@@ -106,7 +162,7 @@ def test_the_teachers_row_is_that_of_the_networks_that_taught(make):
     row = table["teachers"][0]
     assert row["n"] == 1 and row["train"] is None
     assert table["notes"] == [
-        "All 2 seeds share one teacher resnet50: the intervals are conditional on this network, and do not include the variance"
+        "All seeds share one teacher resnet50: the intervals are conditional on this network, and do not include the variance"
         " between teachers.",
         "Warning: 2 of 2 students had a teacher that was trained on other labels than theirs."]
     assert all(note in Path("runs/tables.md").read_text() for note in table["notes"])
@@ -160,7 +216,7 @@ def test_a_started_run_cannot_change_its_margin(script):
 
 
 def test_power_is_the_share_of_simulated_studies_that_find_the_effect():
-    parts = power.Components(patient=0.1, seed=0.0001, both=0.1)
+    parts = power.Components(patient=0.1, seed=0.0001, both=0.1, discordant=1.0)
     random = np.random.default_rng(0)
     for seeds, patients in ((3, 100), (5, 300)):
         found = 0
@@ -169,7 +225,7 @@ def test_power_is_the_share_of_simulated_studies_that_find_the_effect():
             gaps = gaps + np.sqrt(parts.seed) * random.standard_normal((seeds, 1)) + np.sqrt(parts.both) * random.standard_normal(
                 (seeds, patients))
             own = statistics.estimate(statistics.compare(gaps, np.zeros_like(gaps), np.arange(patients)))
-            found += own.interval[0] > 0
+            found += own.p_two_sided() < 0.05 and own.center > 0
         assert power.power(parts, 0.05, seeds, patients) == pytest.approx(found / 2000, abs=0.06)
 
 
@@ -184,8 +240,24 @@ def test_components_are_those_of_the_model():
     assert found.seed == pytest.approx(0.0004, rel=0.2)
 
 
+def test_the_power_counts_studies_in_which_too_few_patients_differ():
+    few = power.Components(patient=0.03, seed=0.0, both=0.03, discordant=0.05)
+    everywhere = few._replace(discordant=1.0)
+    chance = stats.binom.sf(9, 200, 0.05)
+    assert power.power(few, 0.1, 3, 200) == pytest.approx(chance * power.power(everywhere, 0.1, 3, 200))
+    assert power.power(everywhere, 0.1, 3, 9) == 0.0
+
+
+def test_the_added_patients_are_no_variance_of_the_pilot():
+    right = np.random.default_rng(2).random((3, 60)) < 0.5
+    pilot = statistics.compare(right, right, np.arange(60))
+    assert power.components([pilot]) == pytest.approx((0, 0, 0, 0), abs=1e-12)
+
+
 def test_the_power_of_a_study_grows_with_seeds_patients_and_the_effect(make, script):
     study(make)
+    for file in Path("runs").rglob("predictions.csv"):
+        rewrite(file.parent, lambda number, row: row | {"patient": f"p{number}"})
     code, out = script("evaluate", ["--power", "runs"])
     found = json.loads(Path("runs/power.json").read_text())["studies"]
     assert code == 0 and [one["mode"] for one in found] == ["normal", "defective", "self"] and "power.md" in out

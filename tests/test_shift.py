@@ -215,25 +215,43 @@ def distilled(caption, seed, *teachers):
                                               "teacher": {"members": [{"hash": name} for name in teachers]}}, [])
 
 
+def steady(rows):
+    """Return that no network predicts one class in any version."""
+    return {caption: {seed: np.zeros(len(VERSIONS), bool) for seed in row} for caption, row in rows.items()}
+
+
 def test_differences_pair_seeds_and_images():
     every = np.ones((len(VERSIONS), 4), bool)
     rows = {"a (baseline)": {0: ~every, 1: every}, "a <- b, normal": {1: every.copy(), 2: every}}
     rows["a <- b, normal"][1][VERSIONS.index(("blur", 2)), :2] = False
     patients = np.array(["p", "p", "q", "r"])
-    [found] = differences([distilled("a <- b, normal", seed, "b") for seed in (1, 2)], rows, patients)
+    [found] = differences([distilled("a <- b, normal", seed, "b") for seed in (1, 2)], rows, steady(rows), patients)
     assert found["seeds"] == [1] and found["gaps"]["clean"]["mean"] == 0
     assert found["gaps"]["blur"]["mean"] == pytest.approx(-0.1) and found["gaps"]["all"]["mean"] == pytest.approx(-0.1 / 6)
     assert found["gaps"]["blur"]["says"] == "no verdict: 1 seed" and found["gaps"]["blur"]["patients"] == 3
-    assert differences([distilled("a <- b, normal", 2, "b")], {"a <- b, normal": {2: every}} | rows, patients) == []
-    alone = differences([distilled("a <- b, normal", 1, "b")], rows, np.array(["p"] * 4))
+    more = {"a <- b, normal": {2: every}} | rows
+    assert differences([distilled("a <- b, normal", 2, "b")], more, steady(more), patients) == []
+    alone = differences([distilled("a <- b, normal", 1, "b")], rows, steady(rows), np.array(["p"] * 4))
     assert set(alone[0]["gaps"].values()) == {None}  # for one patient, no interval is defined
+
+
+def test_a_network_that_predicts_one_class_on_shifted_images_gets_no_verdict_there():
+    random = np.random.default_rng(0)
+    rows = {name: {seed: random.random((len(VERSIONS), 60)) < share for seed in (0, 1, 2)}
+            for name, share in (("a (baseline)", 0.9), ("a <- b, normal", 0.3))}
+    collapsed = steady(rows)
+    collapsed["a <- b, normal"][1][VERSIONS.index(("noise", 5))] = True
+    [found] = differences([distilled("a <- b, normal", seed, "b") for seed in (0, 1, 2)], rows, collapsed, np.arange(60))
+    says = {column: gap["says"] for column, gap in found["gaps"].items()}
+    assert says["noise"] == says["all"] == "no verdict: 1 network predicts one class"
+    assert {word for column, word in says.items() if column not in ("noise", "all")} == {"worse"}
 
 
 def test_several_teachers_are_compared_with_a_single_one_of_them():
     rows = {caption: {0: np.ones((len(VERSIONS), 4), bool)} for caption in ("a <- b", "a <- c", "a <- b+d", "a <- e+f")}
     entries = [distilled("a <- b", 0, "b"), distilled("a <- c", 0, "c"), distilled("a <- b+d", 0, "b", "d"),
                distilled("a <- e+f", 0, "e", "f")]
-    assert [(one["of"], one["minus"]) for one in differences(entries, rows, np.arange(4))] == [("a <- b+d", "a <- b")]
+    assert [(one["of"], one["minus"]) for one in differences(entries, rows, steady(rows), np.arange(4))] == [("a <- b+d", "a <- b")]
 
 
 @pytest.mark.parametrize("key, value", [("split_hash", "0"), ("content_hash", "1"), ("image_size", 64)])

@@ -69,7 +69,8 @@ def compare(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> Comp
     over patients. Before it is computed, two patients of average size are added: one on whom the
     methods are equal, and one who is half a win for the first and half for the second. With one
     image per patient and one seed, this is the interval of Agresti and Min (2005, Statistics in
-    Medicine 24). The variance is therefore never 0, not even if the methods agree on all images.
+    Medicine 24) with Student's t. The variance is therefore never 0, not even if the methods agree
+    on all images.
     """
     gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     _, patient_of = np.unique(patients, return_inverse=True)
@@ -80,8 +81,8 @@ def compare(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> Comp
     mean = gaps.mean()
     center = mean * count / (count + 2)
     around = (sums.mean(0) - center * images) / images.mean()
-    added = 1 + 2 * center**2  # (1 - c)^2 / 2 + (-1 - c)^2 / 2 + c^2 of the two added patients
-    patient_variance = ((around**2).sum() + added) / ((count + 1) * (count + 2))
+    patient_variance = (around**2).sum() / ((count + 1) * (count + 2))
+    patient_variance += added_variance(center, count)
     total, noise = _seed_variances((sums - mean * images) / images.mean())
     return Comparison(
         mean=float(mean),
@@ -93,6 +94,12 @@ def compare(first: np.ndarray, second: np.ndarray, patients: np.ndarray) -> Comp
         patients=count,
         discordant=int(differs.sum()),
     )
+
+
+def added_variance(center: float, patients: int) -> float:
+    """Return what the two added patients contribute to the variance between patients."""
+    added = 1 + 2 * center**2  # (1 - c)^2 / 2 + (-1 - c)^2 / 2 + c^2
+    return added / ((patients + 1) * (patients + 2))
 
 
 def _seed_variances(deviations: np.ndarray) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 A family is one kind of comparison in one table, for example all students minus the same networks
 trained alone. The words follow p-values that are adjusted for the number of comparisons in the
-family, so that a table in which nothing is true has a wrong word in at most one case in twenty.
+family. A family in which there is no difference has a wrong "better" or "worse" in about one case
+in twenty at most (tests/benchmarks/coverage.py).
 """
 
 from collections.abc import Hashable, Sequence
@@ -52,9 +53,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def judge(
-    family: Sequence[Member], margin: float | None = None, pool: bool = True
-) -> list[dict | None]:
+def judge(family: Sequence[Member], margin: float | None = None) -> list[dict | None]:
     """Return each comparison of a family as plain values, with its interval and verdict.
 
     The intervals are not adjusted for the number of comparisons. The verdicts are, by Holm's method
@@ -63,12 +62,11 @@ def judge(
     margin  of non-inferiority, for comparisons with a teacher. The verdict is then "better", "as
             good within MARGIN", "worse", both of the last two, or "not shown"; without a margin it
             is "better", "worse" or "no evidence". A member that can have no verdict has the reason
-    pool    whether the variance between seeds is averaged over the members
 
     Returns None for members without a comparison.
     """
     known = [member for member in family if member.comparison is not None]
-    seeds_of = _seed_variances(known) if pool else {}
+    seeds_of = _seed_variances(known)
     estimates = {
         id(member): estimate(member.comparison, seeds_of.get(id(member))) for member in known
     }

@@ -10,11 +10,12 @@ from kd.studies.unfinished import Unfinished, count_states, n_text
 EXPLANATION = (
     "Differences are in test accuracy; n is the number of seeds. The 95 % intervals hold for one"
     " comparison each. They include the variance between patients and, for n > 1, between seeds;"
-    " with n = 1 the variance between seeds is missing. Verdicts follow p-values that are adjusted"
-    " for the number of comparisons in their column (Holm's method). There is no verdict below"
-    f" {MIN_SEEDS} seeds, if two networks differ on fewer than {MIN_DISCORDANT} patients (images,"
-    " if patients are not known), or if a network predicts one class only. Baseline: the same"
-    " network trained alone."
+    " with n = 1 the variance between seeds is missing. The variance between seeds is averaged"
+    " over a column, so the same difference can have slightly different intervals in two tables."
+    " Verdicts follow p-values that are adjusted for the number of comparisons in their column"
+    f" (Holm's method). There is no verdict below {MIN_SEEDS} seeds, if two networks differ on"
+    f" fewer than {MIN_DISCORDANT} patients (images, if patients are not known), or if a network"
+    " predicts one class only. Baseline: the same network trained alone."
 )
 
 

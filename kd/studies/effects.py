@@ -6,13 +6,13 @@ import numpy as np
 
 from kd.reports.statistics import mean_sd, pair
 from kd.reports.text import NOT_KNOWN
-from kd.reports.verdicts import Member, judge
+from kd.reports.verdicts import MIN_SEEDS, Member, judge
 from kd.studies.cells import gap_texts
 from kd.studies.flags import one_class_note
-from kd.studies.modes import ALONE, stop_accuracy
+from kd.studies.modes import ALONE, has_network, stop_accuracy, teaches_itself
 from kd.studies.runs import Run
 from kd.studies.study import Study
-from kd.system.errors import counted, printable
+from kd.system.errors import printable
 from kd.system.markdown import table
 
 
@@ -26,6 +26,11 @@ class Pair(NamedTuple):
     @property
     def seeds(self) -> frozenset[int]:
         return frozenset(self.first.keys() & self.second.keys())
+
+    def only(self, seeds: frozenset[int]) -> "Pair":
+        """Return the pair with some of its seeds only."""
+        sides = [{seed: side[seed] for seed in sorted(seeds)} for side in (self.first, self.second)]
+        return Pair(self.name, *sides)
 
 
 def effects(study: Study) -> list[dict]:
@@ -52,27 +57,40 @@ def effects(study: Study) -> list[dict]:
 def _with_alone(study: Study, mode: str, tag: str) -> list[Pair]:
     """Return the pairs of a mode, each with the same network trained alone."""
     pairs = []
-    for teacher, student in study.cells(mode, tag):
+    for teacher, student in _pairs_of(study, mode, tag):
         runs = study.at(mode, tag, teacher, student)
         pairs.append(Pair(f"{student} <- {teacher}", runs, study.alone(student, tag)))
-    return [one for one in pairs if one.seeds]
+    return pairs
 
 
 def _with_other(study: Study, mode: str, other: str, tag: str) -> list[Pair]:
     """Return the pairs of a mode, each with the same pair in another mode.
 
-    If the other mode does not have the teacher, because students teach themselves or no network
-    teaches, the pair is compared with the only run of its student in that mode.
+    In a mode in which students teach themselves, or no network teaches, that is the student's run.
+    """
+    others = _pairs_of(study, other, tag)
+    pairs = []
+    for teacher, student in _pairs_of(study, mode, tag):
+        match = teacher
+        if teaches_itself(other) or not has_network(other):
+            match = next((name for name, of in others if of == student), teacher)
+        runs = study.at(mode, tag, teacher, student)
+        control = study.at(other, tag, match, student)
+        pairs.append(Pair(f"{student} <- {teacher}", runs, control))
+    return pairs
+
+
+def _pairs_of(study: Study, mode: str, tag: str) -> list[tuple[str, str]]:
+    """Return (teacher, student) of the pairs of a mode that were run.
+
+    Of a chain, this is the first generation only.
     """
     pairs = []
     for teacher, student in study.cells(mode, tag):
-        own = [name for name, of in study.cells(other, tag) if of == student]
-        match = teacher if teacher in own else own[0] if len(own) == 1 else None
-        if match is not None:
-            runs = study.at(mode, tag, teacher, student)
-            control = study.at(other, tag, match, student)
-            pairs.append(Pair(f"{student} <- {teacher}", runs, control))
-    return [one for one in pairs if one.seeds]
+        first = not teaches_itself(mode) or teacher == student
+        if first and study.at(mode, tag, teacher, student):
+            pairs.append((teacher, student))
+    return pairs
 
 
 def _family(study: Study, tag: str, pairs_of: dict[tuple[str, str], list[Pair]]) -> dict:
@@ -80,41 +98,47 @@ def _family(study: Study, tag: str, pairs_of: dict[tuple[str, str], list[Pair]])
     rows = []
     members = []
     for (mode, minus), pairs in pairs_of.items():
-        used = _with_most_seeds(pairs)
-        if used:
-            rows.append({"mode": mode, "minus": minus, **_pairs_entry(study, pairs, used)})
+        seeds = _best_seeds(pairs)
+        used = [one.only(seeds) for one in pairs if one.seeds >= seeds]
+        if seeds:
+            rows.append({"mode": mode, "minus": minus, **_pairs_entry(pairs, used, seeds)})
             members.append(_member(study, used))
-    for row, gap in zip(rows, judge(members, pool=False)):
+    for row, gap in zip(rows, judge(members)):
         row["gap"] = gap
     return {"tag": tag, "rows": rows}
 
 
-def _with_most_seeds(pairs: list[Pair]) -> list[Pair]:
-    """Return the pairs that have the seeds of the pair with the most seeds.
+def _best_seeds(pairs: list[Pair]) -> frozenset[int]:
+    """Return the seeds over which pairs are averaged; each pair needs all of them.
 
-    A mean over pairs needs the same seeds in each of them.
+    They are those that all pairs have, if these are enough for a verdict. Otherwise they are those
+    of a single pair: enough for a verdict if possible, then shared by the most pairs, then the most
+    seeds.
     """
-    if not pairs:
-        return []
-    most = max(pairs, key=lambda one: len(one.seeds)).seeds
-    return [
-        one._replace(
-            first={seed: one.first[seed] for seed in most},
-            second={seed: one.second[seed] for seed in most},
-        )
-        for one in pairs
-        if one.seeds >= most
-    ]
+    own = [one.seeds for one in pairs if one.seeds]
+    if not own:
+        return frozenset()
+    candidates = [frozenset.intersection(*own), *own]
+    return max(
+        filter(None, candidates),
+        key=lambda seeds: (len(seeds) >= MIN_SEEDS, sum(one >= seeds for one in own), len(seeds)),
+    )
 
 
-def _pairs_entry(study: Study, pairs: list[Pair], used: list[Pair]) -> dict:
-    """Return the pairs of an effect, how far they differ, and those that were left out."""
-    means = [pair(_right(one.first), _right(one.second), study.clusters).mean for one in used]
-    names = [one.name for one in used]
+def _pairs_entry(pairs: list[Pair], used: list[Pair], seeds: frozenset[int]) -> dict:
+    """Return the pairs of an effect, how far they differ, and the seeds that others lack."""
+    means = {}
+    for one in used:
+        gaps = [
+            run.test.right.mean() - one.second[seed].test.right.mean()
+            for seed, run in one.first.items()
+        ]
+        means[one.name] = float(np.mean(gaps))
+    left_out = {one.name: sorted(seeds - one.seeds) for one in pairs if one.name not in means}
     return {
-        "pairs": dict(zip(names, means)),
-        "spread": mean_sd(means)["sd"],
-        "left_out": [one.name for one in pairs if one.name not in names],
+        "pairs": means,
+        "spread": mean_sd(list(means.values()))["sd"],
+        "left_out": left_out,
     }
 
 
@@ -148,32 +172,38 @@ def effects_text(families: list[dict]) -> list[str]:
         (
             "Each pair is a teacher and a student; the mean has equal weights. Pairs are no random"
             " sample: the interval is for these networks, over other patients and seeds. Single"
-            " pairs: standard deviation of their differences, smallest and largest."
+            " pairs: standard deviation of their differences (chance included), smallest and"
+            " largest."
         ),
         "",
         *left_out,
     ]
-    return [*lines, ""] if left_out else lines
+    return lines
 
 
 def _row_text(row: dict) -> list[str]:
-    minus = "baseline" if row["minus"] == ALONE else row["minus"]
     values = list(row["pairs"].values())
     spread = NOT_KNOWN
     if row["spread"] is not None:
         spread = f"sd {row['spread']:.4f}, {min(values):+.4f} to {max(values):+.4f}"
-    return [f"{row['mode']} minus {minus}", str(len(values)), *gap_texts(row["gap"]), spread]
+    return [_name(row), str(len(values)), *gap_texts(row["gap"]), spread]
+
+
+def _name(row: dict) -> str:
+    return f"{row['mode']} minus {'baseline' if row['minus'] == ALONE else row['minus']}"
 
 
 def _left_out_texts(family: dict) -> list[str]:
-    """Return a line for each effect from which pairs with fewer seeds were left out."""
+    """Return a line for each effect from which pairs without some seed were left out."""
     lines = []
     for row in family["rows"]:
-        if row["left_out"]:
-            pairs = counted(len(row["left_out"]), "pair has", "pairs have")
-            names = ", ".join(printable(name) for name in row["left_out"])
-            lines.append(
-                f"{row['mode']} minus {row['minus']}: {pairs} fewer seeds than the others and"
-                f" cannot be averaged with them: {names}."
-            )
+        pairs = []
+        for name, seeds in row["left_out"].items():
+            which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+            pairs.append(f"{printable(name)} (without {which})")
+        if pairs:
+            lines += [
+                f"{_name(row)}: not averaged, because runs are missing: {'; '.join(pairs)}.",
+                "",
+            ]
     return lines

@@ -18,7 +18,7 @@ from kd.studies.flags import one_class_note
 from kd.studies.modes import ALONE, shows_pool
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
-from kd.studies.study import leak_text, right_of
+from kd.studies.study import leak_text
 from kd.studies.teachers import other_labels_note
 from kd.studies.unfinished import (
     Unfinished,
@@ -236,8 +236,18 @@ def _member(
 ) -> Member:
     """Return the comparison of two arms at one fraction of labels; patients [N]."""
     sides = [runs_of.get(arm, {}) for arm in (first, second)]
-    compared = statistics.pair(*map(right_of, sides), patients)
-    return Member(compared, second, one_class_note([*sides[0].values(), *sides[1].values()]))
+    common = sorted(sides[0].keys() & sides[1].keys())
+    rights = [_by_seed({labels: side[labels].test.right for labels in common}) for side in sides]
+    runs = [side[labels] for side in sides for labels in common]
+    return Member(statistics.pair(*rights, patients), second, one_class_note(runs))
+
+
+def _by_seed(rights: dict[Labels, np.ndarray]) -> dict[int, np.ndarray]:
+    """Return seed -> the mean over its draws of labels [N]. Draws are no seeds of their own."""
+    drawn = {}
+    for labels, right in rights.items():
+        drawn.setdefault(labels.seed, []).append(right)
+    return {seed: np.mean(own, axis=0) for seed, own in drawn.items()}
 
 
 def _cell(runs: list[Run]) -> dict:

@@ -21,12 +21,17 @@ def flags(runs: dict[int, Run], teachers: bool = False) -> list[str]:
 def one_class_note(runs: list[Run], taught: list[Run] = ()) -> str:
     """Return how many networks predict one class for all test images; empty if none does.
 
+    Nothing is said about a test split whose labels are of one class.
+
     runs    whose own networks are counted
     taught  whose teachers are counted
     """
-    answers = [run.test.logits.argmax(1) for run in runs]
-    answers += [run.test.teacher for run in taught]
-    count = sum(len(np.unique(own)) == 1 for own in answers)
+    answers = {run.report["student"]["weights_hash"]: run.test.logits.argmax(1) for run in runs}
+    answers |= {run.report["teacher"]["hash"]: run.test.teacher for run in taught}
+    labels = [run.test.labels for run in (*runs, *taught)]
+    if not labels or len(np.unique(labels[0])) == 1:
+        return ""
+    count = sum(len(np.unique(own)) == 1 for own in answers.values())
     if not count:
         return ""
     return counted(count, "network predicts", "networks predict") + " one class"
@@ -44,6 +49,8 @@ def at_chance(runs: dict[int, Run], teachers: bool = False) -> bool:
         return False
     test = next(iter(runs.values())).test
     classes, counts = np.unique(test.labels, return_counts=True)
+    if len(classes) == 1:
+        return False
     # Each class has the same weight, scaled so that no image counts more than 1.
     weight_of = dict(zip(classes.tolist(), counts.min() / counts))
     weights = np.array([weight_of[label] for label in test.labels.tolist()])

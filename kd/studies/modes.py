@@ -107,6 +107,11 @@ def teaches_itself(mode: str) -> bool:
     return _origin(mode).is_students_own
 
 
+def has_network(mode: str) -> bool:
+    """Return whether a mode's teacher is a network, rather than a distribution."""
+    return _origin(mode).is_network
+
+
 def teacher_flags(mode: str, teacher: str) -> list[str]:
     """Return the flags of distill.py that select a mode's teacher."""
     if teaches_itself(mode):

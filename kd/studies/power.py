@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from kd.reports.statistics import LEVEL, Comparison, estimate
-from kd.reports.verdicts import MIN_SEEDS
+from kd.reports.statistics import LEVEL, Comparison, added_variance, estimate
+from kd.reports.verdicts import MIN_DISCORDANT, MIN_SEEDS
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import gather
 from kd.studies.study import Study
@@ -25,14 +25,16 @@ FACTORS = (1, 2, 4, 8)  # of the number of patients in the pilot
 class Components(NamedTuple):
     """Variances of a difference between two networks: those of one patient, one seed, and both.
 
-    patient  of a patient's mean over all seeds
-    seed     of a seed's mean over all patients
-    both     of a patient in one seed, beyond these two
+    patient     of a patient's mean over all seeds
+    seed        of a seed's mean over all patients
+    both        of a patient in one seed, beyond these two
+    discordant  share of the patients on whom the networks differ
     """
 
     patient: float
     seed: float
     both: float
+    discordant: float
 
 
 def components(pilots: Iterable[Comparison]) -> Components:
@@ -40,23 +42,26 @@ def components(pilots: Iterable[Comparison]) -> Components:
     rows = []
     for one in pilots:
         both = one.noise_variance * one.patients
-        patient = one.patient_variance * one.patients - both / one.seeds
-        rows.append((patient, one.seed_variance - one.noise_variance, both))
+        own = one.patient_variance - added_variance(one.center, one.patients)
+        patient = own * one.patients - both / one.seeds
+        excess = one.seed_variance - one.noise_variance
+        rows.append((patient, excess, both, one.discordant / one.patients))
     return Components(*np.maximum(0.0, np.mean(rows, axis=0)).tolist())
 
 
 def planned(parts: Components, seeds: int, patients: int) -> Comparison:
     """Return the comparison of a study with expected variances and no difference."""
     both = parts.both / patients
+    added = added_variance(0.0, patients)
     return Comparison(
         mean=0.0,
         center=0.0,
-        patient_variance=parts.patient / patients + both / seeds,
+        patient_variance=parts.patient / patients + both / seeds + added,
         seed_variance=parts.seed + both,
         noise_variance=both,
         seeds=seeds,
         patients=patients,
-        discordant=patients,
+        discordant=round(parts.discordant * patients),
     )
 
 
@@ -66,12 +71,15 @@ def power(
     """Return the probability that a true `effect` (a fraction, above 0) is called "better".
 
     It is that of a t-test at the level 5 % / comparisons, the strictest of Holm's levels, with the
-    noncentral t distribution. With the margin M as the effect it is the power to call a student
-    "as good within M" that is exactly as good: the test is the same, moved by M.
+    noncentral t distribution, times the probability that the networks differ on enough patients for
+    a verdict. With the margin M as the effect it is the power to call a student "as good within M"
+    that is exactly as good: the test is the same, moved by M.
     """
     own = estimate(planned(parts, seeds, patients))
     critical = stats.t.ppf(1 - (1 - LEVEL) / 2 / comparisons, own.freedom)
-    return float(stats.nct.sf(critical, own.freedom, effect / own.error))
+    shrunk = effect * patients / (patients + 2)
+    found = float(stats.nct.sf(critical, own.freedom, shrunk / own.error))
+    return found * float(stats.binom.sf(MIN_DISCORDANT - 1, patients, min(1.0, parts.discordant)))
 
 
 def write_power(root: Path, margin: float | None = None) -> dict:
@@ -107,8 +115,9 @@ def _plan(study: Study, mode: str, tag: str, given: float | None) -> dict | None
     pilots = []
     for teacher, student in study.cells(mode, tag):
         runs = study.at(mode, tag, teacher, student)
-        one = study.minus(runs, study.alone(student, tag), student).comparison
-        if one is not None and one.seeds > 1:
+        member = study.minus(runs, study.alone(student, tag), student)
+        one = member.comparison
+        if one is not None and one.seeds > 1 and not member.doubt:
             pilots.append(one)
     if not pilots:
         return None
@@ -136,7 +145,8 @@ def _plan(study: Study, mode: str, tag: str, given: float | None) -> dict | None
         "seeds": max(one.seeds for one in pilots),
         "patients": pilots[0].patients,
         "margin": margin,
-        "sd": {name: value**0.5 for name, value in parts._asdict().items()},
+        "sd": {name: getattr(parts, name) ** 0.5 for name in ("patient", "seed", "both")},
+        "discordant": parts.discordant,
         "rows": rows,
     }
 
@@ -167,14 +177,17 @@ def _study_lines(study: dict) -> list[str]:
         *table(heads, rows),
         "",
         (
-            "Power: the probability that a true difference from the same network trained alone is"
-            " called better. The last column is the probability that a student with exactly the"
-            " accuracy of its teacher is called as good, if the differences from teachers vary like"
-            " those from networks alone. With several comparisons the strictest level of Holm's"
-            f" method is used, which is cautious. Estimated from {pilots} and {study['patients']}"
-            f" patients; standard deviations in points: {sd['patient']} between patients,"
-            f" {sd['seed']} between seeds, {sd['both']} of a patient in one seed. Variances of few"
-            f" seeds are themselves uncertain. There is no verdict below {MIN_SEEDS} seeds."
+            "Power: the probability that a true difference of a single pair from the same network"
+            " trained alone is called better; for a mean over pairs it is larger. The last column"
+            " is the probability that a student with exactly the accuracy of its teacher is called"
+            " as good, if the differences from teachers vary like those from networks alone. With"
+            " several comparisons the strictest level of Holm's method is used, which is cautious."
+            f" Estimated from {pilots} and {study['patients']} patients; standard deviations in"
+            f" points: {sd['patient']} between patients, {sd['seed']} between seeds, {sd['both']}"
+            " of a patient in one seed; the networks differ on"
+            f" {100 * study['discordant']:.0f} % of the patients. Variances of few seeds are"
+            f" themselves uncertain. There is no verdict below {MIN_SEEDS} seeds, or if networks"
+            f" differ on fewer than {MIN_DISCORDANT} patients, which is included."
         ),
         "",
     ]

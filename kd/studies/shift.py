@@ -20,15 +20,15 @@ from kd.reports.statistics import pair
 from kd.studies.images import check_finite, own_test_images
 from kd.studies.networks import DISTILLED, Entry, collect, members_of
 from kd.studies.outputs import write_outputs
-from kd.studies.robustness import COLUMNS, accuracies, answers, markdown, scores
+from kd.studies.robustness import COLUMNS, VERSIONS, accuracies, answers, markdown, scores
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, counted
 from kd.teachers import model_file
 
 SCHEMA_VERSION = 1
 
-# caption -> seed -> whether each test image is classified correctly in each version, bool [V, N]
+# caption -> seed -> a value for each version, such as whether each image is right, bool [V, N]
 Rows = dict[str, dict[int, np.ndarray]]
 
 
@@ -49,7 +49,7 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
         log(f"excluded: {text}")
     report = reports.read(runs[0])
     dataset = own_test_images(runs[0], report, model_file.load(RunPaths(runs[0]).model), how)
-    rows = judge(entries, dataset, how)
+    rows, collapsed = judge(entries, dataset, how)
     patients = np.array([dataset.index.unit(row) for row in dataset.splits.test])
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -60,7 +60,7 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
             for name, shift in SHIFTS.items()
         },
         "networks": _networks(entries, rows),
-        "differences": differences(entries, rows, patients),
+        "differences": differences(entries, rows, collapsed, patients),
         "left_out": left_out,
     }
     root = out_of(runs[0])
@@ -90,8 +90,9 @@ def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
     return networks
 
 
-def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
-    """Return whether each test image is classified correctly in each version, by row and seed.
+def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> tuple[Rows, Rows]:
+    """Return (whether each test image is classified correctly in each version, by row and seed;
+    whether a network predicts one class for all images of a version, bool [V], by row and seed).
 
     Each network is loaded only once. Teachers together are mixed at T = 1. Raises Problem (4) for a
     network that does not belong to its report or is damaged.
@@ -99,6 +100,7 @@ def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = {}  # by hash of the weights
     rows = {}
+    collapsed = {}
     for entry in entries:
         for member in entry.members:
             if member.weights not in logits:
@@ -106,13 +108,16 @@ def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> Rows:
         own = torch.stack([logits[member.weights].flatten(0, 1) for member in entry.members])
         shares = torch.tensor([member.share for member in entry.members])
         predicted = losses.mixture(own, shares, 1.0).argmax(1)
-        right = (predicted.view(-1, len(views)) == views.labels).numpy()
+        predicted = predicted.view(-1, len(views))
+        right = (predicted == views.labels).numpy()
         log(
             f"{entry.caption}, seed {entry.seed}: clean {right[0].mean():.4f}, shifted"
             f" {right[1:].mean():.4f}"
         )
         rows.setdefault(entry.caption, {})[entry.seed] = right
-    return rows
+        one_class = (predicted == predicted[:, :1]).all(1).numpy()
+        collapsed.setdefault(entry.caption, {})[entry.seed] = one_class
+    return rows, collapsed
 
 
 def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
@@ -132,7 +137,9 @@ def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
     return torch.from_numpy(check_finite(answers(model.network, views), file))
 
 
-def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[dict]:
+def differences(
+    entries: list[Entry], rows: Rows, collapsed: Rows, patients: np.ndarray
+) -> list[dict]:
     """Return the differences between networks, with 95 % intervals over the seeds of both.
 
     A distilled student is compared with the same network trained alone. A student of several
@@ -146,11 +153,29 @@ def differences(entries: list[Entry], rows: Rows, patients: np.ndarray) -> list[
         for number in range(len(COLUMNS)):
             own = {seed: score[number] for seed, score in first.items()}
             other = {seed: score[number] for seed, score in second.items()}
-            family.append(verdicts.Member(pair(own, other, patients), minus))
-        gaps = dict(zip(COLUMNS, verdicts.judge(family, pool=False)))
+            doubt = _doubt([collapsed[of], collapsed[minus]], number)
+            family.append(verdicts.Member(pair(own, other, patients), minus, doubt))
+        gaps = dict(zip(COLUMNS, verdicts.judge(family)))
         seeds = sorted(first.keys() & second.keys())
         result.append({"of": of, "minus": minus, "seeds": seeds, "gaps": gaps})
     return result
+
+
+def _doubt(sides: list[dict[int, np.ndarray]], column: int) -> str:
+    """Return why a column of COLUMNS can have no verdict; empty if it can.
+
+    sides  seed -> whether the network predicts one class in each version, bool [V], of both rows
+    """
+    versions = [
+        number
+        for number, (name, _) in enumerate(VERSIONS)
+        if COLUMNS[column] in ("all", name or "clean")
+    ]
+    seeds = sides[0].keys() & sides[1].keys()
+    count = sum(bool(side[seed][versions].any()) for side in sides for seed in seeds)
+    if not count:
+        return ""
+    return counted(count, "network predicts", "networks predict") + " one class"
 
 
 def _comparisons(entries: list[Entry], rows: Rows) -> list[tuple[str, str]]:

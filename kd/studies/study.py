@@ -205,8 +205,9 @@ class Study:
         shared  the name of the network that other members of its family are compared with, too
         """
         compared = pair(right_of(first), right_of(second), self.clusters)
-        doubt = one_class_note([*first.values(), *second.values()])
-        return Member(compared, shared, doubt)
+        seeds = first.keys() & second.keys()
+        runs = [side[seed] for side in (first, second) for seed in sorted(seeds)]
+        return Member(compared, shared, one_class_note(runs))
 
     def minus_teacher(self, runs: dict[int, Run], teacher: str) -> Member:
         """Return the comparison of a cell's students with their own teachers.

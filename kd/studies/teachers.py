@@ -77,8 +77,8 @@ def _sharing_notes(teacher: str, runs: list[Run]) -> list[str]:
         )
     if len(hashes_of) > 1 and len(set.union(*hashes_of.values())) == 1:
         notes.append(
-            f"All {len(hashes_of)} seeds share one teacher {name}: the intervals are conditional on"
-            " this network, and do not include the variance between teachers."
+            f"All seeds share one teacher {name}: the intervals are conditional on this network,"
+            " and do not include the variance between teachers."
         )
     return notes
 

@@ -79,10 +79,10 @@ def before(one):
     return low, high, {word for word in WORDS if says[word]}
 
 
-def after(members, pool=True):
+def after(members):
     """Return the intervals and verdicts of a family as `before` does; None instead of silence."""
     found = []
-    for gap in verdicts.judge(members, MARGIN, pool):
+    for gap in verdicts.judge(members, MARGIN):
         silent = gap["says"].startswith("no verdict")
         words = {word for word in WORDS if word in gap["says"]}
         found.append((gap["low"], gap["high"], None if silent else words))
@@ -130,17 +130,17 @@ def of_tables(patients, seeds, seed_sd, accuracy, shared, difference, draws):
     """Simulate tables of 4 students and 2 teachers: wrong words and power, in percent."""
     sds = (seed_sd,) * 4 if seed_sd != "unequal" else (0.03, 0.003, 0.003, 0.003)
     random = np.random.default_rng([patients, seeds, round(1000 * sum(sds)), round(1000 * accuracy)])
-    counts = dict.fromkeys(("any", "any before", "share", "share before", "unpooled"), 0.0)
+    counts = dict.fromkeys(("any", "any before", "share", "share before", "alone"), 0.0)
     right = {"better"} if difference > 0 else set()
     for _ in range(draws):
         world = World(random, patients, shared)
         alone, _ = of_table(world, 4, 2, accuracy, difference, sds, seeds)
         old = [before(member.comparison)[2] - {"as good"} for member in alone]
         new = [(words or set()) - {"as good"} for *_, words in after(alone)]
-        single = [(words or set()) - {"as good"} for *_, words in after(alone, pool=False)]
+        single = [(words or set()) - {"as good"} for member in alone for *_, words in after([member])]
         for name, found in (("any before", old), ("any", new)):
             counts[name] += any(words - right for words in found)
-        for name, found in (("share before", old), ("share", new), ("unpooled", single)):
+        for name, found in (("share before", old), ("share", new), ("alone", single)):
             counts[name] += np.mean([words == right if difference else bool(words) for words in found])
     return {name: 100 * count / draws for name, count in counts.items()}
 
@@ -161,6 +161,24 @@ def of_thesis(patients, seeds, seed_sd, accuracy, shared, draws):
         counts["before"] += any(old)
         counts["after"] += any(new)
     return {name: 100 * count / draws for name, count in counts.items()}
+
+
+def of_effects(modes, pairs, patients, seeds, seed_sd, accuracy, draws):
+    """Simulate the primary result without any difference: modes with a wrong better or worse, in percent.
+
+    Each mode is the mean over its pairs, and all modes share the networks trained alone.
+    """
+    random = np.random.default_rng([modes, pairs, patients, seeds, round(1000 * seed_sd)])
+    wrong = 0
+    for _ in range(draws):
+        world = World(random, patients, 0.6)
+        alone = np.mean([world.network(accuracy, seed_sd, seeds) for _ in range(pairs)], axis=0)
+        family = []
+        for _ in range(modes):
+            taught = np.mean([world.network(accuracy, seed_sd, seeds) for _ in range(pairs)], axis=0)
+            family.append(verdicts.Member(compare(taught, alone, world.patient_of), "alone"))
+        wrong += any((words or set()) - {"as good"} for *_, words in after(family))
+    return {"any": 100 * wrong / draws}
 
 
 def show(title, function, settings, names, columns, draws):
@@ -194,10 +212,13 @@ def tables(draws):
         (60, 300, 1000), (3, 5), (0.0, 0.003, 0.01, "unequal"), (0.9, 0.98))]
     show("Tables of 4 students and 2 teachers without any difference: tables with a wrong better or worse", of_tables,
          settings, NAMES, ("any", "any before"), draws)
+    show("The primary result without any difference: families with a wrong better or worse", of_effects,
+         [(*one, 0.9) for one in itertools.product((1, 3, 6), (1, 4), (300, 1000), (3,), (0.003, 0.01, 0.03))],
+         ("modes", "pairs", "patients", "seeds", "seed sd", "accuracy"), ("any",), draws)
     effects = [(300, seeds, sd, accuracy, 0.6, size) for seeds, sd, accuracy, size in itertools.product(
         (3, 5), (0.0, 0.003, 0.01), (0.9,), (0.03, 0.05))]
     show("The same tables with a true difference: share of pairs called better", of_tables, effects, NAMES,
-         ("share", "share before", "unpooled"), draws)
+         ("share", "share before", "alone"), draws)
     show("The 24 pairs of the thesis without any difference: studies with a wrong better or worse", of_thesis,
          [(750, 3, sd, 0.9, 0.6) for sd in (0.0, 0.003, 0.01)], NAMES[:5], ("after", "before"), draws)
 
