@@ -62,6 +62,7 @@ def _protocol(study: Study, given: float | None) -> dict:
         "margin": margin,
         "margin_note": note,
         "notes": study.notes,
+        "units": study.units,
         "seeds": study.seeds,
         "effects": effects(study),
         "tables": [_table(study, mode, tag, margin) for mode, tag in study.tables()],

@@ -21,7 +21,8 @@ def markdown(result: dict) -> str:
             lines += ["No distilled students yet, only networks trained alone.", ""]
         lines += effects_text(protocol["effects"])
         if protocol["tables"]:
-            lines += [f"{EXPLANATION} {protocol['margin_note']}", ""]
+            units = f"The test split has {protocol['units']}."
+            lines += [f"{EXPLANATION} {protocol['margin_note']} {units}", ""]
         for overview in protocol["overviews"]:
             lines += overview_text(overview)
         for table in protocol["tables"]:
