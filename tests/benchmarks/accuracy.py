@@ -64,9 +64,11 @@ def student(out, amp, seed, kind):
 def layers(options):
     """Train students under `--amp auto` and with bf16 in every layer, and compare them."""
     runs = {}
-    place = ["--image-size", str(options.size), "--epochs", str(options.epochs), "--out", str(options.out), "--cache-dir", str(options.out / "cache")]
+    place = ["--image-size", str(options.size), "--out", str(options.out), "--cache-dir", str(options.out / "cache")]
     for seed in range(options.seeds):
-        train_teacher.main([*RECIPE, *place, "--model", PAIR[0], "--seed", str(seed)])
+        epochs = ["--epochs", str(options.epochs)]
+        train_teacher.main([*RECIPE, *place, *epochs, "--model", PAIR[0], "--seed", str(seed)])
+    place += ["--epochs", str(options.student_epochs or options.epochs)]
     for arm in ("auto", "everywhere"):
         words = [*place, "--student", options.student, "--tag", arm, "--amp", "auto" if arm == "auto" else "bf16"]
         with every_layer_in_bf16() if arm == "everywhere" else contextlib.nullcontext():
@@ -115,6 +117,7 @@ def main():
     parser.add_argument("--student", default="tf_efficientnet_lite0")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--student-epochs", type=int, help="of the students of --layers, if they are trained longer than their teachers")
     parser.add_argument("--out", type=Path, default=Path("benchmark-accuracy"))
     options = parser.parse_args()
     if options.layers:
