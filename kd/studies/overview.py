@@ -79,7 +79,8 @@ def overview_text(overview: dict) -> list[str]:
         heads += ["defective minus this mode", "verdict"]
     rows = []
     for row in overview["rows"]:
-        cells = [row["mode"], row["teacher"] or NOT_KNOWN, accuracies_text(row)]
+        mode = "baseline" if row["mode"] == ALONE else row["mode"]
+        cells = [mode, row["teacher"] or NOT_KNOWN, accuracies_text(row)]
         cells += gap_texts(row["minus_alone"])
         if controls:
             cells += gap_texts(row["defective_minus"])
@@ -88,6 +89,5 @@ def overview_text(overview: dict) -> list[str]:
         f"## {printable(overview['student'])}{printable(tag)}: comparison of all modes",
         "",
         *table(heads, rows),
-        "",
         "",
     ]
