@@ -18,7 +18,7 @@ def says(*comparisons, margin=None):
 
 @pytest.mark.parametrize("mean, error, alone, teacher", [
     (0.03, 0.01, "better", "better"), (0.01, 0.009, "no evidence", "as good within 0.01"),
-    (0.0, 0.03, "no evidence", "not shown"), (-0.03, 0.01, "worse", "worse"), (-0.004, 0.001, "worse", "as good within 0.01 but worse")])
+    (0.0, 0.03, "no evidence", "not shown to be as good"), (-0.03, 0.01, "worse", "worse"), (-0.004, 0.001, "worse", "as good within 0.01 but worse")])
 def test_what_a_single_comparison_says(mean, error, alone, teacher):
     assert says(comparison(mean, error)) == [alone] and says(comparison(mean, error), margin=0.01) == [teacher]
 

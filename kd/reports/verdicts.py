@@ -26,7 +26,7 @@ MIN_SEEDS = 3
 # approximation does not hold.
 MIN_DISCORDANT = 10
 NO_EVIDENCE = "no evidence"
-NOT_SHOWN = "not shown"
+NOT_SHOWN = "not shown to be as good"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ def judge(family: Sequence[Member], margin: float | None = None) -> list[dict | 
     over the members that can have one; `p` and `p_margin` are the adjusted p-values.
 
     margin  of non-inferiority, for comparisons with a teacher. The verdict is then "better", "as
-            good within MARGIN", "worse", both of the last two, or "not shown"; without a margin it
-            is "better", "worse" or "no evidence". A member that can have no verdict has the reason
+            good within MARGIN", "worse", both of the last two, or "not shown to be as good".
+            Without a margin it is "better", "worse" or "no evidence". A member that can have no
+            verdict has the reason
 
     Returns None for members without a comparison.
     """
