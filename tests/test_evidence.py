@@ -164,7 +164,7 @@ def test_the_variance_between_seeds_is_that_of_an_analysis_of_variance():
 def test_the_variances_are_added_with_satterthwaites_freedom():
     one = statistics.Comparison(0.05, 0.048, 0.0004, 0.0009, 0.0003, 3, 80, 30)
     variance = 0.0004 + 0.0009 / 3
-    freedom = (0.0004 + 3 * 0.0003) ** 2 / (0.0004**2 / 79 + (3 * 0.0003) ** 2 / 2)  # few seeds count three times
+    freedom = (0.0004 + 6 * 0.0003) ** 2 / (0.0004**2 / 79 + (6 * 0.0003) ** 2 / 2)  # few seeds count six times
     assert statistics.estimate(one) == pytest.approx((0.048, variance**0.5, freedom))
     single = statistics.Comparison(0.05, 0.048, 0.0004, 0.0, 0.0, 1, 80, 30)
     assert statistics.estimate(single) == pytest.approx((0.048, 0.02, 79))
@@ -187,7 +187,7 @@ def test_comparisons_of_a_family_share_the_variance_between_seeds():
 def test_a_comparison_whose_seeds_vary_much_more_stands_alone():
     family = [with_seeds(0.01), *[with_seeds(0.0004)] * 3]
     found = statistics.shared_seed_variances(family, list("abcd"))
-    assert found[0] == statistics.own_seed_variance(family[0]) == pytest.approx((0.01, 0.03, 2))
+    assert found[0] == statistics.own_seed_variance(family[0]) == pytest.approx((0.01, 0.06, 2))
     assert found[1].freedom == 8
     limit = 0.0004 * stats.f.ppf(0.9, 2, 6)
     inside, outside = (statistics.shared_seed_variances([with_seeds(limit * factor), *family[1:]], list("abcd"))[0].freedom

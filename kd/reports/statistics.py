@@ -12,7 +12,7 @@ from scipy import stats
 
 LEVEL = 0.95
 # Both were chosen by simulation (tests/benchmarks/coverage.py).
-CAUTION = 3  # how often the variance of few seeds counts for the degrees of freedom
+CAUTION = 6  # how often the variance of few seeds counts for the degrees of freedom
 UNLIKE = 0.9  # quantile of F above which the seeds of a comparison vary more than those of others
 
 

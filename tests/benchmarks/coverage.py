@@ -84,7 +84,8 @@ def after(members):
     found = []
     for gap in verdicts.judge(members, MARGIN):
         silent = gap["says"].startswith("no verdict")
-        words = {word for word in WORDS if word in gap["says"]}
+        says = gap["says"].replace(verdicts.NOT_SHOWN, "")
+        words = {word for word in WORDS if word in says}
         found.append((gap["low"], gap["high"], None if silent else words))
     return found
 
