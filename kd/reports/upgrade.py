@@ -18,7 +18,7 @@ _PATIENT_AS_STUDY = (
 def upgraded(report: dict, version: int) -> dict:
     """Return a report of OLD_VERSION as one of `version`, and any other report unchanged.
 
-    What the old report does not tell is None. A damaged report stays damaged, for
+    What the old report does not contain is None. A damaged report stays damaged, for
     `kd.reports.report.check` to name the fault.
     """
     if report.get("schema_version") != OLD_VERSION:

@@ -51,6 +51,32 @@ class Cell(NamedTuple):
     seed: int
 
 
+class InCell:
+    """A run with a `cell`, whose fields are its own, too."""
+
+    cell: Cell
+
+    @property
+    def role(self) -> str:
+        return self.cell.role
+
+    @property
+    def tag(self) -> str:
+        return self.cell.tag
+
+    @property
+    def teacher(self) -> str:
+        return self.cell.teacher
+
+    @property
+    def student(self) -> str:
+        return self.cell.student
+
+    @property
+    def seed(self) -> int:
+        return self.cell.seed
+
+
 def cell_of(settings) -> Cell:
     """Return the place of a run with these settings in the tables."""
     own = meaning_of(settings)

@@ -19,7 +19,7 @@ from kd.config.settings import (
 )
 from kd.reports import report as reports
 from kd.reports.predictions import Predictions, read_predictions
-from kd.studies.modes import Cell, cell_of, meaning_of
+from kd.studies.modes import Cell, InCell, cell_of, meaning_of
 from kd.studies.unfinished import Unfinished, read_unfinished
 from kd.system.console import log
 from kd.system.errors import Problem, first_ten
@@ -68,7 +68,7 @@ class Protocol(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(InCell):
     """A finished run.
 
     unused  the settings that it did not use
@@ -85,26 +85,6 @@ class Run:
     def settings(self) -> dict:
         """All settings of the run, as one dictionary."""
         return self.report["settings"]
-
-    @property
-    def role(self) -> str:
-        return self.cell.role
-
-    @property
-    def tag(self) -> str:
-        return self.cell.tag
-
-    @property
-    def teacher(self) -> str:
-        return self.cell.teacher
-
-    @property
-    def student(self) -> str:
-        return self.cell.student
-
-    @property
-    def seed(self) -> int:
-        return self.cell.seed
 
     @property
     def protocol(self) -> Protocol:

@@ -12,7 +12,7 @@ from kd.config.layout import RunPaths, data_name, unfinished_below
 from kd.config.settings import Data, DistillSettings, TeacherSettings
 from kd.reports.text import NOT_KNOWN
 from kd.runs.ending import FAILED, RUN_DIVERGED, STOPPED, TEACHER_DIVERGED
-from kd.studies.modes import Cell, cell_of
+from kd.studies.modes import Cell, InCell, cell_of
 from kd.system.errors import Problem, counted, printable
 from kd.system.files import read_json
 from kd.system.locks import owner_of_lock
@@ -26,7 +26,7 @@ STATES = (RUN_DIVERGED, TEACHER_DIVERGED, FAILED, STOPPED, INTERRUPTED, RUNNING,
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class Unfinished(InCell):
     """A run without a report.
 
     settings  all settings, as one dictionary
@@ -45,26 +45,6 @@ class Unfinished:
     step: int | None = None
     code: int | None = None
     time: str | None = None
-
-    @property
-    def role(self) -> str:
-        return self.cell.role
-
-    @property
-    def tag(self) -> str:
-        return self.cell.tag
-
-    @property
-    def teacher(self) -> str:
-        return self.cell.teacher
-
-    @property
-    def student(self) -> str:
-        return self.cell.student
-
-    @property
-    def seed(self) -> int:
-        return self.cell.seed
 
     def describe(self) -> str:
         """Return the folder, how the run ended, and the message as one line of text."""
