@@ -1,5 +1,6 @@
 """The end of a run: its predictions, its final weights, and all files that a finished run has."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,11 +169,11 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
 
 def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
     """Write all files of a finished run. The report is written last and marks it as finished."""
-    checkpoint.save(run.folder.model, _model_content(run, report["kind"]))
+    with ThreadPoolExecutor(1) as other:  # draws while the weights are written and read back
+        drawing = other.submit(_drawn, run, predictions, report)
+        checkpoint.save(run.folder.model, _model_content(run, report["kind"]))
     write_text(run.folder.predictions, _predictions_text(run, predictions))
-    drawn = {}
-    for name, figure in _figures(run, predictions, report).items():
-        drawn[name] = figures.pixels(figure)
+    drawn = drawing.result()
     for name, pixels in drawn.items():
         _save_figure(run.folder.figure(name), pixels)
     run.events.finish(report, drawn)
@@ -225,13 +226,14 @@ def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
     return predictions_csv(run.data.dataset.index, rows, logits, teacher)
 
 
-def _figures(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, Figure]:
+def _drawn(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, np.ndarray]:
+    """Return the pixels of the figures of a run, by name."""
     index, rows = run.data.dataset.index, run.data.dataset.splits.test
     title = f"{run.folder.pair}, test split (n = {len(rows)})"
     calibration = report["evidence"]["calibration"]
     confusion = figures.confusion(report["confusion_matrix"], index.classes, title)
     reliability = _reliability(calibration, predictions.test, index.labels[rows], title)
-    return {"confusion": confusion, "reliability": reliability}
+    return {"confusion": figures.pixels(confusion), "reliability": figures.pixels(reliability)}
 
 
 def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:

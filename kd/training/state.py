@@ -11,6 +11,7 @@ from kd.models import Classifier, state_on_cpu
 from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.training.adam import Adam
 from kd.training.divergence import Divergence
 
 FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -96,7 +97,7 @@ class State:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             self.parameters(),
             lr=training.lr,
             weight_decay=training.weight_decay,

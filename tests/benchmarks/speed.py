@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -154,41 +155,62 @@ def breakdown(loop, steps=6):
 
 
 def clocked(words):
-    """Run a command that must succeed and return its seconds and its peak memory in MB."""
+    """Run a command that must succeed and return its seconds."""
     begun = time.perf_counter()
-    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, words
+    subprocess.run(list(map(str, words)), stdout=subprocess.DEVNULL, check=True)
     seconds = time.perf_counter() - begun
-    print(f"{seconds:6.1f} s  {' '.join(map(str, words[1:6]))} ...", file=sys.stderr, flush=True)
-    return seconds, usage.ru_maxrss / 1024
+    print(f"{seconds:6.1f} s  {' '.join(map(str, words[1:]))}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def commands_in_turns(words, others):
+    """Run a command of several runs in turns with other commands, one after each of its runs.
+
+    While another command runs, the first is stopped, so that the machine is as fast for both. Return
+    the seconds of each run of the first (with what precedes it, and for the last run with what
+    follows it), those of the other commands, and the peak memory of the first in MB.
+    """
+    own, other = [], []
+    process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    begun = time.perf_counter()
+    for line in process.stdout:
+        if line.startswith("results: "):
+            process.send_signal(signal.SIGSTOP)
+            own.append(time.perf_counter() - begun)
+            print(f"{own[-1]:6.1f} s  {line.strip()}", file=sys.stderr, flush=True)
+            other.append(clocked(others[len(other)]))
+            begun = time.perf_counter()
+            process.send_signal(signal.SIGCONT)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0 and len(own) == len(others), words
+    own[-1] += time.perf_counter() - begun
+    return own, other, usage.ru_maxrss / 1024
 
 
 def grid(root, options):
-    """Time a grid of two teachers and four students, from a cold start.
+    """Time a grid of two teachers and four students, from a cold start, in turns with plain scripts.
 
     Return the seconds to train the two teachers, which for this project include decoding, and the
-    seconds from what they left to the results of all 8 pairs, for this project and for the plain
-    scripts.
+    seconds from what they left to the results of all 8 pairs.
     """
     place, python = root.parent, sys.executable
     common = ["--dataset", "folder", "--data-dir", root, "--split", "given", "--no-pretrained", "--image-size", options.grid_size,
               "--epochs", options.grid_epochs, "--batch-size", 16, "--device", options.device, "--out", place / "runs",
               "--cache-dir", place / "cache"]
-    own = [clocked([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common]),
-            clocked([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common])]
-    assert len(list((place / "runs").rglob("report.json"))) == 10
     words = [python, HERE / "plain.py", "train", "--data", root, "--size", options.grid_size, "--epochs", options.grid_epochs,
              "--device", options.device]
     names = [(PLAIN_NAMES[name], place / f"{name}.pt") for name in GRID["teachers"]]
-    pairs = [("--model", student, "--save", place / "student.pt", "--teacher", name, "--teacher-file", file)
+    teachers = [[*words, "--model", name, "--save", file] for name, file in names]
+    pairs = [[*words, "--model", student, "--save", place / "student.pt", "--teacher", name, "--teacher-file", file]
              for name, file in names for student in GRID["students"]]
-    plain = [sum(clocked([*words, "--model", name, "--save", file])[0] for name, file in names),
-             sum(clocked([*words, *pair])[0] for pair in pairs)]
-    (own_teachers, _), (own_pairs, memory) = own
-    return {"kd, s": {"2 teachers": own_teachers, "8 pairs": own_pairs},
-            "plain, s": {"2 teachers": plain[0], "8 pairs": plain[1]}, "plain / kd, 8 pairs": plain[1] / own_pairs,
-            "plain / kd, teachers and pairs": sum(plain) / (own_teachers + own_pairs), "peak memory of kd, MB": memory}
+    first = commands_in_turns([python, ROOT / "train_teacher.py", "--model", *GRID["teachers"], *common], teachers)
+    then = commands_in_turns([python, ROOT / "distill.py", "--teacher", *GRID["teachers"], "--student", *GRID["students"], *common], pairs)
+    assert len(list((place / "runs").rglob("report.json"))) == 10
+    own, plain = ([sum(part[side]) for part in (first, then)] for side in (0, 1))
+    return {"kd, s": dict(zip(("2 teachers", "8 pairs"), own)), "plain, s": dict(zip(("2 teachers", "8 pairs"), plain)),
+            "plain / kd, 8 pairs": plain[1] / own[1], "plain / kd, teachers and pairs": sum(plain) / sum(own),
+            "plain / kd, each pair": spread([one / other for one, other in zip(then[1], then[0])]),
+            "peak memory of kd, MB": then[2]}
 
 
 def starting(repeats=3):
