@@ -9,9 +9,9 @@ class Adam(torch.optim.Adam):
     """torch's Adam, which on a CPU updates weights in channels_last order in place.
 
     torch's fused kernel for CPUs first copies tensors whose elements are not in the order of their
-    dimensions, and copies the results back. For VGG11 this takes half of the update's time. Here the
-    kernel gets views in which they are in order. It works element by element, so the results do not
-    change.
+    dimensions, and copies the results back. For VGG11 this takes half of the update's time. Here
+    the kernel gets views in which they are in order. It works element by element, so the results do
+    not change.
     """
 
     def _init_group(self, group, params, grads, *moments_and_steps):

@@ -3,7 +3,7 @@
 Run by hand:
 
     python tests/benchmarks/accuracy.py [--seeds 5] [--out FOLDER]
-    python tests/benchmarks/accuracy.py --layers [--student NAME] [--size 64] [--epochs 10] [--seeds 3]
+    python tests/benchmarks/accuracy.py --layers [--student NAME] [--weights FILE] [--size 64] [--epochs 10] [--seeds 3]
 
 For each seed and precision, the script trains a teacher and a small student that fills the stored
 logits. It then trains the measured student twice: from the stored logits only, and from the live
@@ -71,6 +71,7 @@ def layers(options):
     place += ["--epochs", str(options.student_epochs or options.epochs)]
     for arm in ("auto", "everywhere"):
         words = [*place, "--student", options.student, "--tag", arm, "--amp", "auto" if arm == "auto" else "bf16"]
+        words += ["--weights", options.weights] if options.weights else []
         with every_layer_in_bf16() if arm == "everywhere" else contextlib.nullcontext():
             for seed in range(options.seeds):
                 distill.main([*COMMON, *words, "--seed", str(seed)])
@@ -115,6 +116,7 @@ def main():
     parser.add_argument("--amp", nargs="+", default=["bf16", "off"])
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--student", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", help="initial weights of the students of --layers, such as ImageNet's")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--student-epochs", type=int, help="of the students of --layers, if they are trained longer than their teachers")
