@@ -19,6 +19,7 @@ from kd.system.cpu_layers import adapt_to_cpu
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten, is_out_of_memory
 from kd.system.hub import create_pretrained, require_pretrained
+from kd.system.messages import first_line
 
 # The weights of the packages that the thesis used: torchvision, and `pretrainedmodels` for SE nets.
 ARCHITECTURES = {
@@ -303,8 +304,7 @@ def refuse_batches(network: Classifier, images: torch.Tensor):
     except (RuntimeError, ValueError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
-        text = str(error).strip() or type(error).__name__
-        why = text.splitlines()[0][:160]
+        why = first_line(error)
         raise Problem(
             f"Network '{network.name}' cannot be trained with batch size {len(images)} and image"
             f" size {images.shape[-1]} ({why}). Use another --image-size or a larger --batch-size."
@@ -367,8 +367,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except Exception as error:
         raise Problem(
-            f"Weights '{path}': the file is damaged or is not a safetensors file ({error}). Use"
-            " another file.",
+            f"Weights '{path}': the file is damaged or is not a safetensors file"
+            f" ({first_line(error)}). Use another file.",
             BAD_CHECKPOINT,
         ) from None
 

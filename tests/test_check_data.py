@@ -74,7 +74,7 @@ def test_grades_are_checked(script, tmp_path):
     root = films(tmp_path / "set")
     code, out, result = check(script, root, "--graded")
     assert code == 2 and "--graded needs at least two classes, named 0, 1, 2 and so on" in out
-    assert result["problems"][0].startswith("the data set cannot be read: Classes ['a', 'b'] in ")
+    assert result["problems"][0].startswith("the data set cannot be read: Classes a, b in ")
     for old, new in (("a", "0"), ("b", "1")):
         (root / old).rename(root / new)
     assert check(script, root, "--graded")[0] == 0

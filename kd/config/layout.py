@@ -3,12 +3,16 @@
 Only this module depends on the number of levels and on the names of the files.
 """
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kd.config.settings import Data
+
+# Characters of a name that is made from a text, so that there is room for what is added to it.
+LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,16 @@ def folder_of(data: Data) -> Path:
 
 
 def slug(text: str) -> str:
-    """Return `text` with everything replaced that a folder name cannot contain."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"
+    """Return `text` with everything replaced that a folder name cannot contain.
+
+    The end of a very long text is replaced by a hash.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-") or "data"
+    if len(name) <= LONGEST:
+        return name
+    return (
+        f"{name[: LONGEST - 9]}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    )
 
 
 def is_folder_name(text: str) -> bool:

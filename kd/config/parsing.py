@@ -13,9 +13,11 @@ from pathlib import Path
 
 from kd.config.evaluate_settings import EvaluateSettings
 from kd.config.flags import make_parser
+from kd.config.paths import expanded, with_paths
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.config.values import checked, empty_list, nearest
 from kd.system.errors import Problem, reports_to_user
+from kd.system.messages import first_line
 
 KINDS = (TeacherSettings, DistillSettings, EvaluateSettings)
 
@@ -41,7 +43,7 @@ def parse(
             _print(make_text() + "\n")
             return []
     dry_run = flags.pop("dry_run", False)
-    values = _given(kind, flags)
+    values = with_paths(kind, _given(kind, flags))
     lists = _lists(kind, values)
     every = []
     for items in itertools.product(*lists.values()):
@@ -57,6 +59,7 @@ def _given(kind, flags: dict) -> dict:
     """Return {key: (value, flag or file)} of the file in --config and the flags, which win."""
     file, values = flags.pop("config", None), {}
     if file is not None:
+        file = expanded(file, f"--config {file}")
         for key, value in _read_file(kind, Path(file)).items():
             values[key] = value, f"{file}"
     for key, value in flags.items():
@@ -153,7 +156,7 @@ def _read_file(kind, file: Path) -> dict:
         ) from None
     except (ValueError, RecursionError) as error:
         raise Problem(
-            f"--config '{file}' is not valid {language}: {error}. Fix the file."
+            f"--config '{file}' is not valid {language}: {first_line(error)}. Fix the file."
         ) from None
     if not isinstance(values, dict):
         raise Problem(

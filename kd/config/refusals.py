@@ -1,15 +1,21 @@
 """Checks that refuse incomplete or contradictory settings before any data are read."""
 
-from kd.config.layout import is_folder_name, slug
+from kd.config.layout import LONGEST, is_folder_name, slug
 from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_kinds, teacher_names
 from kd.config.settings import DistillSettings
 from kd.methods import KNOWLEDGE, Mode, ModePhase
 from kd.system.errors import Problem
+from kd.system.messages import shortened
 
 
 def refuse_tag(tag: str) -> None:
     """Raise Problem for a tag that cannot be part of the name of a folder."""
+    if len(tag) > LONGEST:
+        raise Problem(
+            f"--tag '{shortened(tag, 60)}' is too long: it has {len(tag)} characters, but as a part"
+            f" of a folder name at most {LONGEST}. Use a shorter --tag."
+        )
     if tag and not is_folder_name(tag):
         raise Problem(
             f"--tag '{tag}' is not valid: it is part of a folder name, so it may contain only"

@@ -9,6 +9,9 @@ import types
 import typing
 
 from kd.system.errors import Problem
+from kd.system.messages import shortened
+
+LONGEST = 100  # characters of a value in a message
 
 
 def type_of(entry, section) -> tuple[type, bool]:
@@ -57,8 +60,8 @@ def assignment(name: str, value, where: str) -> str:
     `--epochs 0` if `where` is a flag, or `epochs = 0 in grid.toml` if it is a file.
     """
     if where.startswith("--"):
-        return f"{where} {shlex.quote(str(value))}"
-    return f"{name} = {_as_in_file(value)} in {where}"
+        return f"{where} {shortened(shlex.quote(str(value)), LONGEST)}"
+    return f"{name} = {shortened(_as_in_file(value), LONGEST)} in {where}"
 
 
 def empty_list(name: str, where: str) -> Problem:

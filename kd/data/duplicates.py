@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kd.data.files.find import natural_key
 from kd.data.index import Index, Sample
+from kd.system.console import progress
 from kd.system.errors import Problem, counted, first_ten
 
 # Bytes from the middle and from the end of a file that are compared before the file is read.
@@ -145,10 +146,14 @@ def identical_files(root: Path, paths: Sequence[str]) -> list[list[int]]:
     found = [list(range(len(paths)))]
     for key_of in (_size, _hash_of_parts, _hash_of_content):
         alike = []
-        for positions in found:
-            keys = [key_of(root / paths[position]) for position in positions]
-            for group in groups(keys):
-                alike.append([positions[place] for place in group])
+        with progress(sum(map(len, found)), "comparing", "files", short=True) as shown:
+            for positions in found:
+                keys = []
+                for position in positions:
+                    keys.append(key_of(root / paths[position]))
+                    shown.update()
+                for group in groups(keys):
+                    alike.append([positions[place] for place in group])
         found = alike
     return sorted(found)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.data.tables.grades import stem_of
-from kd.system.errors import Problem
+from kd.system.errors import Problem, first_ten
 
 UNLABELED = -1
 _SITE = "::"
@@ -101,8 +101,8 @@ class Index:
     def __post_init__(self):
         if self.graded and not _are_grades(self.classes):
             raise Problem(
-                f"Classes {list(self.classes)} in {self.root or self.name} are not grades:"
-                " --graded needs at least two classes, named 0, 1, 2 and so on. Rename the"
+                f"Classes {first_ten(list(self.classes))} in {self.root or self.name} are not"
+                " grades: --graded needs at least two classes, named 0, 1, 2 and so on. Rename the"
                 " classes, or remove --graded."
             )
 

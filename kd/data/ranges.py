@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from kd.data.images import pixels
 from kd.data.images.decoded import FLOAT, INTEGER
 from kd.data.images.pixels import Range, RangeNeeded
 from kd.data.index import Index, digest
 from kd.data.store import Store
-from kd.system.console import shows_progress
+from kd.system.console import progress
 from kd.system.errors import Problem, counted, printable
 from kd.system.files import make_folder, write_json
 from kd.system.signals import never_stop
@@ -195,15 +194,15 @@ def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) ->
     rows = np.unique(rows)
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        tqdm(total=len(rows), desc="measuring", unit="img", disable=not shows_progress()) as bar,
+        progress(len(rows), "measuring", "images") as shown,
     ):
         for start in range(0, len(rows), CHUNK):
             chunk = [int(row) for row in rows[start : start + CHUNK]]
             files = [index.file(row) for row in chunk]
             for row, ends in zip(chunk, threads.map(_extremes, files)):
+                shown.update()
                 if ends is not None:
                     found.append(Extremes(*ends, index.samples[row].path))
-            bar.update(len(chunk))
             check_stop()
     measured = {}
     for kind in sorted({one.kind for one in found}):

@@ -141,7 +141,7 @@ def _check_classes(index: Index, how: str, splits: Splits) -> None:
         if absent and (name == "train" or not len(rows)):
             raise Problem(
                 f"--split {how} leaves the {WORDS[name]} split of '{index.name}' without images of"
-                f" {', '.join(absent)}.{'' if how == 'thesis' else _doubtful_patients(index)}"
+                f" {first_ten(absent)}.{'' if how == 'thesis' else _doubtful_patients(index)}"
                 " Add images or patients, or use another --split."
             )
 

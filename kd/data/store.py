@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from kd.data.images import pixels
 from kd.data.images.pixels import Range, RangeNeeded, Recipe, file_bytes, why_unreadable
 from kd.data.index import Index, digest
-from kd.system.console import shows_progress
+from kd.system.console import progress
 from kd.system.errors import Problem, first_ten
 from kd.system.files import cannot_write, make_folder
 from kd.system.locks import wait_for_lock
@@ -128,17 +127,19 @@ class Store:
         bad = []
         with (
             ThreadPoolExecutor(os.cpu_count()) as threads,
-            tqdm(total=len(rows), desc="decoding", unit="img", disable=not shows_progress()) as bar,
+            progress(len(rows), "decoding", "images") as shown,
         ):
             for start in range(0, len(rows), CHUNK):
                 chunk = rows[start : start + CHUNK]
-                faults = list(threads.map(self._decode_row, chunk))
+                faults = []
+                for fault in threads.map(self._decode_row, chunk):
+                    faults.append(fault)
+                    shown.update()
                 kinds = [fault for fault in faults if isinstance(fault, RangeNeeded)]
                 if kinds:
                     raise kinds[0]
                 bad += [fault for fault in faults if fault]
                 self._stamp(row for row, fault in zip(chunk, faults) if not fault)
-                bar.update(len(chunk))
                 check_stop()
         if bad:
             where = self.index.root or self.index.name

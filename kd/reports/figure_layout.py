@@ -5,8 +5,10 @@ from collections import Counter
 from functools import cache
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
+
+from kd.reports.agg import matplotlib  # isort: split
+
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from PIL import Image
+
+from kd.reports.agg import matplotlib  # isort: split
+
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from PIL import Image
 
 from kd.reports import figure_layout as layout
 from kd.reports.calibration import confidence_bins

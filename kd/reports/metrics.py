@@ -1,12 +1,14 @@
 """Metrics from logits and labels. All functions are pure functions of arrays."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn import metrics as sklearn_metrics
 
 NEWLY_WRONG_LISTED = 20
+# The rows of a classification report that are no classes.
+AVERAGES = ("accuracy", "macro avg", "weighted avg")
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -151,37 +153,53 @@ def _why_no_auc(classes: int, labels: np.ndarray) -> str:
     return "no image is below grade 2"
 
 
-def classification_report(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict:
+def class_keys(classes: Sequence[str]) -> list[str]:
+    """Return the keys of the classes in a classification report: their names.
+
+    A class that is named like one of its AVERAGES has another key, which no class has.
+    """
+    keys = []
+    for name in classes:
+        key = name
+        while key in AVERAGES or (key != name and key in classes):
+            key = f"class {key}"
+        keys.append(key)
+    return keys
+
+
+def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict:
     """Return scikit-learn's classification report as a dictionary.
 
-    It has precision, recall, f1-score and support for each class and for the averages. An undefined
-    metric (precision of a class that is never predicted, recall of a class that is absent) is None.
-    The macro average is that of `macro_averages`, over the classes that are present; scikit-learn's
-    own is over all classes. In the weighted average, an undefined metric counts as 0, as in
-    scikit-learn by default. logits [N, K], labels [N].
+    It has precision, recall, f1-score and support for each class (see `class_keys`) and for the
+    averages. An undefined metric (precision of a class that is never predicted, recall of a class
+    that is absent) is None. The macro average is that of `macro_averages`, over the classes that
+    are present; scikit-learn's own is over all classes. In the weighted average, an undefined
+    metric counts as 0, as in scikit-learn by default. logits [N, K], labels [N].
     """
-    single = _sklearn_report(logits, labels, classes, np.nan)
-    averaged = _sklearn_report(logits, labels, classes, 0)
+    rows = np.stack(_scores(logits, labels, None, np.nan), axis=1)  # [K, 4]
+    *weighted, _ = _scores(logits, labels, "weighted", 0)
     return {
-        **{name: _defined(single[name]) for name in classes},
+        **{key: _row(row) for key, row in zip(class_keys(classes), rows, strict=True)},
         "accuracy": accuracy(logits, labels),
         "macro avg": macro_averages(logits, labels) | {"support": float(len(labels))},
-        "weighted avg": _defined(averaged["weighted avg"]),
+        "weighted avg": _row((*weighted, len(labels))),
     }
 
 
-def _sklearn_report(
-    logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], zero_division: float
-) -> dict:
-    return sklearn_metrics.classification_report(
+def _scores(logits: np.ndarray, labels: np.ndarray, average: str | None, undefined: float) -> tuple:
+    """Return precision, recall, f1-score and support, of each class by number or averaged."""
+    return sklearn_metrics.precision_recall_fscore_support(
         labels,
         logits.argmax(1),
-        labels=range(len(classes)),
-        target_names=classes,
-        output_dict=True,
-        zero_division=zero_division,
+        labels=range(logits.shape[1]),
+        average=average,
+        zero_division=undefined,
     )
 
 
-def _defined(row: dict) -> dict:
-    return {key: None if np.isnan(value) else float(value) for key, value in row.items()}
+def _row(values: Iterable[float]) -> dict:
+    """Return a row of a classification report; an undefined value is None."""
+    return {
+        key: None if np.isnan(value) else float(value)
+        for key, value in zip(("precision", "recall", "f1-score", "support"), values)
+    }

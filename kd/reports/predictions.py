@@ -10,6 +10,7 @@ import numpy as np
 from kd.config.layout import RunPaths
 from kd.data.index import Index, Sample
 from kd.system.errors import BAD_CHECKPOINT, Problem, printable
+from kd.system.messages import first_line
 
 COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
 _LOGIT = "logit_"  # prefix of the columns after COLUMNS, followed by the name of a class
@@ -113,7 +114,7 @@ def read_predictions(folder: Path, split: str = "test") -> Predictions:
         ) from None
     except (ValueError, KeyError, csv.Error) as error:
         raise Problem(
-            f"'{file}' is damaged ({error}). Run the command again in a new --out.",
+            f"'{file}' is damaged ({first_line(error)}). Run the command again in a new --out.",
             BAD_CHECKPOINT,
         ) from None
 

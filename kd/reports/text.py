@@ -1,6 +1,7 @@
 """Formatting of the numbers of reports and studies as text."""
 
-from kd.system.errors import counted
+from kd.reports.metrics import class_keys
+from kd.system.errors import counted, printable
 
 NOT_KNOWN = "-"
 
@@ -90,14 +91,15 @@ def grades_text(grades: dict) -> str:
 
 def report_text(report: dict, classes: tuple[str, ...]) -> str:
     """Format the dictionary of `metrics.classification_report` as the table of scikit-learn."""
-    names = [*classes, "macro avg", "weighted avg"]
-    width = max(map(len, names))
+    names = [*class_keys(classes), "macro avg", "weighted avg"]
+    words = {name: printable(name) for name in names}
+    width = max(map(len, words.values()))
     columns = ("precision", "recall", "f1-score")
     heads = "".join(f"{column:>11}" for column in (*columns, "support"))
     lines = [" " * width + heads]
     for name in names:
         cells = [_cell(report[name][column]) for column in columns]
-        lines.append(f"{name:<{width}}{''.join(cells)}{int(report[name]['support']):>11}")
+        lines.append(f"{words[name]:<{width}}{''.join(cells)}{int(report[name]['support']):>11}")
     total = int(report["macro avg"]["support"])
     lines.append(f"{'accuracy':<{width}}{'':>22}{report['accuracy']:>11.4f}{total:>11}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kd import models
 from kd.config.layout import RunPaths
+from kd.config.lengths import refuse_long_names
 from kd.config.plan import Plan
 from kd.runs.session import Session
 from kd.system import ranks
@@ -19,9 +20,10 @@ from kd.teachers.find import has_begun
 def check_machine(plan: Plan) -> None:
     """Check the networks and the machine, before any data are read.
 
-    Raises Problem if timm does not have a network of the plan, or if the device or the number of
-    ranks does not support a setting.
+    Raises Problem if a name or a path is too long for the file system, if timm does not have a
+    network of the plan, or if the device or the number of ranks does not support a setting.
     """
+    refuse_long_names(plan)
     models.architecture_of(plan.student)
     for teacher in plan.teachers:
         models.architecture_of(teacher.name)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from kd import models
 from kd.config import parsing
@@ -236,7 +235,9 @@ def _drawn(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, 
     return {"confusion": figures.pixels(confusion), "reliability": figures.pixels(reliability)}
 
 
-def _reliability(calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+def _reliability(
+    calibration: dict, logits: np.ndarray, labels: np.ndarray, title: str
+) -> figures.Figure:
     """Return the reliability diagram of logits [N, K] before and after temperature scaling.
 
     Without a fitted temperature, there is only the diagram of the unscaled probabilities.

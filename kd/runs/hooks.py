@@ -2,13 +2,11 @@
 
 import time
 
-from tqdm import tqdm
-
 from kd import loop
 from kd.loop import Hooks
 from kd.runs.active import ActiveRun
 from kd.runs.defective import accuracy_watch
-from kd.system.console import log, shows_progress
+from kd.system.console import ProgressLines, log, progress
 from kd.training.state import State
 
 
@@ -19,14 +17,16 @@ class RunHooks(Hooks):
         self.run, self.steps = run, run.phases[-1].end
         self.watch = accuracy_watch(run)
         self.saved = time.monotonic()
-        self.bar = tqdm(
-            initial=run.state.progress.total,
-            total=self.steps,
-            unit="step",
-            desc=run.plan.student,
-            disable=not shows_progress(),
-            leave=False,
-        )
+        done, name = run.state.progress.total, run.plan.student
+        self.bar = progress(self.steps, name, "steps", short=True, done=done, head=self._head)
+
+    def _head(self, step: int) -> str:
+        """Return the beginning of a line of progress."""
+        state = self.run.state
+        name = self.run.phases[state.progress.phase].name
+        loss = state.means()["loss"]
+        epoch = state.progress.epoch + 1
+        return f"{name}: epoch {epoch}, step {step}/{self.steps}  loss {loss:.4f}"
 
     def should_stop(self, state: State) -> bool:
         return self.watch is not None and self.watch(state)
@@ -50,6 +50,8 @@ class RunHooks(Hooks):
             f" {row['train_loss']:.4f}  {shown} {figure:.4f}  valid {row['valid_accuracy']:.4f} "
             f" {self.run.clock.seconds():.0f} s"
         )
+        if isinstance(self.bar, ProgressLines):
+            self.bar.postpone()
 
     def check_stop(self) -> None:
         self.run.signals.check_stop()

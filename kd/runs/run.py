@@ -31,8 +31,16 @@ from kd.runs.tensorboard import Events
 from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import Precision
-from kd.system.errors import CANNOT_WRITE, Problem, Stopped, is_out_of_memory, report_error
+from kd.system.errors import (
+    CANNOT_WRITE,
+    Problem,
+    Stopped,
+    first_ten,
+    is_out_of_memory,
+    report_error,
+)
 from kd.system.locks import exclusive_lock
+from kd.system.messages import first_line
 from kd.system.seeds import seed_step
 from kd.system.signals import StopSignals
 from kd.teachers.ensemble import Ensemble, Teacher
@@ -74,7 +82,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
                 failed.append((plan.folder, report_error(error)))
             gc.collect()  # networks may be in reference cycles, and the next run needs their memory
     if failed:
-        folders = ", ".join(str(folder) for folder, _ in failed)
+        folders = first_ten([str(folder) for folder, _ in failed])
         raise Problem(
             f"{len(failed)} of {len(plans)} runs failed: {folders}. See the messages above, fix the"
             " causes and run the same command again.",
@@ -150,7 +158,7 @@ def cause(error: RuntimeError, plan: Plan, folder: RunFolder) -> Problem | None:
 
     It is a lack of memory, or a failure of --compile.
     """
-    why = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    why = first_line(error, 120)
     if is_out_of_memory(error):
         return Problem(
             f"Run '{folder.path}' ran out of memory ({why}). Lower --batch-size or --image-size."

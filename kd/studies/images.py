@@ -187,8 +187,8 @@ def other_images(how: Judging, report: dict) -> Index:
     index = read_index(data, classes)
     if index.classes != classes:
         raise Problem(
-            f"--dataset {how.dataset} has the classes {list(index.classes)}, but the network has"
-            f" {list(classes)}. Use a data set with the same classes."
+            f"--dataset {how.dataset} has the classes {first_ten(list(index.classes))}, but the"
+            f" network has {first_ten(list(classes))}. Use a data set with the same classes."
         )
     return index
 

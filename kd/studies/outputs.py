@@ -5,6 +5,7 @@ from pathlib import Path
 from kd.system.console import log
 from kd.system.errors import printable
 from kd.system.files import write_json, write_text
+from kd.system.messages import bounded
 
 
 def write_outputs(root: Path, name: str, text: str, result: dict, figures: str) -> None:
@@ -19,4 +20,4 @@ def left_out_lines(left_out: list[str]) -> list[str]:
     """Return the lines of Markdown that list the exclusions; empty if there are none."""
     if not left_out:
         return []
-    return ["# Excluded", "", *(f"- {printable(text)}" for text in left_out), ""]
+    return ["# Excluded", "", *(f"- {bounded(printable(text))}" for text in left_out), ""]

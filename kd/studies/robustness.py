@@ -14,6 +14,7 @@ from kd.reports.statistics import mean_sd
 from kd.reports.text import NOT_KNOWN, difference_texts, mean_text, units_text
 from kd.studies.cells import EXPLANATION
 from kd.studies.outputs import left_out_lines
+from kd.system.console import progress
 from kd.system.markdown import table
 
 
@@ -36,10 +37,12 @@ def answers(network: Callable[[torch.Tensor], torch.Tensor], views: Views) -> np
     network: images [B, 3, S, S] in 0..1 -> logits [B, K].
     """
     logits = [[] for _ in VERSIONS]
-    for batch in views.epoch(0):
-        for own, (name, strength) in zip(logits, VERSIONS):
-            images = shifted(batch.images, batch.slots, name, strength)
-            own.append(network(images).float().cpu())
+    with progress(len(views), "shifting and predicting", "images", short=True) as shown:
+        for batch in views.epoch(0):
+            for own, (name, strength) in zip(logits, VERSIONS):
+                images = shifted(batch.images, batch.slots, name, strength)
+                own.append(network(images).float().cpu())
+            shown.update(len(batch.slots))
     return torch.stack([torch.cat(own) for own in logits]).numpy()
 
 

@@ -16,6 +16,7 @@ from kd.studies.modes import Cell, InCell, cell_of
 from kd.system.errors import Problem, counted, printable
 from kd.system.files import read_json
 from kd.system.locks import owner_of_lock
+from kd.system.messages import bounded
 
 # What is said of a run without a record of its end.
 RUNNING = "running"
@@ -168,4 +169,5 @@ def _line(entry: dict) -> str:
     steps = ""
     if entry["state"] == FAILED and entry["step"] is not None:  # other messages name the step
         steps = f" after {counted(entry['step'], 'step', 'steps')}"
-    return printable(f"Run '{entry['folder']}' ({entry['state']}{steps}): {entry['message']}")
+    text = f"Run '{entry['folder']}' ({entry['state']}{steps}): {entry['message']}"
+    return bounded(printable(text))

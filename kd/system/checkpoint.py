@@ -11,6 +11,7 @@ import torch
 
 from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import reason, replacing
+from kd.system.messages import first_line
 
 FORMAT = 1
 CURE = "Use another file."
@@ -96,7 +97,8 @@ def _why_not_saved(path: Path, temporary: Path, error: RuntimeError) -> Problem:
             CANNOT_WRITE,
         )
     return Problem(
-        f"Checkpoint '{path}' cannot be saved ({error}). The last good file was kept.", CANNOT_WRITE
+        f"Checkpoint '{path}' cannot be saved ({first_line(error)}). The last good file was kept.",
+        CANNOT_WRITE,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from kd.system import cpu_layers, ranks
 from kd.system.errors import Problem
+from kd.system.messages import first_line
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 FLOAT32 = "off"  # the precision without autocast, as --amp names it
@@ -60,10 +61,9 @@ def _usable_device(name: str) -> torch.device:
             raise RuntimeError(f"not one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
         raise Problem(
-            f"--device '{name}' cannot be used on this machine ({why}). Use --device cpu or"
-            " --device auto."
+            f"--device '{name}' cannot be used on this machine ({first_line(error)}). Use --device"
+            " cpu or --device auto."
         ) from None
     return device
 

@@ -6,6 +6,8 @@ import signal
 import sys
 import traceback
 
+from kd.system.messages import bounded, first_line, shortened
+
 # Exit codes. FAULT is a bug in this program.
 FAULT = 1
 USAGE = 2
@@ -23,6 +25,10 @@ NO_MEMORY_TEXTS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+# The characters of a list in a message, and of each of its items.
+_LIST = 360
+_ITEM = 240
 
 STOPPED_AT_ONCE = "Interrupted. Run the same command again to continue."
 
@@ -132,13 +138,15 @@ def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return STOPPED_AT_ONCE, INTERRUPTED
     if isinstance(error, OSError):  # a path that no other check covers
-        why = f"'{error.filename}': {error.strerror}."
-        return f"{why} Check the path, its permissions and the disk.", USAGE
+        what = f"'{error.filename}'" if error.filename is not None else "A file"
+        why = error.strerror or first_line(error)
+        return f"{what}: {why}. Check the path, its permissions and the disk.", USAGE
     if is_out_of_memory(error):
         cure = "Lower --batch-size, --image-size or the sizes of the splits."
         return f"Out of memory. {cure}", USAGE
     name = type(error).__name__
-    return f"A bug in this program ({name}: {error}). See the traceback that was printed.", FAULT
+    why = " ".join(str(error).split())
+    return f"A bug in this program ({name}: {why}). See the traceback that was printed.", FAULT
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -154,20 +162,26 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def print_on_stderr(text: str) -> None:
-    """Print a line on stderr and ignore failures.
+    """Print a line of bounded length on stderr and ignore failures.
 
     The terminal may be gone, or a signal may have interrupted another print.
     """
     with contextlib.suppress(OSError, RuntimeError):
-        print(printable(text), file=sys.stderr, flush=True)
+        print(bounded(printable(text)), file=sys.stderr, flush=True)
 
 
 def first_ten(items: list[str]) -> str:
-    """Return the first ten items of a list as text, with the total number if there are more."""
-    listed = ", ".join(items[:10])
-    if len(items) > 10:
-        listed += f", ... ({len(items)} in all)"
-    return listed
+    """Return the first ten items of a list as text, with the total number if there are more.
+
+    Long items are shortened in the middle, and there are fewer than ten if they are long.
+    """
+    listed = ""
+    for number, item in enumerate(items[:10]):
+        longer = ", ".join([listed] * bool(number) + [shortened(item, _ITEM)])
+        if number and len(longer) > _LIST:
+            return f"{listed}, ... ({len(items)} in all)"
+        listed = longer
+    return f"{listed}, ... ({len(items)} in all)" if len(items) > 10 else listed
 
 
 def counted(count: int, one: str, several: str) -> str:

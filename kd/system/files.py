@@ -34,9 +34,14 @@ def reason(error: OSError) -> str:
 
 def cannot_write(path: Path, error: OSError) -> Problem:
     """Return the problem to raise for a path that cannot be written."""
+    if error.errno in DISK_FULL:
+        cure = "Free space or choose another folder with --out or --cache-dir, then"
+    elif error.errno == errno.ENAMETOOLONG:
+        cure = "Choose a shorter path with --out or --cache-dir, or a shorter --tag, then"
+    else:
+        cure = "Choose another folder with --out or --cache-dir, or make this one writable, then"
     return Problem(
-        f"'{path}' cannot be written ({reason(error)}). Free space or choose another folder with"
-        " --out or --cache-dir, then run the same command again.",
+        f"'{path}' cannot be written ({reason(error)}). {cure} run the same command again.",
         CANNOT_WRITE,
     )
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from kd.system.errors import Problem
+from kd.system.messages import first_line
 
 CONNECT_SECONDS = 4
 CURE = "Use --weights FILE or --no-pretrained. For a teacher, set --weights in train_teacher.py."
@@ -45,8 +46,9 @@ def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
         with _offline(_in_hub_cache(timm.get_pretrained_cfg(architecture))):
             return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
-        why = str(error).splitlines()[0][:160]
-        raise Problem(f"Weights of '{name}' cannot be downloaded ({why}). {CURE}") from None
+        raise Problem(
+            f"Weights of '{name}' cannot be downloaded ({first_line(error)}). {CURE}"
+        ) from None
 
 
 def _unavailable(config) -> str:

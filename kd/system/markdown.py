@@ -6,8 +6,11 @@ from kd.system.errors import printable
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], aligned: bool = False) -> list[str]:
-    """Return the lines of a table. `aligned` pads the cells, for reading it in a terminal."""
-    cells = [list(map(printable, row)) for row in (header, *rows)]
+    """Return the lines of a table. `aligned` pads the cells, for reading it in a terminal.
+
+    A name with a "|" is escaped, otherwise it would be two cells.
+    """
+    cells = [[printable(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
     if not aligned:
         lines = [f"| {' | '.join(row)} |" for row in cells]
         return [lines[0], "|---" * len(header) + "|", *lines[1:]]

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from kd.system.errors import Problem
+from kd.system.messages import first_line
 
 BACKENDS = {True: "cpu:gloo,cuda:nccl", False: "gloo"}
 
@@ -46,7 +47,7 @@ def lost_connection(error: BaseException) -> Problem | None:
     lost = isinstance(error, dist.DistError)
     if not lost and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return None
-    why = str(error).splitlines()[0][:120]
+    why = first_line(error, 120)
     return Problem(
         f"Rank {rank()} of {world_size()} lost the connection to the other ranks ({why})."
         " See their messages, then run the same command again to continue.",

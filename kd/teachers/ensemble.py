@@ -13,6 +13,7 @@ from kd.data.views import Views
 from kd.models import Classifier
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem, is_out_of_memory
+from kd.system.messages import first_line
 from kd.teachers.cache import TeacherCache
 from kd.teachers.model_file import Trained
 from kd.teachers.outputs import (
@@ -106,7 +107,7 @@ class Ensemble:
             except (RuntimeError, ValueError, AssertionError) as error:
                 if is_out_of_memory(error):
                     raise
-                why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+                why = first_line(error)
                 raise Problem(
                     f"Teacher {member.name} ({member.source}) cannot process images of"
                     f" {images.shape[-1]} pixels ({why}). Use another --image-size or another"

@@ -16,6 +16,7 @@ from kd import losses
 from kd.data.views import Batch, Views
 from kd.models import Classifier, Outputs
 from kd.system import ranks
+from kd.system.console import progress
 from kd.system.devices import Precision
 
 
@@ -135,10 +136,12 @@ def collect_logits(
     `check_stop` is called before every batch and may end the work by raising an exception.
     """
     slots, logits = [], []
-    for batch in views.epoch(0):
-        check_stop()
-        slots.append(batch.slots)
-        logits.append(network(batch).cpu())
+    with progress(len(views), "predicting", "images", short=True) as shown:
+        for batch in views.epoch(0):
+            check_stop()
+            slots.append(batch.slots)
+            logits.append(network(batch).cpu())
+            shown.update(batch.whole)
     if not logits:  # this rank has no share of the data
         return ranks.gather_rows(torch.empty(0, dtype=torch.int64), None, len(views)).numpy()
     return ranks.gather_rows(torch.cat(slots), torch.cat(logits), len(views)).numpy()

@@ -11,6 +11,7 @@ from kd.models import Classifier, state_on_cpu
 from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.messages import shortened
 from kd.training.adam import Adam
 from kd.training.divergence import Divergence
 
@@ -144,7 +145,7 @@ class State:
             if (self.progress.best is None) != (self.best_weights is None):
                 raise ValueError("the best epoch and its weights must be saved together")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            why = " ".join(str(error).split())[:160]
+            why = shortened(" ".join(str(error).split()), 160)
             raise Problem(
                 f"Saved state of {self.network.name} does not fit this run"
                 f" ({type(error).__name__}: {why}). Start a new run with --tag NAME.",

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from kd.data import ranges
 from kd.data.check.near_duplicates import thumbnail
 from kd.data.images import dicom, pixels
 from kd.data.images.decoded import INTEGER
 from kd.data.index import Index
-from kd.system.console import shows_progress
+from kd.system.console import progress
 from kd.system.errors import printable
 
 # What is recorded of each file, and the words for it. The value of each is a text, empty if the
@@ -74,7 +73,7 @@ class Finding(NamedTuple):
 
 
 def inspect_all(index: Index, bits: int | None) -> list[Finding]:
-    """Return the finding of each row of an index, and show a progress bar.
+    """Return the finding of each row of an index, and show the progress.
 
     Values outside the range of `bits` (--bits) are faults, as in training.
     """
@@ -88,15 +87,15 @@ def inspect_all(index: Index, bits: int | None) -> list[Finding]:
             return Finding(pixels.why_unreadable(error))
 
     rows = range(len(index.samples))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        bar = tqdm(
-            threads.map(inspect, rows),
-            total=len(rows),
-            desc="reading",
-            unit="img",
-            disable=not shows_progress(),
-        )
-        return list(bar)
+    findings = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        progress(len(rows), "reading", "images") as shown,
+    ):
+        for finding in threads.map(inspect, rows):
+            findings.append(finding)
+            shown.update()
+    return findings
 
 
 def _inspect_drawing(drawing: np.ndarray) -> Finding:

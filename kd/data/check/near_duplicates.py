@@ -15,6 +15,8 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
+from kd.system.console import progress
+
 MAX_BITS = 32
 MIN_CORRELATION = 0.9
 CLIP = 3  # times the median of the fine structure
@@ -92,11 +94,14 @@ def find_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, bool]:
     """
     found = [np.empty((0, 2), np.int64)]
     number = 0
-    for pairs in _pairs_by_block(thumbnails):
-        found.append(pairs)
-        number += len(pairs)
-        if number > LIMIT:
-            return np.concatenate(found)[:LIMIT], False
+    blocks = sum(1 for _ in _corners(len(thumbnails)))
+    with progress(blocks, "near-duplicates", "blocks", short=True) as shown:
+        for pairs in _pairs_by_block(thumbnails):
+            shown.update()
+            found.append(pairs)
+            number += len(pairs)
+            if number > LIMIT:
+                return np.concatenate(found)[:LIMIT], False
     return np.concatenate(found), True
 
 

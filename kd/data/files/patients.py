@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from kd.config.settings import Reading
 from kd.data.files.find import IMAGE_EXTENSIONS, extension_of
 from kd.data.images import dicom
 from kd.data.index import Index, at_site
-from kd.system.console import shows_progress
+from kd.system.console import progress
 from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.messages import first_line
 
 # What people and machines write where they do not know the patient, or do not tell: without case,
 # blanks and marks.
@@ -86,8 +85,8 @@ def compiled(pattern: str) -> re.Pattern:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise Problem(
-            f"--patient-pattern '{pattern}' is not a regular expression: {error}. Use for example"
-            " --patient-pattern 'patient[0-9]+'."
+            f"--patient-pattern '{pattern}' is not a regular expression: {first_line(error)}."
+            " Use for example --patient-pattern 'patient[0-9]+'."
         ) from None
 
 
@@ -144,10 +143,10 @@ def _read_headers(root: Path, rows: list[dict]) -> None:
     paths = [root / row["path"] for row in wanted]
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
-        tqdm(total=len(paths), desc="headers", unit="file", disable=not shows_progress()) as bar,
+        progress(len(paths), "headers", "files") as shown,
     ):
         for row, header in zip(wanted, threads.map(_header, paths), strict=True):
-            bar.update()
+            shown.update()
             if header is not None:
                 _add_header(row, header)
 

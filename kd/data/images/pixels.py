@@ -18,6 +18,7 @@ from kd.data.images import dicom
 from kd.data.images.decoded import FLOAT, Pixels
 from kd.data.images.fundus import crop_to_circle
 from kd.system.errors import Problem
+from kd.system.messages import first_line
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 30
@@ -109,7 +110,9 @@ def why_unreadable(error: Exception) -> str:
     """Return why an image cannot be read, from what Pillow or this module raised for it."""
     if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory
         return "not an image of a known format"
-    return str(error) or type(error).__name__
+    if "MAX_TEXT_CHUNK" in str(error) or "MAX_TEXT_MEMORY" in str(error):
+        return "a text in the file, a comment for example, is too large"
+    return first_line(error)
 
 
 def decode(

@@ -7,6 +7,7 @@ from pathlib import Path
 from kd.data.files.find import count_extensions, walk
 from kd.data.index import Index, Sample
 from kd.system.errors import Problem, counted, first_ten
+from kd.system.messages import first_line
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
 THESIS_SIZES = (2201, 250, 245)
@@ -157,7 +158,9 @@ def _lines(file: Path) -> list[str]:
             " or remove both lists."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"'{file}' cannot be read ({error}). Unpack MURA-v1.1.zip again.") from None
+        raise Problem(
+            f"'{file}' cannot be read ({first_line(error)}). Unpack MURA-v1.1.zip again."
+        ) from None
 
 
 def _check_lists(root: Path, paths: list[str], strange: list[str], missing: list[str]) -> None:

@@ -150,7 +150,7 @@ def _refuse_unknown_labels(table: Path, rows: list[Row], classes: tuple[str, ...
         if row.label and row.label not in classes:
             faults.append(
                 f"{row.where} (unknown label '{shown(row.label)}', the network's classes are"
-                f" {', '.join(classes)})"
+                f" {first_ten(list(classes))})"
             )
     _refuse(table, faults)
 

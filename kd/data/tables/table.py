@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.system.errors import Problem, counted, first_ten
+from kd.system.messages import first_line
 
 # The types of cells of xlrd: XL_CELL_NUMBER, XL_CELL_BOOLEAN, XL_CELL_ERROR.
 _XLS_NUMBER = 2
@@ -78,7 +79,8 @@ def read_csv(table: Path) -> Table:
         rows = _rows(table, text, delimiter, skipped)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise Problem(
-            f"'{table}' cannot be read as CSV ({error}). Save it as UTF-8 text with commas."
+            f"'{table}' cannot be read as CSV ({first_line(error)}). Save it as UTF-8 text with"
+            " commas."
         ) from None
     if delimiter != ",":
         notes.append(f"'{table.name}' is separated by {_DELIMITERS[delimiter]}.")
@@ -241,7 +243,7 @@ def read_xls(table: Path) -> Table:
         # For bad files, xlrd raises anything from AssertionError to struct.error.
         raise Problem(
             f"'{table}' cannot be read as a legacy Excel file"
-            f" ({str(error) or type(error).__name__}). Unpack or download it again."
+            f" ({first_line(error)}). Unpack or download it again."
         ) from None
     rows = [list(map(_cell_text, row)) for row in cells]
     # The size of a sheet also includes cells that are only formatted.
