@@ -250,8 +250,10 @@ def _have_dicom(root: Path, paths: list[str], lost: dict[str, str] | None) -> li
         try:
             if not (root / path).is_file():  # a pipe would block, and a link may point nowhere
                 return False
-            with open(root / path, "rb") as file:
-                head = file.read(HEAD_BYTES)
+            head = b""
+            if (root / path).stat().st_size:  # a file of /proc has no size and may block, too
+                with open(root / path, "rb") as file:
+                    head = file.read(HEAD_BYTES)
         except OSError as error:
             faults[path] = error.strerror
             return False
@@ -264,7 +266,7 @@ def _have_dicom(root: Path, paths: list[str], lost: dict[str, str] | None) -> li
     with ThreadPoolExecutor(8) as threads:  # most of the time is spent waiting for a server
         results = list(threads.map(check, paths))
     if lost is not None:
-        lost |= faults | misnamed
+        lost |= dict(sorted((faults | misnamed).items()))
     elif faults:
         texts = [f"{path} ({why})" for path, why in sorted(faults.items())]
         raise Problem(

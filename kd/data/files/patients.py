@@ -160,7 +160,7 @@ def _header(path: Path):
     A damaged file is reported when it is decoded.
     """
     try:
-        if not path.is_file():  # a pipe would block
+        if not path.is_file() or not path.stat().st_size:  # a pipe or /proc/kmsg would block
             return None
         with open(path, "rb") as file:
             if not dicom.is_dicom(file.read(dicom.HEAD_BYTES)):

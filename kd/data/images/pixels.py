@@ -109,6 +109,8 @@ def why_unreadable(error: Exception) -> str:
     """Return why an image cannot be read, from what Pillow or this module raised for it."""
     if isinstance(error, UnidentifiedImageError):  # its own text has an address in memory
         return "not an image of a known format"
+    if isinstance(error, OSError) and error.strerror:  # its own text has the path again
+        return error.strerror
     return str(error) or type(error).__name__
 
 

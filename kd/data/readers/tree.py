@@ -90,9 +90,10 @@ def runs_among(root: Path, paths: list[str]) -> list[str]:
     runs = []
     for path in paths:
         folder, _, name = path.rpartition("/")
-        files = [root / folder / other for other in ("report.json", "settings.json")]
-        if name == "confusion.png" and all(file.is_file() for file in files):
-            runs.append(folder or ".")
+        if name == "confusion.png":
+            files = [root / folder / other for other in ("report.json", "settings.json")]
+            if all(file.is_file() for file in files):
+                runs.append(folder or ".")
     return runs
 
 
