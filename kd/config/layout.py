@@ -59,6 +59,11 @@ class RunPaths:
         return self.path / "evaluation.json"
 
     @property
+    def unreadable(self) -> Path:
+        """The images that `evaluate.py RUN --dataset` passed over, beside its predictions."""
+        return self.path / "unreadable.csv"
+
+    @property
     def card(self) -> Path:
         """The output of `evaluate.py --card RUN`."""
         return self.path / "card.json"

@@ -67,6 +67,8 @@ class Index:
     skipped   number of files that were skipped on purpose (hidden files and files in folders of
               the system), for the report
     others    number of all other files that are not images, by extension: {".pdf": 3}
+    lost      what could not be read while the images were listed, {path: reason}; only for a trained
+              network that predicts the others
     same      {patient: the patient whose side of the split he shares}, of patients who have an
               identical file, which may be one person with two names
     extra     further columns of the table: {name: one text for each sample}
@@ -91,6 +93,7 @@ class Index:
     channels: int = 0
     skipped: int = 0
     others: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     grows: bool = True

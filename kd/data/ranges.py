@@ -151,6 +151,19 @@ def check_other(
     return []
 
 
+def exceptions(store: Store, rows: np.ndarray) -> np.ndarray:
+    """Return those of `rows` for which `check_other` would refuse all of them, if they are few.
+
+    These images have many values outside the range. If there is one of them, or if they are at most
+    a tenth of all images, they are another kind of image and do not call the range into question.
+    """
+    flags = store.flags(rows)
+    outside = rows[(flags & pixels.MISFIT) > 0]
+    few = len(outside) == 1 or 10 * len(outside) <= len(rows)
+    is_refused = 10 * len(outside) > np.count_nonzero(flags & pixels.DEEP)
+    return outside if is_refused and few and len(outside) < len(rows) else outside[:0]
+
+
 def _cure(store: Store, rows: np.ndarray, has_bits: bool) -> str:
     """Return what to do about images whose values do not fit a range."""
     own = measure(store.index, rows, "")
@@ -246,7 +259,7 @@ def _extremes(file: Path) -> tuple[str, float, float] | None:
 
 
 def _with_ranges(store: Store, cache_dir: str, ranges: dict[str, Range]) -> Store:
-    return Store(
+    return type(store)(
         store.index,
         cache_dir,
         store.size,

@@ -57,7 +57,9 @@ class Store:
         self.channels = channels or _default_channels(index, crop)
         self._how = Recipe(size, resize, self.channels, crop, self.ranges)
         # The stamp of a row changes with its file, so that a replaced image is decoded again.
-        self.stamps = _stamps(index)
+        self.stamps, missing = _stamps(index)
+        if missing:
+            self._refuse(missing, "Restore or remove them.")
         self.recipe = f"{_RECIPE} {size} {resize} {self.channels}"
         if crop != "none":
             self.recipe += f" {crop}"
@@ -108,6 +110,12 @@ class Store:
             self._read_progress()
             return self._decode(self._missing(rows), check_stop)
 
+    def _refuse(self, faults: dict[int, str], cure: str) -> None:
+        """Raise Problem for images that cannot be read, {row: reason}."""
+        where = self.index.root or self.index.name
+        texts = [f"{self.index.samples[row].path} ({why})" for row, why in faults.items()]
+        raise Problem(f"Images in {where} cannot be read: {first_ten(texts)}. {cure}")
+
     def _missing(self, rows: np.ndarray) -> np.ndarray:
         return rows[(self._decoded[rows] != self.stamps[rows]).any(1)]
 
@@ -124,7 +132,7 @@ class Store:
         return np.fromfile(self.folder / name, np.uint8).reshape(-1, HASH_BYTES)
 
     def _decode(self, rows: np.ndarray, check_stop) -> int:
-        bad = []
+        bad = {}
         with (
             ThreadPoolExecutor(os.cpu_count()) as threads,
             progress(len(rows), "decoding", "images") as shown,
@@ -138,14 +146,11 @@ class Store:
                 kinds = [fault for fault in faults if isinstance(fault, RangeNeeded)]
                 if kinds:
                     raise kinds[0]
-                bad += [fault for fault in faults if fault]
+                bad |= {int(row): fault for row, fault in zip(chunk, faults) if fault}
                 self._stamp(row for row, fault in zip(chunk, faults) if not fault)
                 check_stop()
         if bad:
-            where = self.index.root or self.index.name
-            raise Problem(
-                f"Images in {where} cannot be read: {first_ten(bad)}. Replace or remove them."
-            )
+            self._refuse(bad, "Replace or remove them.")
         return len(rows)
 
     def _stamp(self, rows: Iterable[int]) -> None:
@@ -183,7 +188,7 @@ class Store:
         except Exception as error:
             # For bad files, Pillow raises anything from SyntaxError to struct.error. Each of these
             # is reported as a bad image and must not end the program.
-            return f"{self.index.samples[row].path} ({why_unreadable(error)})"
+            return why_unreadable(error)
         own_hash = content_hash(content)
         self._write("pictures", array.tobytes(), row)
         self._write("hashes", own_hash, row)
@@ -249,30 +254,26 @@ class Joined:
         return out
 
 
-def _stamps(index: Index) -> np.ndarray:
-    """Return a hash for each sample that changes when its file changes: uint8 [N, 16].
+def _stamps(index: Index) -> tuple[np.ndarray, dict[int, str]]:
+    """Return (hashes that change when a sample's file changes, samples without a file).
 
-    Raises Problem if files are missing.
+    The hashes are uint8 [N, 16]; the samples are {row: reason}.
     """
     stamps = np.ones((len(index.samples), HASH_BYTES), np.uint8)
+    missing = {}
     if index.root is None:
-        return stamps
-    missing = []
-    for row, sample in enumerate(index.samples):
+        return stamps, missing
+    for row in range(len(index.samples)):
         try:
             status = os.stat(index.file(row))
         except OSError as error:
-            missing.append(f"{sample.path} ({error.strerror})")
+            missing[row] = error.strerror
             continue
         # The time of a change of status cannot be set: it differs where `cp -p` has replaced the
         # content, even if size and time of modification are the same.
         version = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         stamps[row] = np.frombuffer(content_hash(version.encode()), np.uint8)
-    if missing:
-        raise Problem(
-            f"Images in {index.root} cannot be read: {first_ten(missing)}. Restore or remove them."
-        )
-    return stamps
+    return stamps, missing
 
 
 def content_hash(content: bytes) -> bytes:

@@ -9,11 +9,14 @@ import numpy as np
 
 from kd.config.layout import RunPaths
 from kd.data.index import Index, Sample
+from kd.reports.calibration import probabilities
 from kd.system.errors import BAD_CHECKPOINT, Problem, printable
 from kd.system.messages import first_line
 
 COLUMNS = ("part", "path", "patient", "study", "label", "predicted", "teacher", "newly_wrong")
-_LOGIT = "logit_"  # prefix of the columns after COLUMNS, followed by the name of a class
+# Prefixes of the columns after COLUMNS, each followed by the name of a class.
+_LOGIT = "logit_"
+_PROBABILITY = "probability_"
 
 
 def predictions_csv(
@@ -21,12 +24,16 @@ def predictions_csv(
     rows_of: dict[str, np.ndarray],
     logits_of: dict[str, np.ndarray],
     teacher_of: dict[str, np.ndarray] | None = None,
+    temperature: float | None = None,
 ) -> str:
-    """Return CSV text with one row per image and split: what is known about it, and its logits.
+    """Return CSV text with one row per image and split: what is known about it, and its outputs.
+
+    The outputs are the logits and the probabilities softmax(logits / temperature).
 
     rows_of     split -> rows of the index [n]
     logits_of   split -> [n, K]
     teacher_of  split -> the class that the teacher predicts [n], for splits with such predictions
+    temperature fitted on the validation split; None if none was found, so that nothing is scaled
 
     Unknown values are left empty. `newly_wrong` is 1 if the teacher is right and the network is
     wrong.
@@ -34,13 +41,15 @@ def predictions_csv(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [printable(name) for name in index.classes]
-    writer.writerow([*COLUMNS, *(f"{_LOGIT}{name}" for name in names)])
+    outputs = [f"{prefix}{name}" for prefix in (_LOGIT, _PROBABILITY) for name in names]
+    writer.writerow([*COLUMNS, *outputs])
     for split, rows in rows_of.items():
         teacher = (teacher_of or {}).get(split)
+        likely = probabilities(logits_of[split], temperature or 1.0)
         for place, row in enumerate(rows):
             answer = None if teacher is None else teacher[place]
             cells = _csv_row(index.samples[row], names, logits_of[split][place], answer)
-            writer.writerow([split, *cells])
+            writer.writerow([split, *cells, *(f"{value:.6g}" for value in likely[place])])
     return text.getvalue()
 
 
@@ -120,16 +129,19 @@ def read_predictions(folder: Path, split: str = "test") -> Predictions:
 
 
 def _parse(text: str, split: str) -> Predictions:
-    """Parse a split. Raises ValueError, KeyError or csv.Error if the text is no predictions.csv."""
+    """Parse a split. Raises ValueError, KeyError or csv.Error if the text is no predictions.csv.
+
+    Files of earlier versions have no probabilities.
+    """
     header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows = [row for row in rows if row and row[0] == split]
-    foreign = tuple(header[: len(COLUMNS)]) != COLUMNS
-    if foreign or not rows or any(len(row) != len(header) for row in rows):
+    names = _classes_in(header)
+    if names is None or not rows or any(len(row) != len(header) for row in rows):
         raise ValueError(f"no rows of split {split}, or other columns than expected")
     column = dict(zip(COLUMNS, zip(*rows)))
-    names = [name.removeprefix(_LOGIT) for name in header[len(COLUMNS) :]]
     number = {name: place for place, name in enumerate(names)} | {"": -1}
-    logits = np.array([row[len(COLUMNS) :] for row in rows], dtype=np.float32)
+    first, end = len(COLUMNS), len(COLUMNS) + len(names)
+    logits = np.array([row[first:end] for row in rows], dtype=np.float32)
     if not np.isfinite(logits).all():
         raise ValueError("some logits are not finite")
     return Predictions(
@@ -140,3 +152,19 @@ def _parse(text: str, split: str) -> Predictions:
         np.array([number[name] for name in column["teacher"]]),
         logits,
     )
+
+
+def _classes_in(header: list[str]) -> list[str] | None:
+    """Return the classes in the header of a predictions.csv, or None if it is none.
+
+    The first prefix of a column says what it is, because a class may itself be named `logit_x`.
+    """
+    own, outputs = tuple(header[: len(COLUMNS)]), header[len(COLUMNS) :]
+    classes = {_LOGIT: [], _PROBABILITY: []}
+    for name in outputs:
+        prefix = _PROBABILITY if name.startswith(_PROBABILITY) else _LOGIT
+        classes[prefix].append(name.removeprefix(prefix))
+    logits, likely = classes.values()
+    columns = [f"{_LOGIT}{name}" for name in logits] + [f"{_PROBABILITY}{name}" for name in likely]
+    is_sound = own == COLUMNS and logits and outputs == columns and likely in ([], logits)
+    return logits if is_sound else None

@@ -171,7 +171,8 @@ def _write(run: ActiveRun, predictions: Predictions, report: dict) -> None:
     with ThreadPoolExecutor(1) as other:  # draws while the weights are written and read back
         drawing = other.submit(_drawn, run, predictions, report)
         checkpoint.save(run.folder.model, _model_content(run, report["kind"]))
-    write_text(run.folder.predictions, _predictions_text(run, predictions))
+    temperature = report["evidence"]["calibration"]["temperature"]
+    write_text(run.folder.predictions, _predictions_text(run, predictions, temperature))
     drawn = drawing.result()
     for name, pixels in drawn.items():
         _save_figure(run.folder.figure(name), pixels)
@@ -217,12 +218,12 @@ def _model_content(run: ActiveRun, kind: str) -> dict:
     )
 
 
-def _predictions_text(run: ActiveRun, predictions: Predictions) -> str:
+def _predictions_text(run: ActiveRun, predictions: Predictions, temperature: float | None) -> str:
     splits = run.data.dataset.splits
     rows = {"valid": splits.valid, "test": splits.test}
     logits = {"valid": predictions.valid, "test": predictions.test}
     teacher = {} if predictions.teacher is None else {"test": predictions.teacher}
-    return predictions_csv(run.data.dataset.index, rows, logits, teacher)
+    return predictions_csv(run.data.dataset.index, rows, logits, teacher, temperature)
 
 
 def _drawn(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, np.ndarray]:

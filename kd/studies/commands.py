@@ -11,6 +11,7 @@ from kd.studies.data_check import check_data
 from kd.studies.evaluation import evaluate
 from kd.studies.few_labels import write_arms
 from kd.studies.power import write_power
+from kd.studies.predicting import Incomplete
 from kd.studies.shift import write_shift
 from kd.studies.tables import write_tables
 from kd.system.console import log
@@ -94,7 +95,8 @@ def _given(how: Judging, group: type) -> list[str]:
 def _evaluate_each(runs: list[str], how: Judging) -> None:
     """Evaluate every run.
 
-    A run that fails is reported and does not stop the others. Raises the first Problem at the end.
+    A run that fails is reported and does not stop the others. Raises the first Problem at the end,
+    and Incomplete only if there is no other.
     """
     problems = []
     for run in runs:
@@ -104,6 +106,7 @@ def _evaluate_each(runs: list[str], how: Judging) -> None:
         except Problem as problem:
             problems.append(problem)
             if len(runs) > 1:
-                log(f"skipped: {problem}")
+                log(f"{'incomplete' if isinstance(problem, Incomplete) else 'skipped'}: {problem}")
     if problems:
-        raise problems[0]
+        failures = [problem for problem in problems if not isinstance(problem, Incomplete)]
+        raise (failures or problems)[0]

@@ -6,19 +6,19 @@ import numpy as np
 
 from kd.config.evaluate_settings import Judging
 from kd.config.layout import RunPaths
-from kd.data import ranges
-from kd.data.index import Index, digest
-from kd.data.store import Store
+from kd.data.index import Index
+from kd.data.ranges import as_plain
 from kd.data.views import Views
 from kd.loop import predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
 from kd.reports.predictions import predictions_csv
 from kd.reports.text import calibration_text, grades_text, report_text, study_text
-from kd.studies.images import check_finite, other_images, own_test_images
+from kd.studies.images import check_finite, own_test_images
+from kd.studies.predicting import Incomplete, NewImages, open_new_images, unreadable_csv
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.files import make_folder, write_json, write_text
 from kd.teachers import leakage, model_file
 
@@ -29,7 +29,8 @@ def evaluate(run: Path, how: Judging) -> dict:
     """Evaluate one run, print the result, write it to evaluation.json and return it.
 
     Every image counts once, in float32. Raises Problem for a folder that is not a finished run and
-    for images that do not fit its classes.
+    for images that do not fit its classes, and Incomplete, after everything is written, if some of
+    the images of --dataset cannot be read.
     """
     folder = RunPaths(run)
     report = reports.read(run)
@@ -84,71 +85,86 @@ def _own_test_split(
 
 
 def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how: Judging) -> dict:
-    index = other_images(how, report)
-    rows = np.arange(len(index.samples))
-    store = _store(index, report, model, how)
-    whose = f"--bits {how.bits}" if how.bits else "the run's own images"
-    remarks = [
-        *index.notes,
-        *ranges.remarks(store, rows),
-        *ranges.check_other(store, rows, f"--data-dir '{index.root}'", whose, has_bits=True),
-    ]
-    for remark in remarks:
-        log(f"note: {remark}")
+    images = open_new_images(how, report, model)
+    index, rows = images.index, images.rows
     device = pick_device(how.device)
-    views = Views(store, rows, index.labels, batch_size=how.batch_size, device=device)
+    views = Views(images.store, rows, index.labels, batch_size=how.batch_size, device=device)
     logits = check_finite(predict(model.network, views), folder.model)
     # Two clinics may both send a folder "images", so the name includes a hash of the content.
-    content = digest(map(index.identity, rows))[:6]
-    target = RunPaths(make_folder(folder.path / f"evaluation-{index.name}-{content}"))
-    write_text(target.predictions, predictions_csv(index, {"all": rows}, {"all": logits}))
-    seen = int(leakage.seen_by(model, index, store.hashes, guess=not how.site).sum())
+    target = RunPaths(make_folder(folder.path / f"evaluation-{index.name}-{images.content}"))
+    calibration = report["evidence"]["calibration"]
+    text = predictions_csv(
+        index, {"all": rows}, {"all": logits}, temperature=calibration["temperature"]
+    )
+    write_text(target.predictions, text)
+    if images.unreadable:
+        write_text(target.unreadable, unreadable_csv(images.unreadable))
+    seen = _seen(images, model, how)
+    data = _describe(images, seen, how)
+    log(_probabilities_text(calibration))
+    counts = np.bincount(logits.argmax(1), minlength=len(index.classes)).tolist()
+    predicted = dict(zip(index.classes, counts))
+    log("predicted: " + ", ".join(f"{name} {count}" for name, count in predicted.items()))
+    if images.unreadable:
+        faults = [f"{path} ({why})" for path, why in images.unreadable.items()]
+        log(f"unreadable: {len(faults)} of {images.all_of}: {first_ten(faults)}")
+    labelled = np.flatnonzero(index.labels[rows] >= 0)
+    result = _judge(index, rows[labelled], logits[labelled], report)
+    result |= {"data": data, "predicted": predicted}
+    scaling = {key: calibration[key] for key in ("temperature", "reason")}
+    result = _write(target, folder, result | {"probabilities": scaling}, index)
+    if images.unreadable:
+        raise Incomplete(_incomplete_text(images, target))
+    return result
+
+
+def _seen(images: NewImages, model: model_file.Trained, how: Judging) -> int:
+    """Return how many of the images that are predicted were seen in training, and warn of them."""
+    index, rows = images.index.only(images.rows), images.rows
+    seen = int(leakage.seen_by(model, index, images.store.hashes[rows], guess=not how.site).sum())
     if seen:
         log(
             f"warning: {seen} of {len(rows)} images were seen in training or are of patients seen"
             " in training. Metrics on these images are too optimistic."
         )
-    counts = np.bincount(logits.argmax(1), minlength=len(index.classes)).tolist()
-    predicted = dict(zip(index.classes, counts))
-    log("predicted: " + ", ".join(f"{name} {count}" for name, count in predicted.items()))
-    labelled = np.flatnonzero(index.labels >= 0)
-    result = _judge(index, labelled, logits[labelled], report)
-    data = {
-        "name": index.name,
+    return seen
+
+
+def _describe(images: NewImages, seen: int, how: Judging) -> dict:
+    """Return the data section of evaluation.json."""
+    return {
+        "name": images.index.name,
         "data_dir": str(Path(how.data_dir).resolve()),
         "part": "all",
-        "images": len(rows),
-        "unlabelled": len(rows) - len(labelled),
+        "images": len(images.rows),
+        "unlabelled": int((images.index.labels[images.rows] < 0).sum()),
+        "unreadable": len(images.unreadable),
+        "unreadable_file": RunPaths(Path()).unreadable.name if images.unreadable else None,
         "seen_in_training": seen,
-        "ranges": ranges.as_plain(store.ranges),
-        "notes": remarks,
+        "ranges": as_plain(images.store.ranges),
+        "notes": images.remarks,
     }
-    result |= {"data": data, "predicted": predicted}
-    return _write(target, folder, result, index)
 
 
-def _store(index: Index, report: dict, model: model_file.Trained, how: Judging) -> Store:
-    """Return all images of an index, decoded with the settings of a run.
-
-    Images with more than 8 bits have the range of the run's own images, unless --bits says
-    otherwise.
-    """
-    settings = report["settings"]
-    data = report["data"]
-    own = {}
-    for kind, one in ranges.from_plain(model.about["input"]["ranges"]).items():
-        own[kind] = one._replace(rule="as in the training of the run")
-    store = Store(
-        index,
-        how.cache_dir,
-        settings["image_size"],
-        settings["resize"],
-        data["channels"],
-        data["crop"],
-        own | ranges.given(how.bits),
+def _probabilities_text(calibration: dict) -> str:
+    """Return how the probabilities in predictions.csv are made from the logits."""
+    temperature = calibration["temperature"]
+    if temperature is None:
+        return f"probabilities: softmax of the logits, not calibrated: {calibration['reason']}"
+    return (
+        f"probabilities: softmax(logits / {temperature:.6g}), calibrated by the temperature that the"
+        " run fitted on its validation split"
     )
-    rows = np.arange(len(index.samples))
-    return ranges.open_store(store, how.cache_dir, rows, ("these images", rows))
+
+
+def _incomplete_text(images: NewImages, target: RunPaths) -> str:
+    missing = len(images.unreadable)
+    return (
+        f"{missing} of {images.all_of} images in '{images.index.root}' cannot be read and"
+        f" {'has' if missing == 1 else 'have'} no prediction; all others have one."
+        f" '{target.unreadable}' lists what cannot be read. Replace or remove it, then run the same"
+        " command again."
+    )
 
 
 def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:
@@ -209,8 +225,9 @@ def _write(target: RunPaths, folder: RunPaths, result: dict, index: Index) -> di
         figures.save(target.figure("confusion"), figures.pixels(figure))
         log(report_text(result["classification_report"], index.classes))
         log(_evidence_text(result["evidence"]))
-    written = [target.evaluation.name]
+    written = target.evaluation.name
     if target.path != folder.path:
-        written.append(target.predictions.name)
-    log(f"written: {' and '.join(written)} in '{target.path}'")
+        broken = f", {target.unreadable.name}" if result["data"]["unreadable"] else ""
+        written = f"{target.predictions.name}{broken} and {written}"
+    log(f"written: {written} in '{target.path}'")
     return result

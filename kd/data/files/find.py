@@ -15,6 +15,7 @@ from kd.data.images.dicom import HEAD_BYTES, is_dicom, states_no_image
 from kd.system.errors import Problem, first_ten
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 NO_EXTENSION = "(none)"
 # Files with these extensions are not opened in search of DICOM content.
 _OTHER_EXTENSIONS = frozenset(
@@ -104,11 +105,15 @@ class Found(NamedTuple):
     broken: list[str]
 
 
-def find_images(root: Path) -> Found:
+def find_images(root: Path, lost: dict[str, str] | None = None) -> Found:
     """Return all images below root, and what was passed over.
 
     Links are followed, see `walk`. Raises Problem for folders, and for files that may be DICOM,
     that cannot be read.
+
+    lost  collects what may be an image but cannot be read, {path: reason}: no Problem is raised
+          then. These are, besides such folders and files, files with an extension of DICOM that
+          are not DICOM, and the links of `Found.broken`
     """
     images = []
     uncertain = []
@@ -116,7 +121,7 @@ def find_images(root: Path) -> Found:
     folders = {}
     repeated = {}
     skipped = 0
-    for folder in walk(root):
+    for folder in walk(root, lost):
         if folder.same_as is not None:
             repeated["/".join(folder.inside)] = folder.same_as
             continue
@@ -132,10 +137,13 @@ def find_images(root: Path) -> Found:
             else:
                 uncertain.append(path)
     broken = []
-    for path, is_image in zip(uncertain, _have_dicom(root, uncertain), strict=True):
+    for path, is_image in zip(uncertain, _have_dicom(root, uncertain, lost), strict=True):
         (images if is_image else others).append(path)
         if not is_image and not os.path.exists(root / path) and os.path.islink(root / path):
             broken.append(path)
+    if lost is not None:
+        lost |= dict.fromkeys(broken, "a link that leads to nothing that can be reached")
+        others = [path for path in others if path not in lost]
     for path in others:
         folders[path.rpartition("/")[0]] += 1
     images.sort(key=natural_key)
@@ -175,13 +183,14 @@ def natural_key(text: str) -> tuple:
     return tuple(key), text
 
 
-def walk(root: Path) -> Iterator[Folder]:
+def walk(root: Path, lost: dict[str, str] | None = None) -> Iterator[Folder]:
     """Yield every folder from root down, in a fixed order.
 
     Links are followed, and each real folder is entered once: a second link to it is yielded with
     `same_as`, but a link to a folder that it is in itself, which would never end, is not. Hidden
     folders and folders of the system are skipped. Raises Problem, at the end, if folders cannot be
-    read: training on the rest would be training on a different data set.
+    read: training on the rest would be training on a different data set. With `lost`, they are
+    added to it in place of that, {path: reason}.
     """
     entered = {}
     errors = []
@@ -202,12 +211,13 @@ def walk(root: Path) -> Iterator[Folder]:
         folders[:] = sorted(name for name in folders if not _is_system_folder(name))
         shown = sorted(name for name in files if not _is_system_file(name))
         yield Folder(inside, shown, skipped + len(files) - len(shown))
-    if errors:
-        faults = []
-        for error in errors:
-            faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
+    faults = {os.path.relpath(error.filename, root): error.strerror for error in errors}
+    if lost is not None:
+        lost |= {path: f"a folder that cannot be read: {why}" for path, why in faults.items()}
+    elif faults:
+        texts = [f"{path} ({why})" for path, why in faults.items()]
         raise Problem(
-            f"Folders in {root} cannot be read: {first_ten(faults)}. Change their permissions, or"
+            f"Folders in {root} cannot be read: {first_ten(texts)}. Change their permissions, or"
             " move them out of the data folder."
         )
 
@@ -227,29 +237,40 @@ def _files_below(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def _have_dicom(root: Path, paths: list[str]) -> list[bool]:
+def _have_dicom(root: Path, paths: list[str], lost: dict[str, str] | None) -> list[bool]:
     """Return whether each file is a DICOM image by its content.
 
-    Raises Problem for unreadable files.
+    Raises Problem for unreadable files; with `lost`, they and those that are DICOM only by their
+    names are added to it.
     """
-    faults = []
+    faults = {}
+    misnamed = {}
 
     def check(path: str) -> bool:
         try:
             if not (root / path).is_file():  # a pipe would block, and a link may point nowhere
                 return False
-            with open(root / path, "rb") as file:
-                head = file.read(HEAD_BYTES)
-            return is_dicom(head) and not states_no_image(head)
+            head = b""
+            if (root / path).stat().st_size:  # a file of /proc has no size and may block, too
+                with open(root / path, "rb") as file:
+                    head = file.read(HEAD_BYTES)
         except OSError as error:
-            faults.append(f"{path} ({error.strerror})")
+            faults[path] = error.strerror
             return False
+        if is_dicom(head):
+            return not states_no_image(head)
+        if extension_of(path) in DICOM_EXTENSIONS:
+            misnamed[path] = "not a DICOM file" if head else "empty"
+        return False
 
     with ThreadPoolExecutor(8) as threads:  # most of the time is spent waiting for a server
         results = list(threads.map(check, paths))
-    if faults:
+    if lost is not None:
+        lost |= dict(sorted((faults | misnamed).items()))
+    elif faults:
+        texts = [f"{path} ({why})" for path, why in sorted(faults.items())]
         raise Problem(
-            f"Files in {root} cannot be read: {first_ten(sorted(faults))}. Change their"
+            f"Files in {root} cannot be read: {first_ten(texts)}. Change their"
             " permissions, or move them out of the data folder."
         )
     return results

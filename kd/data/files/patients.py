@@ -56,21 +56,23 @@ def is_unknown(text: str) -> bool:
     return word in UNKNOWN_PATIENTS or text.strip() == "-1" or bool(re.fullmatch("xx+", word))
 
 
-def identified(root: Path, rows: list[dict], how: Reading) -> tuple[list[dict], list[str]]:
+def identified(
+    root: Path, rows: list[dict], how: Reading, strict: bool = True
+) -> tuple[list[dict], list[str]]:
     """Return (rows with their patients and studies, notes on them).
 
     A row's site becomes a part of its patient, `SITE::PATIENT`, if both are known. It is the first
     of these that is known: the row's own site, the issuer in the DICOM header (of the header's
     own patient), the only issuer in other rows of the patient, --site, the only site in other rows
     of the patient. Raises Problem for a pattern that is invalid or matches no image, and for
-    patients with several sites and rows without one.
+    patients with several sites and rows without one; unless `strict`, these rows have no site.
     """
     rows = [row | {"issuer": ""} for row in rows]
     notes = []
     if how.patient_pattern is not None:
         notes += _apply_pattern(rows, how.patient_pattern)
     _read_headers(root, rows)
-    notes += _complete_sites(rows, how.site.strip())
+    notes += _complete_sites(rows, how.site.strip(), strict)
     for row in rows:
         if row["patient"]:
             row["patient"] = at_site(row["site"], row["patient"])
@@ -157,7 +159,7 @@ def _header(path: Path):
     A damaged file is reported when it is decoded.
     """
     try:
-        if not path.is_file():  # a pipe would block
+        if not path.is_file() or not path.stat().st_size:  # a pipe or /proc/kmsg would block
             return None
         with open(path, "rb") as file:
             if not dicom.is_dicom(file.read(dicom.HEAD_BYTES)):
@@ -175,7 +177,7 @@ def _add_header(row: dict, header) -> None:
         row["issuer"] = header.issuer.strip()
 
 
-def _complete_sites(rows: list[dict], site: str) -> list[str]:
+def _complete_sites(rows: list[dict], site: str, strict: bool) -> list[str]:
     """Set the site of each row as `identified` says, and return a note on what was concluded."""
     sites = {row["patient"]: set() for row in rows}
     issuers = {row["patient"]: set() for row in rows}
@@ -196,7 +198,7 @@ def _complete_sites(rows: list[dict], site: str) -> list[str]:
             row["site"] = site
         elif sites[patient]:
             unclear[f"'{printable(patient)}' ({first_ten(sorted(sites[patient]))})"] += 1
-    if unclear:
+    if unclear and strict:
         images = counted(unclear.total(), "image has", "images have")
         raise Problem(
             f"{images} no site, although the patient has several: {first_ten(sorted(unclear))}."

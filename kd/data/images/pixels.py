@@ -112,6 +112,8 @@ def why_unreadable(error: Exception) -> str:
         return "not an image of a known format"
     if "MAX_TEXT_CHUNK" in str(error) or "MAX_TEXT_MEMORY" in str(error):
         return "a text in the file, a comment for example, is too large"
+    if isinstance(error, OSError) and error.strerror:  # its own text has the path again
+        return error.strerror
     return first_line(error)
 
 

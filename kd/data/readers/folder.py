@@ -13,6 +13,7 @@ from kd.config.settings import Reading
 from kd.data.files import patients
 from kd.data.files.find import IMAGE_EXTENSIONS, find_images, natural_key
 from kd.data.index import UNLABELED, Index, Sample
+from kd.data.readers.new_images import read_new_images
 from kd.data.readers.tree import TABLE, Contents, other_files, read_any_tree, read_classes
 from kd.data.tables.corrections import corrected
 from kd.data.tables.image_table import read_table
@@ -34,29 +35,34 @@ def read(
     found, in natural order. Corrections (--errata) are applied. With
     `lenient`, a tree is not refused for what is odd in it: a finished run checks its images itself.
 
-    An image without a patient counts as a patient of its own, and a note reports it. Images
-    outside class folders are unlabelled, and are accepted only if `classes` is given; if no folder
-    is one of these classes, all images are unlabelled, and a note says so. Rows of a table without
-    a label are always accepted, with a note if `classes` is not given. Raises Problem for an empty
-    folder, a bad table (with row numbers), a tree whose classes are not clear (`read_classes`), and
-    classes that are not in `classes`.
+    An image without a patient counts as a patient of its own, and a note reports it. With
+    `classes`, images may be unlabelled (see `read_new_images`), notes say where labels are from,
+    splits are ignored, and what cannot be read is in `Index.lost`. Without it, only rows of a table
+    may have no label. Raises Problem for an empty folder, a bad table (with row numbers), a tree
+    whose classes are not clear (`read_classes`, `read_new_images`), and labels in a table that are
+    not in `classes`.
     """
     root, table = _places(data_dir, "--data-dir", how)
-    if table is None:
-        contents = read_classes(root, classes, lenient)
+    if table is not None:
+        contents = _from_table(root, table, how, classes, ("split",) if classes else ())
+    elif classes is not None:
+        contents = read_new_images(root, classes)
     else:
-        contents = _from_table(root, table, how, classes)
+        contents = read_classes(root, lenient)
     _check_some(contents, root, "--data-dir")
     found = sorted({row["label"] for row in contents.rows if row["label"]}, key=natural_key)
     if classes is None:
         unlabelled = [row["path"] for row in contents.rows if not row["label"]]
         _check_classes(root, found, unlabelled, contents.rows, table)
-    index = _index(root, classes or tuple(found), contents, how)
+    index = _index(root, classes or tuple(found), contents, how, strict=classes is None)
     if how.errata is not None:
         index = corrected(index, how.errata)
     notes = patients.unknown_patients(index)
     if classes is None:
         notes += _unlabelled_images(index)
+    elif table is not None:
+        labelled = int((index.labels != UNLABELED).sum())
+        notes.append(f"{labelled} of {len(index.samples)} images have a label in {table.name}.")
     return replace(index, notes=(*index.notes, *notes))
 
 
@@ -112,11 +118,11 @@ def _from_table(
     """
     listed = read_table(root, table, how, classes, ignored)
     if how.table is not None:
-        return Contents(listed.rows, listed.notes)
+        return Contents(listed.rows, listed.notes, lost=listed.lost)
     try:
         found = find_images(root)
     except Problem as problem:  # in folders that the table may not mention
-        return Contents(listed.rows, [*listed.notes, str(problem)])
+        return Contents(listed.rows, [*listed.notes, str(problem)], lost=listed.lost)
     others = dict(found.others)
     others[".csv"] -= 1  # the table itself
     others = {extension: count for extension, count in others.items() if count}
@@ -128,12 +134,15 @@ def _from_table(
             f"{counted(len(unlisted), 'image was', 'images were')} found in {root} but not used,"
             f" because {TABLE} has no row for it or the row was left out: {first_ten(unlisted)}."
         )
-    return Contents(listed.rows, notes, found.skipped, others)
+    return Contents(listed.rows, notes, found.skipped, others, listed.lost)
 
 
 def _check_some(contents: Contents, root: Path, flag: str) -> None:
     if not contents.rows:
         notes = "".join(f" {note}" for note in contents.notes[:1])
+        if contents.lost:
+            faults = [f"{path} ({why})" for path, why in contents.lost.items()]
+            notes = f" Nothing in it can be read: {first_ten(faults)}."
         raise Problem(
             f"{flag} '{root}' contains no images ({', '.join(IMAGE_EXTENSIONS)}, or DICOM).{notes}"
             " Use another folder."
@@ -184,10 +193,15 @@ def _unlabelled_images(index: Index) -> list[str]:
     ]
 
 
-def _index(root: Path, classes: tuple[str, ...], contents: Contents, how: Reading) -> Index:
-    """Return the index of rows in the order of their paths, with their patients."""
+def _index(
+    root: Path, classes: tuple[str, ...], contents: Contents, how: Reading, strict: bool = True
+) -> Index:
+    """Return the index of rows in the order of their paths, with their patients.
+
+    strict  see `patients.identified`
+    """
     rows = sorted(contents.rows, key=lambda row: row["path"])
-    rows, patient_notes = patients.identified(root, rows, how)
+    rows, patient_notes = patients.identified(root, rows, how, strict)
     samples = []
     for row in rows:
         label = classes.index(row["label"]) if row["label"] else UNLABELED
@@ -202,6 +216,7 @@ def _index(root: Path, classes: tuple[str, ...], contents: Contents, how: Readin
         root=root,
         skipped=contents.skipped,
         others=contents.others,
+        lost=contents.lost,
         extra=extra,
         notes=(*contents.notes, *patient_notes),
     )

@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.files.file_names import stem_of
-from kd.data.files.find import NO_EXTENSION, Found, find_images, natural_key, split_name
+from kd.data.files.find import (
+    DICOM_EXTENSIONS,
+    NO_EXTENSION,
+    Found,
+    find_images,
+    natural_key,
+    split_name,
+)
 from kd.data.tables.spelling import plain
 from kd.system.errors import Problem, counted, first_ten
 
 TABLE = "images.csv"
-_DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 _MASKS = "masks?|segmentations?|annotations?|ground[ _-]?truths?"
 # Also `lung masks`, but not the class `with_mask`.
 _MASK_FOLDER = re.compile(rf"(?:(?!with).*[ _-])?(?:{_MASKS})|labels?")
@@ -26,20 +32,22 @@ class Contents(NamedTuple):
     notes    what the user should know
     skipped  see `Index`
     others   see `Index`
+    lost     see `Index`
     """
 
     rows: list[dict]
     notes: list[str]
     skipped: int = 0
     others: dict[str, int] = {}
+    lost: dict[str, str] = {}
 
 
-def read_classes(root: Path, classes: tuple[str, ...] | None, lenient: bool = False) -> Contents:
+def read_classes(root: Path, lenient: bool = False) -> Contents:
     """Return the images in class folders or in split folders of class folders.
 
-    Without `classes`, every folder with images is a class. Raises Problem for a tree whose classes
-    or splits are not clear, for folders of masks, and for folders that are lost; with `lenient`,
-    only if it is not clear which folders are splits.
+    Every folder with images is a class. Raises Problem for a tree whose classes or splits are not
+    clear, for folders of masks, and for folders that are lost; with `lenient`, only if it is not
+    clear which folders are splits.
     """
     found = _images(root, lenient)
     has_splits = _has_splits(root, found.paths)
@@ -47,17 +55,14 @@ def read_classes(root: Path, classes: tuple[str, ...] | None, lenient: bool = Fa
     for path in found.paths:
         folders = path.split("/")[:-1]
         split = split_name(folders.pop(0)) if has_splits else None
-        rows.append(_row(path, folders[0] if folders else "", split))
-    if not lenient:
-        _check_spelling(root, rows, classes)
+        rows.append(row_of(path, folders[0] if folders else "", split))
     depth = 2 if has_splits else 1  # of the class folders
-    notes = _other_notes(found) + _folders_without_images(found, has_splits)
-    if classes is not None and _all_unlabelled(root, rows, classes):
-        notes += _no_class(root, rows, classes)
-        rows = [row | {"label": ""} for row in rows]
-    elif not lenient:
-        _check_links(root, found, depth)
-        if classes is not None or len({row["label"] for row in rows}) > 1:
+    notes = other_notes(found) + folders_without_images(found, has_splits)
+    if not lenient:
+        _check_spelling(root, rows)
+        _check_broken(root, found, depth)
+        check_shared(root, found, depth)
+        if len({row["label"] for row in rows}) > 1:
             _check_lower_splits(root, found.paths, depth)
         if not has_splits:
             notes += _equal_folders(found.paths)
@@ -67,8 +72,8 @@ def read_classes(root: Path, classes: tuple[str, ...] | None, lenient: bool = Fa
 def read_any_tree(root: Path) -> Contents:
     """Return the images of a tree of any structure. Raises Problem for folders of masks."""
     found = _images(root)
-    rows = [_row(path) for path in found.paths]
-    return Contents(rows, _other_notes(found), found.skipped, found.others)
+    rows = [row_of(path) for path in found.paths]
+    return Contents(rows, other_notes(found), found.skipped, found.others)
 
 
 def _images(root: Path, lenient: bool = False) -> Found:
@@ -76,18 +81,24 @@ def _images(root: Path, lenient: bool = False) -> Found:
     found = find_images(root)
     if not lenient:
         _check_runs(root, found.paths)
-        _check_masks(root, found.paths)
+        check_masks(root, found.paths)
     return found
 
 
-def _check_runs(root: Path, paths: list[str]) -> None:
-    """Raise Problem if figures of this program's own runs are among the images."""
+def runs_among(root: Path, paths: list[str]) -> list[str]:
+    """Return the folders of this program's own runs whose figures are among the images."""
     runs = []
     for path in paths:
         folder, _, name = path.rpartition("/")
-        files = [root / folder / other for other in ("report.json", "settings.json")]
-        if name == "confusion.png" and all(file.is_file() for file in files):
-            runs.append(folder or ".")
+        if name == "confusion.png":
+            files = [root / folder / other for other in ("report.json", "settings.json")]
+            if all(file.is_file() for file in files):
+                runs.append(folder or ".")
+    return runs
+
+
+def _check_runs(root: Path, paths: list[str]) -> None:
+    runs = runs_among(root, paths)
     if runs:
         raise Problem(
             f"Folders in {root} are runs of this program, not data: {first_ten(runs)}. Move them"
@@ -95,8 +106,8 @@ def _check_runs(root: Path, paths: list[str]) -> None:
         )
 
 
-def _check_masks(root: Path, paths: list[str]) -> None:
-    """Raise Problem for images that are named as masks or annotations of others.
+def masks_among(paths: list[str]) -> Counter:
+    """Return how many images are named as masks or annotations of others, by folder or path.
 
     These are the images in folders like `masks` below class folders, those in class folders of such
     names with the names of other images, and image_mask.png beside image.png.
@@ -111,6 +122,12 @@ def _check_masks(root: Path, paths: list[str]) -> None:
         elif _without_mask(path) != stem_of(path):
             if f"{path.rpartition('/')[0]}/{_without_mask(path)}" in stems:
                 masks[path] += 1
+    return masks
+
+
+def check_masks(root: Path, paths: list[str]) -> None:
+    """Raise Problem for images that are named as masks or annotations of others."""
+    masks = masks_among(paths)
     if masks:
         images = counted(masks.total(), "image", "images")
         raise Problem(
@@ -141,11 +158,10 @@ def _without_mask(path: str) -> str:
     return file[1] if file else stem_of(path)
 
 
-def _check_links(root: Path, found: Found, depth: int) -> None:
-    """Raise Problem if a link takes away a class, of a split if there are splits.
+def _check_broken(root: Path, found: Found, depth: int) -> None:
+    """Raise Problem if a link to nothing takes away a class, of a split if there are splits.
 
-    It may lead nowhere, or to a folder that another class or split already has. `depth` is the
-    number of folders down to a class.
+    `depth` is the number of folders down to a class.
     """
     broken = [path for path in found.broken if path.count("/") < depth]
     if broken:
@@ -154,6 +170,13 @@ def _check_links(root: Path, found: Found, depth: int) -> None:
             f" {first_ten(broken)}. Restore what they lead to, for example mount its disk, or"
             " remove them."
         )
+
+
+def check_shared(root: Path, found: Found, depth: int) -> None:
+    """Raise Problem if a link leads to a folder that another class or split already has.
+
+    `depth` is the number of folders down to a class.
+    """
     shared = []
     for path, other in found.repeated.items():
         if path.split("/")[:depth] != other.split("/")[:depth]:
@@ -175,7 +198,7 @@ def _check_lower_splits(root: Path, paths: list[str], depth: int) -> None:
                 splits.add("/".join(folders[: place + 1]))
     if splits:
         raise Problem(
-            f"{_folders(sorted(splits, key=natural_key))} of {root}"
+            f"{folders_text(sorted(splits, key=natural_key))} of {root}"
             f" {'is a split' if len(splits) == 1 else 'are splits'} below class folders, so that"
             " images of all splits would be mixed. Make the splits the upper folders (SPLIT/CLASS),"
             " list all images in a table with the columns path, label and split, or rename these"
@@ -198,7 +221,7 @@ def _has_splits(root: Path, paths: list[str]) -> bool:
     if rest:
         be = "is a split" if len(splits) == 1 else "are splits"
         raise Problem(
-            f"{_folders(splits)} of {root} {be}, but this is not so for {first_ten(rest)}, and all"
+            f"{folders_text(splits)} of {root} {be}, but this is not so for {first_ten(rest)}, and all"
             " contain images. Move one kind out, rename a class that is named like a split, or"
             f" list the images in {TABLE}."
         )
@@ -219,15 +242,23 @@ def _check_splits(root: Path, names: list[str]) -> None:
             )
 
 
-def _check_spelling(root: Path, rows: list[dict], classes: tuple[str, ...] | None) -> None:
+def _check_spelling(root: Path, rows: list[dict]) -> None:
     """Raise Problem for names of classes that differ only as `plain` says, for example in case."""
-    counts = Counter(row["label"] for row in rows if row["label"])
+    check_spelling(root, Counter(row["label"] for row in rows if row["label"]))
+
+
+def check_spelling(root: Path, counts: Counter, classes: tuple[str, ...] = ()) -> None:
+    """Raise Problem for folders that differ from each other or from classes only as `plain` says.
+
+    counts   {name of a class folder: number of its images}
+    classes  those of a network
+    """
     spellings = {}
-    for name in sorted(counts.keys() | set(classes or ()), key=natural_key):
+    for name in sorted(counts.keys() | set(classes), key=natural_key):
         spellings.setdefault(plain(name), []).append(name)
     faults = []
     for names in spellings.values():
-        if len(names) > 1 and any(name in counts and name not in (classes or ()) for name in names):
+        if len(names) > 1 and any(name in counts and name not in classes for name in names):
             faults.append(" = ".join(f"'{name}' ({_holders(name, counts)})" for name in names))
     if faults:
         raise Problem(
@@ -239,41 +270,6 @@ def _check_spelling(root: Path, rows: list[dict], classes: tuple[str, ...] | Non
 def _holders(name: str, counts: Counter) -> str:
     """Return how many images a class has, for messages; classes of a network may have none."""
     return counted(counts[name], "image", "images") if name in counts else "of the network"
-
-
-def _all_unlabelled(root: Path, rows: list[dict], classes: tuple[str, ...]) -> bool:
-    """Return whether no folder is one of the network's classes.
-
-    Raises Problem if some folders are and some are not.
-    """
-    names = {row["label"] for row in rows if row["label"]}
-    unknown = sorted(names - set(classes), key=natural_key)
-    if unknown and len(unknown) < len(names):
-        images = sum(row["label"] in unknown for row in rows)
-        raise Problem(
-            f"{_folders(unknown)} in {root} ({counted(images, 'image', 'images')})"
-            f" {'is' if len(unknown) == 1 else 'are'} unknown to the network: its classes are"
-            f" {first_ten(list(classes))}. Rename what is unknown, or move it out of the folder."
-        )
-    return bool(unknown)
-
-
-def _no_class(root: Path, rows: list[dict], classes: tuple[str, ...]) -> list[str]:
-    """Return a note that no folder is a class, and one if folders below them may be classes."""
-    names = sorted({row["label"] for row in rows if row["label"]}, key=natural_key)
-    notes = [
-        f"All {len(rows)} images are unlabelled: no folder in {root} is a class of the network"
-        f" ({first_ten(names)})."
-    ]
-    below = {name for row in rows for name in row["path"].split("/")[1:-1]}
-    lower = [name for name in classes if name in below]
-    if lower:
-        notes.append(
-            f"Folders at a lower level are named like classes of the network"
-            f" ({first_ten(lower)}), but are not read as such: to use these labels, set --data-dir"
-            " to a folder that directly contains the class folders."
-        )
-    return notes
 
 
 def _equal_folders(paths: list[str]) -> list[str]:
@@ -298,7 +294,7 @@ def _equal_folders(paths: list[str]) -> list[str]:
     ]
 
 
-def _folders_without_images(found: Found, has_splits: bool) -> list[str]:
+def folders_without_images(found: Found, has_splits: bool) -> list[str]:
     """Return a note that names folders that would be splits or classes if they had images.
 
     A class that has images in one split may have none in another.
@@ -328,7 +324,7 @@ def _upper_folders(path: str) -> list[str]:
     return [path[:place] for place, letter in enumerate(path) if letter == "/"]
 
 
-def _other_notes(found: Found) -> list[str]:
+def other_notes(found: Found) -> list[str]:
     """Return notes on files that are not images, and on links that add no images."""
     notes = other_files(found.others)
     if found.broken:
@@ -352,7 +348,7 @@ def other_files(others: dict[str, int]) -> list[str]:
     for extension, count in others.items():
         if extension == NO_EXTENSION:
             kinds.append(f"{count} without an extension")
-        elif extension in _DICOM_EXTENSIONS:
+        elif extension in DICOM_EXTENSIONS:
             kinds.append(f"{count} {extension} (no DICOM image)")
         else:
             kinds.append(f"{count} {extension}")
@@ -361,11 +357,12 @@ def other_files(others: dict[str, int]) -> list[str]:
     return [f"{files} skipped: {first_ten(kinds)}."]
 
 
-def _folders(names: list[str]) -> str:
+def folders_text(names: list[str]) -> str:
+    """Return `Folder a` or `Folders a, b` for a message."""
     return f"{'Folder' if len(names) == 1 else 'Folders'} {first_ten(names)}"
 
 
-def _row(path: str, label: str = "", split: str | None = None) -> dict:
+def row_of(path: str, label: str = "", split: str | None = None) -> dict:
     """Return a row as of a table for an image that was found in a folder."""
     row = {"path": path, "label": label, "patient": "", "study": "", "split": split}
     return row | {"site": "", "extra": {}}

@@ -34,10 +34,12 @@ class Listed(NamedTuple):
            if it is unlabelled), patient ("" if unknown), study, split (None, train, valid or test),
            site ("" if there is none) and extra ({name of a further column: text})
     notes  what was read otherwise than it is written, and what was left out
+    lost   images that were not found, {path in the table: reason}; only for a trained network
     """
 
     rows: list[dict]
     notes: list[str]
+    lost: dict[str, str] = {}
 
 
 def read_table(
@@ -57,7 +59,8 @@ def read_table(
 
     Raises Problem if the table cannot be read, for its header (see `table_columns.choose`), for
     rows that cannot be used (all of them are counted), and for its labels (see
-    `table_labels.read_labels`).
+    `table_labels.read_labels`). With `classes`, rows whose image is not found are left out, unless
+    none is found.
     """
     content = read(table)
     _refuse_title(table, content)
@@ -67,7 +70,8 @@ def read_table(
     if not content.rows:
         raise Problem(f"'{table}' has no rows below its header. List the images, or remove it.")
     rows, faults = rows_of(content, columns)
-    rows, path_notes = _with_paths(root, table, rows, faults)
+    lost = {}
+    rows, path_notes = _with_paths(root, table, rows, faults, None if classes is None else lost)
     corrections = {}
     if how.errata is not None and columns.labels:
         corrections = labels_by_path(root, [row.path for row in rows], how.errata)
@@ -78,9 +82,8 @@ def read_table(
     _refuse_unknown_labels(table, rows, classes)
     rows, merge_notes = _merged(table, rows, corrections)
     notes = [*content.notes, *note_on_extra(table, columns), *path_notes]
-    return Listed(
-        [_as_dict(row) for row in rows], notes + label_notes + patient_notes + merge_notes
-    )
+    notes += label_notes + patient_notes + merge_notes
+    return Listed([_as_dict(row) for row in rows], notes, lost)
 
 
 def _refuse_title(table: Path, content: Table) -> None:
@@ -109,14 +112,19 @@ def _require_labels(table: Path, names: list[str], columns: Columns) -> None:
 
 
 def _with_paths(
-    root: Path, table: Path, rows: list[Row], faults: list[str]
+    root: Path, table: Path, rows: list[Row], faults: list[str], lost: dict[str, str] | None
 ) -> tuple[list[Row], list[str]]:
     """Return (one row for each image that a row names, with its path and split, notes).
 
     Raises Problem for `faults`, which were found earlier, and for rows without images or with an
-    unknown split.
+    unknown split. With `lost`, rows without images are added to it, unless there are no others.
     """
     located = locate(root, table, [row.name for row in rows])
+    if lost is not None and located.paths:
+        for row in rows:
+            if row.name in located.faults:
+                lost[row.name] = f"row {row.number} of {table.name}: {located.faults[row.name]}"
+        rows = [row for row in rows if row.name not in lost]
     for row in rows:
         fault = located.faults.get(row.name) or _set_split(row)
         if fault:
