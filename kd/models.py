@@ -2,24 +2,23 @@
 
 import contextlib
 import difflib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 import timm
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from kd.system import checkpoint, ranks
+from kd.system import ranks
+from kd.system import weights as weight_files
 from kd.system.cpu_layers import adapt_to_cpu
 from kd.system.devices import Precision
-from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten, is_out_of_memory
+from kd.system.errors import BAD_CHECKPOINT, Problem, is_out_of_memory
 from kd.system.hub import create_pretrained, require_pretrained
 from kd.system.messages import first_line
+from kd.system.timm_layouts import NoRandomWeights, head_keys
 
 # The weights of the packages that the thesis used: torchvision, and `pretrainedmodels` for SE nets.
 ARCHITECTURES = {
@@ -58,6 +57,8 @@ class Classifier:
     mean, std     [1, 3, 1, 1], for the normalisation
     compiled      replaces `module` in training, see `compile`
     parallel      replaces `module` in training on several ranks, see `wrap_ddp`
+    notes         how the weights of another program's file were read, each a sentence without its
+                  full stop
     """
 
     name: str
@@ -68,6 +69,7 @@ class Classifier:
     std: torch.Tensor
     compiled: Callable[[torch.Tensor], torch.Tensor] | None = None
     parallel: nn.Module | None = None
+    notes: tuple[str, ...] = ()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits [B, K] of images, float32 [B, 3, S, S] in 0..1.
@@ -257,35 +259,13 @@ def build(
     if pretrained and weights is None:
         module = create_pretrained(name, architecture, options)
     else:
-        with _NoRandomWeights() if empty else contextlib.nullcontext():
+        with NoRandomWeights() if empty else contextlib.nullcontext():
             module = timm.create_model(architecture, **options)
-    if weights is not None:
-        load_body(module, Path(weights), architecture)
+    notes = () if weights is None else load_body(module, Path(weights), architecture)
     config = module.pretrained_cfg
     mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
     std = torch.tensor(config["std"]).view(1, 3, 1, 1)
-    return Classifier(name, architecture, tuple(classes), module, mean, std)
-
-
-class _NoRandomWeights(TorchFunctionMode):
-    """Leaves tensors as they are where they would be filled with random numbers.
-
-    Drawing the 130 million weights of VGG11 takes longer than loading them.
-    """
-
-    FILLING = {
-        torch.Tensor.normal_,
-        torch.Tensor.uniform_,
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.kaiming_uniform_,
-    }
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function in self.FILLING:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
+    return Classifier(name, architecture, tuple(classes), module, mean, std, notes=notes)
 
 
 def require_weights(name: str) -> None:
@@ -342,60 +322,11 @@ def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.detach().to("cpu", copy=True) for key, value in module.state_dict().items()}
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of this project's model.pt, a timm state_dict (.pt, .pth) or .safetensors.
-
-    Raises Problem (4) if the file is missing, damaged or of another kind.
-    """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = checkpoint.load(path, "weights")
-    state = content.get("state_dict", content)
-    if not _is_state(state):
-        raise Problem(
-            f"Weights '{path}': the file is not a state_dict (tensors by name). Save"
-            " model.state_dict().",
-            BAD_CHECKPOINT,
-        )
-    return state
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    if not os.path.isfile(path):
-        raise Problem(f"Weights '{path}': no such file. Use another file.", BAD_CHECKPOINT)
-    try:
-        return safetensors.torch.load_file(path)
-    except Exception as error:
-        raise Problem(
-            f"Weights '{path}': the file is damaged or is not a safetensors file"
-            f" ({first_line(error)}). Use another file.",
-            BAD_CHECKPOINT,
-        ) from None
-
-
-def _is_state(value) -> bool:
-    """Return whether a value is a non-empty dictionary of tensors."""
-    if not isinstance(value, dict) or not value:
-        return False
-    return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
-
-
 def load_state(
     module: nn.Module, state: dict[str, torch.Tensor], path: Path, architecture: str
 ) -> None:
-    """Load a complete state. Raises Problem (4), which lists the differences, if it does not fit.
-
-    Names with DistributedDataParallel's prefix `module.` have a message of their own.
-    """
-    own = module.state_dict()
-    extra = [key for key in state if key not in own]
-    if extra and all(key.startswith("module.") for key in state):
-        raise Problem(
-            f"Weights '{path}' were saved from DistributedDataParallel: their names begin with"
-            " 'module.'. Save model.module.state_dict().",
-            BAD_CHECKPOINT,
-        )
-    differences = _differences(own, state)
+    """Load a complete state. Raises Problem (4), which lists the differences, if it does not fit."""
+    differences = weight_files.differences(module, state)
     if differences:
         raise Problem(
             f"Weights '{path}' do not fit {architecture} ({'; '.join(differences)[:400]}). Choose"
@@ -405,37 +336,17 @@ def load_state(
     module.load_state_dict(state, strict=True)
 
 
-def _differences(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> list[str]:
-    """Return how a state differs from a network's own; the list is empty if it fits."""
-    wrong = []
-    missing = []
-    for key, value in own.items():
-        if key not in state:
-            missing.append(key)
-        elif value.shape != state[key].shape:
-            found = tuple(state[key].shape)
-            expected = tuple(value.shape)
-            wrong.append(f"{key}: file has {found}, network has {expected}")
-    extra = [key for key in state if key not in own]
-    differences = []
-    for what, keys in (("different shapes:", wrong), ("missing:", missing), ("unknown:", extra)):
-        if keys:
-            differences.append(f"{what} {first_ten(keys[:10])}")
-    return differences
-
-
-def load_body(module: nn.Module, path: Path, architecture: str) -> None:
+def load_body(module: nn.Module, path: Path, architecture: str) -> tuple[str, ...]:
     """Load a file of weights, except for a classifier of another number of classes.
 
-    Raises Problem (4) if the file is missing or damaged, or if anything else does not fit.
+    Returns notes on what was taken from the file, see `weights.fitted`. Raises Problem (4) if the
+    file is missing or damaged, or if anything else does not fit.
     """
-    state = read_state(path)
+    content = weight_files.read(path)
+    state, notes = weight_files.fitted(module, content, path, architecture)
     own = module.state_dict()
-    heads = module.pretrained_cfg.get("classifier", "")
-    if not isinstance(heads, (tuple, list)):
-        heads = (heads,)
-    for name in heads:
-        for key in (f"{name}.weight", f"{name}.bias"):
-            if key in state and key in own and state[key].shape != own[key].shape:
-                state[key] = own[key]
+    for key in head_keys(module):
+        if state[key].shape != own[key].shape:
+            state[key] = own[key]
     load_state(module, state, path, architecture)
+    return weight_files.in_words(path, notes)

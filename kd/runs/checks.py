@@ -10,7 +10,7 @@ from kd.config.layout import RunPaths
 from kd.config.lengths import refuse_long_names
 from kd.config.plan import Plan
 from kd.runs.session import Session
-from kd.system import ranks
+from kd.system import ranks, weights
 from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import Problem
@@ -62,7 +62,7 @@ def check_inputs(plan: Plan, session: Session) -> None:
     fresh = _fresh_teachers(plan)
     begun = ranks.main_rank_says(RunPaths(plan.folder).begun)
     if not begun and network.weights is not None:
-        models.read_state(Path(network.weights))
+        weights.read(Path(network.weights))
     elif not begun:
         fresh.append(plan.student)
     if network.pretrained:

@@ -183,6 +183,8 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
+    for text in student.notes:
+        log(f"note: Student {plan.student}: {text}.")
     precision, logits = try_training(plan, folder, student, first)
     saved = folder.load(**data.fixed, precision=precision.words)
     builder = PhaseBuilder(plan, data, ensemble)

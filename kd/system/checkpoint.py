@@ -3,13 +3,16 @@
 Every kind of damage raises the same error.
 """
 
+import contextlib
 import os
+import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
 
-from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
+from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem, is_out_of_memory
 from kd.system.files import reason, replacing
 from kd.system.messages import first_line
 
@@ -19,16 +22,46 @@ CURES = {  # files of a run, which the program itself has written
     "resume file": "Use --tag NAME to start a new run.",
     "model": "Restore it, or train again with --tag NAME.",
 }
-# Exceptions that zipfile raises for a file that is truncated or overwritten.
+# Exceptions that zipfile raises for a file that is truncated or overwritten. RuntimeError includes
+# NotImplementedError: overwritten flags look like encryption or an unknown compression, and zlib then
+# fails on data that were never compressed.
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
     OSError,
-    NotImplementedError,
     RuntimeError,
     EOFError,
     ValueError,
     OverflowError,
+    zlib.error,
 )
+# Classes of values that training programs save beside the weights, such as the arguments of a
+# command. `Ignored` takes their place, so nothing of these classes is created either.
+_BESIDE_WEIGHTS = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+)
+# How torch names what it does not load: a global of the pickle, or the class of an object.
+_NOT_ALLOWED = re.compile(r"GLOBAL (\S+)|<class '([^']+)'>")
+
+
+class Ignored:
+    """The place of a value in another program's file that has no use here, see `load`."""
+
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, state):
+        pass
 
 
 def fault(value, schema, where: str) -> str:
@@ -111,14 +144,20 @@ def _broken_member(path: Path) -> bool:
         return True
 
 
-def load(path: Path, what: str = "checkpoint") -> dict:
+def load(path: Path, what: str = "checkpoint", foreign: bool = False) -> dict:
     """Load a dictionary saved by `save` (or any `torch.save` of plain tensors) onto the CPU.
 
     Never runs code from the file. Raises Problem (4) for a file that is missing, damaged, malicious
-    or of a newer format. `what` names the kind of file in that message.
+    or of a newer format.
+
+    what     the kind of file, for messages
+    foreign  whether the file may be of another program: the values that such programs save beside
+             the weights (_BESIDE_WEIGHTS) are then read as `Ignored`
     """
     _check_file(path, what)
-    content = _unpickled(path, what)
+    known = [(Ignored, name) for name in _BESIDE_WEIGHTS] if foreign else []
+    with torch.serialization.safe_globals(known) if known else contextlib.nullcontext():
+        content = _unpickled(path, what)
     if not _plain(content):
         raise Problem(
             f"{what.capitalize()} '{path}': the file contains sparse, quantised or empty (meta)"
@@ -148,6 +187,15 @@ def _check_file(path: Path, what: str) -> None:
         raise Problem(
             f"{what.capitalize()} '{path}': {why}. {CURES.get(what, CURE)}", BAD_CHECKPOINT
         )
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise Problem(
+            f"{what.capitalize()} '{path}': the file cannot be read ({reason(error)}). Check its"
+            " permissions and the disk.",
+            BAD_CHECKPOINT,
+        ) from None
     if zipfile.is_zipfile(path) and _broken_member(path):
         raise Problem(
             f"{what.capitalize()} '{path}': the file is damaged (a checksum does not match)."
@@ -159,15 +207,32 @@ def _check_file(path: Path, what: str) -> None:
 def _unpickled(path: Path, what: str):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
+    except Exception as error:
         # torch.load raises five unrelated types of exceptions for bad files. Their messages are
         # hints for programmers, or only the number of a byte.
+        why, cure = _why_not_loaded(error, os.path.getsize(path))
         raise Problem(
-            f"{what.capitalize()} '{path}': the file is damaged, is not a checkpoint, or contains"
-            " more than weights, such as a complete network (save network.state_dict() instead)."
-            f" {CURES.get(what, CURE)}",
-            BAD_CHECKPOINT,
+            f"{what.capitalize()} '{path}': {why}. {cure or CURES.get(what, CURE)}", BAD_CHECKPOINT
         ) from None
+
+
+def _why_not_loaded(error: Exception, size: int) -> tuple[str, str]:
+    """Return why `torch.load` refused a file of `size` bytes, and what to do; "" for the usual."""
+    save = "Save the weights only: torch.save(network.state_dict(), 'weights.pt')."
+    if is_out_of_memory(error):
+        why = f"there is too little memory for the file of {size / 1e9:.1f} GB, or it is damaged"
+        return why, "Free memory, or save the weights only."
+    if "TorchScript" in str(error):
+        return "the file is a TorchScript program, which is more than weights", save
+    found = _NOT_ALLOWED.search(str(error))
+    if found:
+        name = (found.group(1) or found.group(2)).strip("'\".,;")[:100]
+        why = (
+            f"the file contains more than weights, namely {name}, which is not loaded because it"
+            " could run code"
+        )
+        return why, save
+    return "the file is damaged, or it is not a checkpoint of torch.save", ""
 
 
 def _plain(value) -> bool:

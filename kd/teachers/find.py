@@ -48,7 +48,7 @@ def untrained(name: str, seed: int, classes: tuple[str, ...]) -> Teacher:
 
 def _from_file(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache) -> Teacher:
     found = cache.load_weights(Path(wanted.file), wanted.name, dataset.index.classes)
-    differences = leakage.differences(found, dataset)
+    differences = [*found.network.notes, *leakage.differences(found, dataset)]
     leakage.refuse_overlap(found, dataset)
     foreign = leakage.foreign(found, dataset)
     if foreign and not plan.settings.distillation.allow_foreign_teacher:

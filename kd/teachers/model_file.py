@@ -15,8 +15,9 @@ from kd.data.pool import Pool
 from kd.data.ranges import as_plain
 from kd.data.readers.retinopathy import SPACES
 from kd.models import Classifier
-from kd.system import checkpoint
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system import checkpoint, weights
+from kd.system.errors import BAD_CHECKPOINT, Problem, counted
+from kd.system.timm_layouts import head_keys
 
 # The content of model.pt, as a schema for `checkpoint.fault`.
 SCHEMA = {
@@ -198,37 +199,39 @@ def load(path: Path) -> Trained:
 
 
 def load_any(path: Path, name: str, classes: tuple[str, ...]) -> Trained:
-    """Load a model.pt, or a timm state_dict of the network `name` for these classes.
+    """Load a model.pt, or weights of the network `name` for these classes by another program.
 
     Raises Problem (4) if the file does not fit the network or the classes.
     """
-    if path.suffix != ".safetensors":
-        content = checkpoint.load(path, "teacher checkpoint")
-        if SCHEMA.keys() <= content.keys():
-            trained = _unpack(content, path)
-            if trained.network.architecture != models.architecture_of(name):
-                raise Problem(
-                    f"Teacher checkpoint '{path}' contains {trained.network.architecture}, but"
-                    f" --teacher names {models.architecture_of(name)}. Set --teacher to the network"
-                    " in the file.",
-                    BAD_CHECKPOINT,
-                )
-            return trained
-    network, state = models.build(name, classes, empty=True), models.read_state(path)
+    content = weights.read(path, "teacher checkpoint")
+    if SCHEMA.keys() <= content.keys():
+        trained = _unpack(content, path)
+        if trained.network.architecture != models.architecture_of(name):
+            raise Problem(
+                f"Teacher checkpoint '{path}' contains {trained.network.architecture}, but"
+                f" --teacher names {models.architecture_of(name)}. Set --teacher to the network"
+                " in the file.",
+                BAD_CHECKPOINT,
+            )
+        return trained
+    network = models.build(name, classes, empty=True)
+    state, notes = weights.fitted(network.module, content, path, network.architecture)
     _check_outputs(network, state, path)
     models.load_state(network.module, state, path, network.architecture)
+    network.notes = weights.in_words(path, notes)
     return Trained(network, None, state_hash(network.module.state_dict()))
 
 
 def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Path) -> None:
-    head = network.module.pretrained_cfg.get("classifier")
-    bias = state.get(f"{head}.bias") if isinstance(head, str) else None
-    if bias is not None and len(bias) != len(network.classes):
-        raise Problem(
-            f"Teacher checkpoint '{path}' has {len(bias)} classes, but the data set has"
-            f" {len(network.classes)} ({', '.join(network.classes)}). Train it on these classes.",
-            BAD_CHECKPOINT,
-        )
+    for key in head_keys(network.module):
+        outputs = len(state[key]) if state[key].ndim else 0
+        if outputs != len(network.classes):
+            raise Problem(
+                f"Teacher checkpoint '{path}' has {counted(outputs, 'class', 'classes')}, but the"
+                f" data set has {len(network.classes)} ({', '.join(network.classes)}). Train it on"
+                " these classes.",
+                BAD_CHECKPOINT,
+            )
 
 
 def _unpack(content: dict, path: Path) -> Trained:
