@@ -67,8 +67,8 @@ class Index:
     skipped   number of files that were skipped on purpose (hidden files and files in folders of
               the system), for the report
     others    number of all other files that are not images, by extension: {".pdf": 3}
-    lost      what could not be read while the images were listed, {path: reason}; only for a trained
-              network that predicts the others
+    lost      what could not be read while the images were listed, {path: reason}; only for a
+              trained network that predicts the others
     same      {patient: the patient whose side of the split he shares}, of patients who have an
               identical file, which may be one person with two names
     extra     further columns of the table: {name: one text for each sample}

@@ -152,8 +152,8 @@ def _probabilities_text(calibration: dict) -> str:
     if temperature is None:
         return f"probabilities: softmax of the logits, not calibrated: {calibration['reason']}"
     return (
-        f"probabilities: softmax(logits / {temperature:.6g}), calibrated by the temperature that the"
-        " run fitted on its validation split"
+        f"probabilities: softmax(logits / {temperature:.6g}), calibrated by the temperature that"
+        " the run fitted on its validation split"
     )
 
 

@@ -21,7 +21,7 @@ _UNREADABLE_COLUMNS = ("path", "reason")
 
 
 class Incomplete(Problem):
-    """Some images could not be read. It is raised after the predictions of all others are written."""
+    """Some images could not be read. It is raised after all others are predicted and written."""
 
 
 @dataclass(frozen=True)
