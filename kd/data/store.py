@@ -15,7 +15,7 @@ from kd.data.images import pixels
 from kd.data.images.pixels import Range, RangeNeeded, Recipe, file_bytes, why_unreadable
 from kd.data.index import Index, digest
 from kd.system.console import shows_progress
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, first_names
 from kd.system.files import cannot_write, make_folder
 from kd.system.locks import wait_for_lock
 from kd.system.signals import never_stop
@@ -143,7 +143,7 @@ class Store:
         if bad:
             where = self.index.root or self.index.name
             raise Problem(
-                f"Images in {where} cannot be read: {first_ten(bad)}. Replace or remove them."
+                f"Images in {where} cannot be read: {first_names(bad)}. Replace or remove them."
             )
         return len(rows)
 
@@ -269,7 +269,8 @@ def _stamps(index: Index) -> np.ndarray:
         stamps[row] = np.frombuffer(content_hash(version.encode()), np.uint8)
     if missing:
         raise Problem(
-            f"Images in {index.root} cannot be read: {first_ten(missing)}. Restore or remove them."
+            f"Images in {index.root} cannot be read: {first_names(missing)}. Restore or"
+            " remove them."
         )
     return stamps
 

@@ -20,6 +20,7 @@ from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.system.files import make_folder, write_json, write_text
+from kd.system.names import stored
 from kd.teachers import leakage, model_file
 
 SCHEMA_VERSION = 1
@@ -121,7 +122,7 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
         "unlabelled": len(rows) - len(labelled),
         "seen_in_training": seen,
         "ranges": ranges.as_plain(store.ranges),
-        "notes": remarks,
+        "notes": stored(remarks),
     }
     result |= {"data": data, "predicted": predicted}
     return _write(target, folder, result, index)

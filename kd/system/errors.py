@@ -6,6 +6,8 @@ import signal
 import sys
 import traceback
 
+from kd.system.names import named, with_names
+
 # Exit codes. FAULT is a bug in this program.
 FAULT = 1
 USAGE = 2
@@ -38,11 +40,15 @@ class Problem(Exception):
         Run folder 'runs/a/seed0' is in use by process 7 on host. Wait until it ends.
 
     It consists of one to three sentences on one line, each of which ends with a full stop, so that
-    another sentence may follow. It begins with the setting, file or thing that is wrong.
+    another sentence may follow. It begins with the setting, file or thing that is wrong. Names of
+    images and patients are marked (`names.named`, `first_names`).
+
+    marked  the message with the marks, for those who store it or make a note of it
     """
 
     def __init__(self, message: str, code: int = USAGE):
-        super().__init__(message)
+        super().__init__(with_names(message))
+        self.marked = message
         self.code = code
 
 
@@ -168,6 +174,11 @@ def first_ten(items: list[str]) -> str:
     if len(items) > 10:
         listed += f", ... ({len(items)} in all)"
     return listed
+
+
+def first_names(items: list[str]) -> str:
+    """Return `first_ten` of items that name images, folders or patients, marked by `named`."""
+    return named(first_ten(items))
 
 
 def counted(count: int, one: str, several: str) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.images.dicom import HEAD_BYTES, is_dicom, states_no_image
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, first_names
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 NO_EXTENSION = "(none)"
+DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 # Files with these extensions are not opened in search of DICOM content.
 _OTHER_EXTENSIONS = frozenset(
     (
@@ -158,6 +159,12 @@ def extension_of(path: str) -> str:
     return NO_EXTENSION
 
 
+def is_common(extension: str) -> bool:
+    """Return whether an extension is that of a known kind of file, and no part of a name."""
+    known = (*IMAGE_EXTENSIONS, *DICOM_EXTENSIONS, NO_EXTENSION)
+    return extension in known or extension in _OTHER_EXTENSIONS
+
+
 def split_name(text: str) -> str | None:
     """Return `train`, `valid` or `test` for any usual name of that split, and None for others.
 
@@ -207,7 +214,7 @@ def walk(root: Path) -> Iterator[Folder]:
         for error in errors:
             faults.append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
         raise Problem(
-            f"Folders in {root} cannot be read: {first_ten(faults)}. Change their permissions, or"
+            f"Folders in {root} cannot be read: {first_names(faults)}. Change their permissions, or"
             " move them out of the data folder."
         )
 
@@ -249,7 +256,7 @@ def _have_dicom(root: Path, paths: list[str]) -> list[bool]:
         results = list(threads.map(check, paths))
     if faults:
         raise Problem(
-            f"Files in {root} cannot be read: {first_ten(sorted(faults))}. Change their"
+            f"Files in {root} cannot be read: {first_names(sorted(faults))}. Change their"
             " permissions, or move them out of the data folder."
         )
     return results

@@ -16,7 +16,8 @@ from kd.data.index import UNLABELED, Index, Sample
 from kd.data.readers.tree import TABLE, Contents, other_files, read_any_tree, read_classes
 from kd.data.tables.corrections import corrected
 from kd.data.tables.image_table import read_table
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
+from kd.system.names import Note, named
 
 _DEFAULT = Reading()
 
@@ -116,7 +117,7 @@ def _from_table(
     try:
         found = find_images(root)
     except Problem as problem:  # in folders that the table may not mention
-        return Contents(listed.rows, [*listed.notes, str(problem)])
+        return Contents(listed.rows, [*listed.notes, Note(problem.marked)])
     others = dict(found.others)
     others[".csv"] -= 1  # the table itself
     others = {extension: count for extension, count in others.items() if count}
@@ -125,15 +126,18 @@ def _from_table(
     unlisted = [path for path in found.paths if path not in known]
     if unlisted:
         notes.append(
-            f"{counted(len(unlisted), 'image was', 'images were')} found in {root} but not used,"
-            f" because {TABLE} has no row for it or the row was left out: {first_ten(unlisted)}."
+            Note(
+                f"{counted(len(unlisted), 'image was', 'images were')} found in {root} but not"
+                f" used, because {TABLE} has no row for it or the row was left out:"
+                f" {first_names(unlisted)}."
+            )
         )
     return Contents(listed.rows, notes, found.skipped, others)
 
 
 def _check_some(contents: Contents, root: Path, flag: str) -> None:
     if not contents.rows:
-        notes = "".join(f" {note}" for note in contents.notes[:1])
+        notes = "".join(f" {named(note)}" for note in contents.notes[:1])
         raise Problem(
             f"{flag} '{root}' contains no images ({', '.join(IMAGE_EXTENSIONS)}, or DICOM).{notes}"
             " Use another folder."
@@ -149,7 +153,7 @@ def _check_classes(
     """
     if unlabelled and table is None:
         raise Problem(
-            f"Images in {root} have no label: {first_ten(unlabelled)}. Put the images of each"
+            f"Images in {root} have no label: {first_names(unlabelled)}. Put the images of each"
             f" class into a folder of its own, or list path,label in {TABLE}."
         )
     if len(found) < 2:
