@@ -336,5 +336,8 @@ def test_training_images_stay_out_of_tensorboard_on_request_which_changes_nothin
     assert {tag for tag in events_of(without).Tags()["images"]} == {"confusion", "reliability"}
     assert (run / "predictions.csv").read_bytes() == (without / "predictions.csv").read_bytes()
     assert all(torch.equal(one, weights(without)[key]) for key, one in weights(run).items())
+    must(script("distill", [*PAIR, "--mode", "normal", "--no-log-images", "--out", "both"]))
+    for folder in Path("both").glob("*/*/*/seed0"):  # also of the teacher that is trained first
+        assert {tag for tag in events_of(folder).Tags()["images"]} == {"confusion", "reliability"}
     out = must(script(words[0], [*words[1], "--no-log-images"]))  # no change that would make the finished run unusable
     assert "already finished" in out
