@@ -97,10 +97,10 @@ def test_the_temperature_is_where_the_likelihood_is_flat(shift, scale):
 
 
 def test_agreement_by_hand():
-    found = metrics.agreement(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0, 0, 2, 2]), ["a", "b", "c", "d"])
-    assert found == {"same_prediction": 0.5, "newly_wrong": 1, "newly_right": 1, "first_newly_wrong": ["b"]}
-    many = metrics.agreement(np.ones(30, int), np.zeros(30, int), np.zeros(30, int), [str(k) for k in range(30)])
-    assert many["newly_wrong"] == 30 and many["first_newly_wrong"] == [str(k) for k in range(20)]
+    found = metrics.agreement(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), np.array([0, 0, 2, 2]), 10)
+    assert found == {"same_prediction": 0.5, "newly_wrong": 1, "newly_right": 1, "first_newly_wrong": [11]}
+    many = metrics.agreement(np.ones(30, int), np.zeros(30, int), np.zeros(30, int), 2)
+    assert many["newly_wrong"] == 30 and many["first_newly_wrong"] == list(range(2, 22))
 
 
 @pytest.mark.parametrize("freedom, expected", [(1, 12.7062), (2, 4.30265), (5, 2.57058), (30.5, 2.04088), (1e6, 1.95996)])

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PAIR, TINY, write_table
+from conftest import DATA, PAIR, TINY, same, write_table
 
 from kd.data.index import Index, Sample
 from kd.data.pool import Pool
 from kd.data.splits import Splits
 from kd.system.errors import Problem
 from kd.teachers import leakage, model_file
+from kd.teachers.hashed_patients import are_among_hashed, hashed
 from kd.teachers.model_file import Trained
 
 
@@ -23,8 +24,9 @@ def hashes(*numbers):
 
 def seen(name, split, space="", files=(), **patients):
     """Return what a network has seen, as in model.pt: patients of train and valid, files of train."""
-    return {"name": name, "space": space, "split": "patient", "split_hash": split, "content_hash": "c",
-            "patients": {"train": [], "valid": []} | patients,
+    names = {"train": [], "valid": []} | patients
+    return {"name": name, "space": space, "split": "patient", "split_hash": split, "content_hash": "c", "salt": split,
+            "patients": {part: hashed(own, split) for part, own in names.items()},
             "files": {"train": hashes(*files), "valid": hashes()}, "inherited": []}
 
 
@@ -131,8 +133,9 @@ def test_only_known_patients_are_stored_sorted_and_once():
 
 def test_patients_of_an_archive_whose_names_have_another_space_are_kept_apart():
     pool = Pool(None, np.arange(0), {"": ["p", "q"], "eyepacs": ["10"]}, {"name": "eyepacs"})
-    [entry] = model_file._of_other_spaces(pool, "")
-    assert entry.keys() == model_file.INHERITED.keys() and entry["patients"] == {"train": ["10"], "valid": []}
+    [entry] = model_file._of_other_spaces(pool, "", "salt")
+    assert entry.keys() == model_file.INHERITED.keys() and entry["salt"] == "salt"
+    assert same(entry["patients"], {"train": hashed(["10"], "salt"), "valid": hashed([], "salt")})
     network = about(seen("A", "other", train=["p", "q"]), entry)
     leakage.refuse_overlap(network, data_of("mine", test=["10"]))
     with pytest.raises(Problem, match="the train split of 'eyepacs', which it or one of its own teachers has used, contains 1 pat"):
@@ -166,18 +169,21 @@ def test_an_older_model_has_the_space_of_its_data_set_and_no_paths_for_patients(
     prepared([("train_teacher", ["--model", "kdtiny", *TINY, "--max-steps", "1"])])
     file = DATA / "teacher/kdtiny/seed0/model.pt"
     content = torch.load(file, weights_only=True)
-    assert content["data"]["space"] == "synthetic" and content["data"]["patients"]["train"][0] == "patient00000"
+    assert content["data"]["space"] == "synthetic"
     patients = {"train": ["10", "P.7", "ill/0001.png", "b/c.JPEG", "x.tif"], "valid": ["a.bmp"]}
-    older = {key: value for key, value in content["data"].items() if key not in ("space", "test_files")}
+    older = {key: value for key, value in content["data"].items() if key not in ("space", "salt", "test_files")}
     older |= {"name": name, "patients": patients}
     older["inherited"] = [{"name": name, "patients": patients, "files": older["files"]}]
     torch.save(content | {"data": older}, file)
     data = model_file.load(file).about["data"]
     for one in (data, *data["inherited"]):
-        assert one["space"] == space and one["patients"] == {"train": ["10", "P.7"], "valid": []}
+        assert one["space"] == space
+        assert same(one["patients"], {"train": hashed(["10", "P.7"], one["salt"]), "valid": hashed([], one["salt"])})
     content["data"]["patients"] = patients
+    del content["data"]["salt"]
     torch.save(content, file)
-    assert model_file.load(file).about["data"]["patients"] == patients  # only older files are changed
+    data = model_file.load(file).about["data"]  # only files without a space have lost names of images
+    assert same(data["patients"], {part: hashed(own, data["salt"]) for part, own in patients.items()})
 
 
 def hospital(picture_tree, place, first=0):
@@ -195,7 +201,8 @@ def test_patients_of_a_teacher_are_known_in_a_folder_of_another_name_until_a_sit
     assert code == 0, out
     run = Path("runs/chest-patient-32/teacher/kdwide/seed0")
     stored = torch.load(run / "model.pt", weights_only=True)["data"]
-    assert stored["space"] == "" and {"MRN0"} < {*stored["patients"]["train"], *stored["patients"]["valid"], "MRN0"}
+    of_both = torch.cat([*stored["patients"].values()])
+    assert stored["space"] == "" and 0 < are_among_hashed([f"MRN{k}" for k in range(16)], of_both, stored["salt"]).sum() == len(of_both)
     words = [*PAIR, "--mode", "normal", "--teacher-checkpoint", run / "model.pt", "--allow-foreign-teacher", *data, next_year]
     code, out = script("distill", words)  # with the same seed, every patient is in the same split as before
     assert code == 0, out
@@ -204,7 +211,7 @@ def test_patients_of_a_teacher_are_known_in_a_folder_of_another_name_until_a_sit
     code, out = script("distill", [*words, "--split-seed", "1", "--site", "B"])
     assert code == 0, out
     code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", next_year, "--device", "cpu"])
-    known = 2 * len({*stored["patients"]["train"], *stored["patients"]["valid"]})
+    known = 2 * len(of_both)
     assert code == 0 and f"warning: {known} of 32 images were seen in training" in out
     code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", next_year, "--site", "B", "--device", "cpu"])
     assert code == 0 and "warning" not in out
@@ -215,7 +222,7 @@ def test_equal_file_names_of_two_hospitals_are_not_the_same_patients(script, pic
     data = ["--dataset", "folder", "--data-dir"]
     assert script("train_teacher", ["--model", "kdwide", *TINY, *data, one])[0] == 0
     run = Path("runs/images-patient-32/teacher/kdwide/seed0")
-    assert torch.load(run / "model.pt", weights_only=True)["data"]["patients"] == {"train": [], "valid": []}
+    assert torch.load(run / "model.pt", weights_only=True)["data"]["patients"]["train"].shape == (0, 32)
     code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", other, "--device", "cpu"])
     assert code == 0 and "warning" not in out
     code, out = script("distill", [*PAIR, "--mode", "normal", "--teacher-checkpoint", run / "model.pt", "--split-seed", "3",

@@ -333,7 +333,7 @@ def test_predictions_survive_a_round_trip_through_csv(templates):
     assert agreement["newly_wrong"] == int(((found.teacher == found.labels) & ~found.right).sum())
     rows = list(csv.DictReader((templates["student"] / "predictions.csv").open()))
     assert sum(row["newly_wrong"] == "1" for row in rows) == agreement["newly_wrong"]
-    assert agreement["first_newly_wrong"] == [row["path"] for row in rows if row["newly_wrong"] == "1"][:20]
+    assert agreement["first_newly_wrong"] == [line for line, row in enumerate(rows, 2) if row["newly_wrong"] == "1"][:20]
     alone = read_predictions(templates["teacher"])
     assert (alone.teacher == -1).all() and reports.read(templates["teacher"])["agreement"] is None
 

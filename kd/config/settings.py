@@ -375,6 +375,7 @@ class Output:
     """output"""
 
     out: str = option("runs", "folder of all runs", common=True, metavar="DIR", identity=False)
+    log_images: bool = option(True, "write training views to TensorBoard", identity=False)
     tag: str = option("", "name of a variant, whose runs get their own folders", metavar="NAME")
 
 

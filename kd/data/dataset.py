@@ -3,6 +3,8 @@
 This module combines the index, the splits and the store.
 """
 
+import functools
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from kd.config.settings import Data, Reading
 from kd.data import ranges
 from kd.data.duplicates import without_copies
+from kd.data.files.find import is_common
 from kd.data.index import Index, digest
 from kd.data.readers import folder, mura, retinopathy, synthetic
 from kd.data.readers.retinopathy import RETINOPATHY
@@ -19,9 +22,11 @@ from kd.data.store import Store
 from kd.data.tables.corrections import corrected
 from kd.data.views import Views
 from kd.system.errors import Problem, counted
+from kd.system.names import stored
 from kd.system.signals import never_stop
 
 EVALUATION_BATCH = 64
+ODD_EXTENSION = "(other)"  # as in `Notes of 3 May.Smith`
 # Settings of `Reading` that only --dataset folder uses.
 _OF_FOLDERS = ("table", "columns", "uncertain", "patient_pattern", "site")
 
@@ -77,12 +82,7 @@ class Dataset:
         """
         index = self.index
         splits = dict(self.splits.items())
-        shared = overlaps(index, self.splits, self.store.hashes)
-        notes = [*index.notes, *self.splits.notes, *ranges.remarks(self.store, self._rows)]
-        for kind, count in shared.items():
-            if count:
-                what = counted(count, f"{kind.removesuffix('s')} is", f"{kind} are")
-                notes.append(f"{what} in more than one split.")
+        shared = self._overlaps
         return {
             "name": index.name,
             "reader": self.settings.dataset,
@@ -102,10 +102,24 @@ class Dataset:
             "distinct_images": {name: len(np.unique(rows)) for name, rows in splits.items()},
             "overlaps": shared,
             "skipped_files": index.skipped,
-            "other_files": index.others,
+            "other_files": _common(index.others),
             "ranges": ranges.as_plain(self.store.ranges),
-            "notes": notes,
+            "notes": stored(self.notes),
         }
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before training on the data set."""
+        notes = [*self.index.notes, *self.splits.notes, *ranges.remarks(self.store, self._rows)]
+        for kind, count in self._overlaps.items():
+            if count:
+                what = counted(count, f"{kind.removesuffix('s')} is", f"{kind} are")
+                notes.append(f"{what} in more than one split.")
+        return notes
+
+    @functools.cached_property
+    def _overlaps(self) -> dict[str, int]:
+        return overlaps(self.index, self.splits, self.store.hashes)
 
     @property
     def _rows(self) -> np.ndarray:
@@ -115,6 +129,14 @@ class Dataset:
     def _per_class(self, rows: np.ndarray) -> list[int]:
         """Return the number of rows of each class."""
         return np.bincount(self.index.labels[rows], minlength=len(self.index.classes)).tolist()
+
+
+def _common(others: dict[str, int]) -> dict[str, int]:
+    """Return the numbers of files by extension, without extensions that may be parts of names."""
+    found = Counter()
+    for extension, count in others.items():
+        found[extension if is_common(extension) else ODD_EXTENSION] += count
+    return dict(found)
 
 
 def read_index(data: Data, classes: tuple[str, ...] | None = None, lenient: bool = False) -> Index:

@@ -12,7 +12,7 @@ from pathlib import Path
 from kd.data.files.find import natural_key
 from kd.data.index import Index, Sample
 from kd.system.console import progress
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
 
 # Bytes from the middle and from the end of a file that are compared before the file is read.
 _BYTES = 4096
@@ -94,8 +94,8 @@ def _check_labels(index: Index, copies: list[list[int]]) -> None:
         # Only the retinopathy sets have grades and a space of their own.
         header = "image,grade" if index.graded and index.space else "image,label"
         raise Problem(
-            f"Identical files in {index.root} have different labels: {first_ten(contrary)}. Set the"
-            f" label of all but one of each to 'drop' in --errata FILE (with header {header})."
+            f"Identical files in {index.root} have different labels: {first_names(contrary)}. Set"
+            f" the label of all but one of each to 'drop' in --errata FILE (with header {header})."
         )
 
 

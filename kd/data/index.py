@@ -178,6 +178,11 @@ def at_site(site: str, patient: str) -> str:
     return f"{site}{_SITE}{patient}" if site else patient
 
 
+def has_site(patient: str) -> bool:
+    """Return whether the site of a patient is known."""
+    return _SITE in patient
+
+
 def name_of(patient: str) -> str:
     """Return the name of a patient without the site."""
     return patient.partition(_SITE)[2] or patient
@@ -189,7 +194,7 @@ def are_among(patients: Iterable[str | None], others: set[str], guess: bool = Fa
     A patient without a site may be any of the others with that name. With `guess`, one with a site
     may also be another without a site. None is never among them.
     """
-    without_site = {other for other in others if _SITE not in other}
+    without_site = {other for other in others if not has_site(other)}
     names = {name_of(other) for other in others}
     found = []
     for patient in patients:

@@ -19,7 +19,8 @@ from kd.data.readers import folder
 from kd.data.readers.retinopathy import SPACES, patient_of
 from kd.data.store import Joined, Store
 from kd.data.views import Views
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, first_names
+from kd.system.names import stored
 from kd.system.signals import never_stop
 
 
@@ -31,12 +32,14 @@ class Pool:
     rows      int64 [n], each image once
     patients  the known patients of the images, for each space of names (see `Index.space`)
     summary   what is in the pool and what was dropped, for the report
+    notes     what a user should know before training, with names that the summary must not have
     """
 
     store: Store | Joined
     rows: np.ndarray
     patients: dict[str, list[str]]
     summary: dict
+    notes: tuple[str, ...] = ()
 
     def views(self, device: torch.device, **options) -> Views:
         """Return the pool as batches without labels."""
@@ -89,9 +92,9 @@ def open_pool(
         "name": source.name if source else None,
         "skipped_files": source.skipped if source else 0,
         "ranges": as_plain(store.ranges),
-        "notes": notes,
+        "notes": stored(notes),
     }
-    pool = Pool(store, left, _patients(dataset, source, samples, left), summary)
+    pool = Pool(store, left, _patients(dataset, source, samples, left), summary, tuple(notes))
     summary["hash"] = pool.hash
     return pool
 
@@ -147,7 +150,7 @@ def _check_dropped(
     if foreign and unlabeled.strict:
         raise Problem(
             f"Unlabelled images{where} belong to patients of the validation or test split, or are"
-            f" identical to images of these splits: {first_ten(foreign)}. Remove them, or remove"
+            f" identical to images of these splits: {first_names(foreign)}. Remove them, or remove"
             " --strict to drop them automatically."
         )
     if dropped.all():

@@ -17,9 +17,10 @@ from kd.data.store import Store
 from kd.system.console import progress
 from kd.system.errors import Problem, counted, printable
 from kd.system.files import make_folder, write_json
+from kd.system.names import named, without_names
 from kd.system.signals import never_stop
 
-_VERSION = "ranges 2"
+_VERSION = "ranges 3"
 CHUNK = 256
 
 
@@ -222,7 +223,8 @@ def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) ->
         lowest = min(one.lowest for one in found if one.kind == kind)
         highest = max(one.highest for one in found if one.kind == kind)
         more = "".join(f" ({text})" for text in uneven([one for one in found if one.kind == kind]))
-        measured[kind] = pixels.range_for(kind, lowest, highest, rule + more)
+        # The rule is stored in the report and in model.pt; --check-data names the image.
+        measured[kind] = pixels.range_for(kind, lowest, highest, rule + without_names(more))
     return measured
 
 
@@ -230,6 +232,7 @@ def uneven(images: list[Extremes]) -> list[str]:
     """Return a text if more than half of the images use less than a quarter of their joint range.
 
     One damaged pixel, or a few images with another scale, then leave few grey levels to the others.
+    The name of the image with the widest range is marked (`names.named`).
     """
     if not images:
         return []
@@ -240,7 +243,7 @@ def uneven(images: list[Extremes]) -> list[str]:
     widest = max(images, key=lambda one: one.highest - one.lowest)
     return [
         f"{few} of {len(images)} images use less than a quarter of it, but"
-        f" {printable(widest.path)} has values from {widest.lowest:g} to {widest.highest:g}"
+        f" {named(printable(widest.path))} has values from {widest.lowest:g} to {widest.highest:g}"
     ]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from kd.data.index import Index, digest, name_of
 from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.names import named
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
@@ -158,8 +159,8 @@ def _doubtful_patients(index: Index) -> str:
     if count < 2 or 2 * count <= images.total():
         return ""
     return (
-        f" {count} of {images.total()} images have the same patient, '{printable(patient)}': if"
-        " this is not one person, name the patients in a table or by --patient-pattern."
+        f" {count} of {images.total()} images have the same patient, '{named(printable(patient))}':"
+        " if this is not one person, name the patients in a table or by --patient-pattern."
     )
 
 

@@ -14,7 +14,7 @@ from kd.data.images import pixels
 from kd.data.images.pixels import Range, RangeNeeded, Recipe, file_bytes, why_unreadable
 from kd.data.index import Index, digest
 from kd.system.console import progress
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, first_names
 from kd.system.files import cannot_write, make_folder
 from kd.system.locks import wait_for_lock
 from kd.system.signals import never_stop
@@ -114,7 +114,7 @@ class Store:
         """Raise Problem for images that cannot be read, {row: reason}."""
         where = self.index.root or self.index.name
         texts = [f"{self.index.samples[row].path} ({why})" for row, why in faults.items()]
-        raise Problem(f"Images in {where} cannot be read: {first_ten(texts)}. {cure}")
+        raise Problem(f"Images in {where} cannot be read: {first_names(texts)}. {cure}")
 
     def _missing(self, rows: np.ndarray) -> np.ndarray:
         return rows[(self._decoded[rows] != self.stamps[rows]).any(1)]

@@ -72,12 +72,15 @@ def macro_averages(logits: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def agreement(
-    predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, paths: list[str]
+    predicted: np.ndarray, teacher: np.ndarray, labels: np.ndarray, first_line: int
 ) -> dict:
     """Compare the predictions of student and teacher image by image.
 
     The result also lists the first newly wrong images: the teacher is right and the student is not.
-    predicted, teacher, labels: int [N].
+    They are given by their lines in predictions.csv, because the path of an image can name its
+    patient. predicted, teacher, labels: int [N].
+
+    first_line  the line of the first image in predictions.csv, whose header is line 1
     """
     newly_wrong = np.flatnonzero((teacher == labels) & (predicted != labels))
     newly_right = int(((teacher != labels) & (predicted == labels)).sum())
@@ -85,7 +88,7 @@ def agreement(
         "same_prediction": float((predicted == teacher).mean()),
         "newly_wrong": len(newly_wrong),
         "newly_right": newly_right,
-        "first_newly_wrong": [paths[row] for row in newly_wrong[:NEWLY_WRONG_LISTED]],
+        "first_newly_wrong": [first_line + int(row) for row in newly_wrong[:NEWLY_WRONG_LISTED]],
     }
 
 

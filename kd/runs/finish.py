@@ -19,7 +19,7 @@ from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
 from kd.system.console import log
 from kd.system.devices import FLOAT32, Precision
-from kd.system.errors import Problem, printable
+from kd.system.errors import Problem
 from kd.system.files import reason, write_json, write_text
 from kd.teachers import model_file
 from kd.teachers.stored_logits import key_of, store
@@ -156,8 +156,8 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     temperature = fit_temperature(predictions.valid, run.data.valid.labels.numpy())
     studies, agreement = [sample.known_study for sample in samples], None
     if predictions.teacher is not None:
-        paths = [printable(sample.path) for sample in samples]
-        agreement = metrics.agreement(logits.argmax(1), predictions.teacher, labels, paths)
+        first_line = 2 + len(predictions.valid)  # below the header and the validation split
+        agreement = metrics.agreement(logits.argmax(1), predictions.teacher, labels, first_line)
     return {
         "classification_report": metrics.classification_report(logits, labels, index.classes),
         "confusion_matrix": metrics.confusion_matrix(logits, labels),

@@ -336,7 +336,7 @@ def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
     """
     try:
         log_start(active)
-        if not active.state.progress.total:
+        if active.plan.settings.output.log_images and not active.state.progress.total:
             active.events.views(first.images)
         fit(active)
         judge_defective(active)

@@ -104,7 +104,7 @@ def log_data(dataset: Dataset) -> None:
         f" {counted(described['overlaps']['patients'], 'patient', 'patients')},"
         f" {counted(described['overlaps']['files'], 'identical file', 'identical files')}"
     )
-    for note in described["notes"]:
+    for note in dataset.notes:
         log(f"note: {note}")
     if described["skipped_files"]:
         skipped = counted(
@@ -123,5 +123,5 @@ def log_pool(pool: Pool) -> None:
         f" {found['dropped_by_patient']} of validation or test patients, {found['dropped_by_file']}"
         f" identical to a validation or test image, {found['copies']} duplicates"
     )
-    for note in found["notes"]:
+    for note in pool.notes:
         log(f"note: --unlabeled-dir: {note}")

@@ -20,6 +20,7 @@ from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.files import make_folder, write_json, write_text
+from kd.system.names import stored
 from kd.teachers import leakage, model_file
 
 SCHEMA_VERSION = 1
@@ -142,7 +143,7 @@ def _describe(images: NewImages, seen: int, how: Judging) -> dict:
         "unreadable_file": RunPaths(Path()).unreadable.name if images.unreadable else None,
         "seen_in_training": seen,
         "ranges": as_plain(images.store.ranges),
-        "notes": images.remarks,
+        "notes": stored(images.remarks),
     }
 
 

@@ -18,7 +18,7 @@ from kd.data.splits import Splits
 from kd.data.store import Store, content_hash
 from kd.reports.predictions import read_predictions
 from kd.studies.runs import read_settings
-from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_ten, printable
+from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_names, first_ten, printable
 from kd.teachers.model_file import Trained
 
 # The range of runs from before it was recorded.
@@ -153,7 +153,7 @@ def _refuse_lost(run: Path, index: Index, paths: np.ndarray, places: np.ndarray,
     images = counted(len(faults), "test image", "test images")
     raise Problem(
         f"{images} of run '{run}' (of {all_of}) cannot be found, or their content has changed since"
-        f" training: {first_ten(faults)}. Restore these files, or set --data-dir to the folder that"
+        f" training: {first_names(faults)}. Restore these files, or set --data-dir to the folder that"
         " contains them."
     )
 
@@ -169,7 +169,7 @@ def _check_labels(run: Path, index: Index, rows: np.ndarray, labels: np.ndarray)
     if changed:
         images = counted(len(changed), "test image has", "test images have")
         raise Problem(
-            f"{images} another label than when run '{run}' was trained: {first_ten(changed)}."
+            f"{images} another label than when run '{run}' was trained: {first_names(changed)}."
             " Restore the labels, or train again with another --tag."
         )
 

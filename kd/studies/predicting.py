@@ -14,7 +14,7 @@ from kd.data.index import Index, digest
 from kd.data.partial import PartialStore
 from kd.studies.images import other_images
 from kd.system.console import log
-from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.errors import Problem, counted, first_names, printable
 from kd.teachers.model_file import Trained
 
 _UNREADABLE_COLUMNS = ("path", "reason")
@@ -80,7 +80,7 @@ def open_new_images(how: Judging, report: dict, model: Trained) -> NewImages:
         faults = [f"{path} ({why})" for path, why in unreadable.items()]
         images = counted(len(faults), "image", "images")
         raise Problem(
-            f"None of {images} in '{index.root}' can be read: {first_ten(faults)}. Check --data-dir"
+            f"None of {images} in '{index.root}' can be read: {first_names(faults)}. Check --data-dir"
             " and the files."
         )
     where = f"--data-dir '{index.root}'"

@@ -7,6 +7,7 @@ import sys
 import traceback
 
 from kd.system.messages import bounded, first_line, shortened
+from kd.system.names import named, with_names
 
 # Exit codes. FAULT is a bug in this program.
 FAULT = 1
@@ -44,11 +45,15 @@ class Problem(Exception):
         Run folder 'runs/a/seed0' is in use by process 7 on host. Wait until it ends.
 
     It consists of one to three sentences on one line, each of which ends with a full stop, so that
-    another sentence may follow. It begins with the setting, file or thing that is wrong.
+    another sentence may follow. It begins with the setting, file or thing that is wrong. Names of
+    images and patients are marked (`names.named`, `first_names`).
+
+    marked  the message with the marks, for those who store it or make a note of it
     """
 
     def __init__(self, message: str, code: int = USAGE):
-        super().__init__(message)
+        super().__init__(with_names(message))
+        self.marked = message
         self.code = code
 
 
@@ -173,15 +178,24 @@ def print_on_stderr(text: str) -> None:
 def first_ten(items: list[str]) -> str:
     """Return the first ten items of a list as text, with the total number if there are more.
 
-    Long items are shortened in the middle, and there are fewer than ten if they are long.
+    Long items are shortened in the middle, and there are fewer than ten if they are long. A long
+    item with marked names is marked as a whole, because a mark could be what is left out.
     """
     listed = ""
     for number, item in enumerate(items[:10]):
-        longer = ", ".join([listed] * bool(number) + [shortened(item, _ITEM)])
-        if number and len(longer) > _LIST:
+        shown = with_names(item)
+        if len(shown) > _ITEM:
+            item = shortened(shown, _ITEM) if shown == item else named(shortened(shown, _ITEM))
+        longer = ", ".join([listed] * bool(number) + [item])
+        if number and len(with_names(longer)) > _LIST:
             return f"{listed}, ... ({len(items)} in all)"
         listed = longer
     return f"{listed}, ... ({len(items)} in all)" if len(items) > 10 else listed
+
+
+def first_names(items: list[str]) -> str:
+    """Return `first_ten` of items that name images, folders or patients, marked by `named`."""
+    return named(first_ten(items))
 
 
 def counted(count: int, one: str, several: str) -> str:

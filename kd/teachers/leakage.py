@@ -4,10 +4,11 @@ import numpy as np
 import torch
 
 from kd.data.dataset import Dataset
-from kd.data.index import Index, are_among
+from kd.data.index import Index
 from kd.data.ranges import as_plain, from_plain, same, words
 from kd.data.splits import WORDS
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_ten
+from kd.teachers.hashed_patients import are_among_hashed
 from kd.teachers.model_file import Trained, known_patients
 
 
@@ -81,17 +82,21 @@ def seen_by(trained: Trained, index: Index, hashes: np.ndarray, guess: bool = Fa
 
     Images are recognised by their file, or by their patient if the patient is known and the names
     of patients have the same space (`Index.space`), whatever the names of the folders; see
-    `are_among` for sites and `guess`.
+    `index.are_among` for sites and `guess`.
 
     hashes: uint8 [N, 16], of the files' contents.
     """
-    files, patients = set(), set()
+    files = set()
+    patients = [sample.known_patient for sample in index.samples]
+    by_patient = np.zeros(len(patients), bool)
     for seen in _all_seen(trained):
         for split in ("train", "valid"):
             files |= _bytes(seen["files"][split])
-            patients |= set(seen["patients"][split]) if seen["space"] == index.space else set()
+            if seen["space"] == index.space:
+                theirs = seen["patients"][split]
+                by_patient |= are_among_hashed(patients, theirs, seen["salt"], guess)
     by_file = np.array([row.tobytes() in files for row in hashes], bool)
-    return by_file | are_among([sample.known_patient for sample in index.samples], patients, guess)
+    return by_file | by_patient
 
 
 def _all_seen(trained: Trained) -> list[dict]:
@@ -143,7 +148,7 @@ def _shared(seen: dict, theirs: str, dataset: Dataset, ours: str) -> tuple[int, 
         # --site says that patients without a site are others; an issuer in the header does not.
         guess = not dataset.settings.site
         own = known_patients(dataset, ours)
-        patients = int(are_among(own, set(seen["patients"][theirs]), guess).sum())
+        patients = int(are_among_hashed(own, seen["patients"][theirs], seen["salt"], guess).sum())
     files = _bytes(seen["files"][theirs]) & _bytes(dataset.files(ours))
     return patients, len(files)
 

@@ -18,6 +18,7 @@ from kd.models import Classifier
 from kd.system import checkpoint, weights
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted
 from kd.system.timm_layouts import head_keys
+from kd.teachers.hashed_patients import ROW_BYTES, hashed, salt_of
 
 # The content of model.pt, as a schema for `checkpoint.fault`.
 SCHEMA = {
@@ -43,12 +44,13 @@ SCHEMA = {
         "split_hash": str,
         "content_hash": str,
         "inherited": list,
-        "patients": {"train": list, "valid": list},
+        "salt": str,
+        "patients": {"train": torch.Tensor, "valid": torch.Tensor},
         "files": {"train": torch.Tensor, "valid": torch.Tensor},
         "test_files": torch.Tensor,
     },
 }
-INHERITED = {key: SCHEMA["data"][key] for key in ("name", "space", "patients", "files")}
+INHERITED = {key: SCHEMA["data"][key] for key in ("name", "space", "salt", "patients", "files")}
 # The spaces of patients' names (see `Index.space`) by the names of data sets, and the extensions of
 # images, for files from before a model.pt contained its space.
 _SPACES = SPACES | {"mura_abnormal": "mura", "synthetic": "synthetic"}
@@ -91,22 +93,24 @@ def pack(
         "input": _input(network, dataset, pool),
         "state_dict": state,
         "epoch": epoch,
-        "data": _data(dataset, pool, taught_by),
+        "data": _data(dataset, pool, taught_by, state_hash(state)),
     }
 
 
-def _data(dataset: Dataset, pool: Pool | None, taught_by: list[Trained]) -> dict:
-    """Return what a network has seen.
+def _data(dataset: Dataset, pool: Pool | None, taught_by: list[Trained], weights: str) -> dict:
+    """Return what a network, whose weights have the hash `weights`, has seen.
 
     The known patients and the files of the train and validation splits are included, so that
-    neither the network nor its students are evaluated on data that it has seen. `space` is that of
-    the patients' names, see `Index.space`. Images that it has seen without labels count as part of
-    the train split. `inherited` lists what its teachers from other data have seen, and their
-    teachers in turn, and the patients without labels whose names have another space. `test_files`
-    are the hashes of the test images in their order, uint8 [n, 16], so that the run is evaluated on
-    the same images when the data set grows.
+    neither the network nor its students are evaluated on data that it has seen. Patients are
+    hashed, see `hashed_patients`. `space` is that of the patients' names, see `Index.space`. Images
+    that it has seen without labels count as part of the train split. `inherited` lists what its
+    teachers from other data have seen, and their teachers in turn, each with the salt and the
+    hashes that it came with, and the patients without labels whose names have another space.
+    `test_files` are the hashes of the test images in their order, uint8 [n, 16], so that the run is
+    evaluated on the same images when the data set grows.
     """
     space = dataset.index.space
+    salt = salt_of(weights, dataset.split_hash, dataset.content_hash)
     patients = {split: known_patients(dataset, split) for split in ("train", "valid")}
     files = {split: dataset.files(split) for split in ("train", "valid")}
     inherited = []
@@ -114,7 +118,7 @@ def _data(dataset: Dataset, pool: Pool | None, taught_by: list[Trained]) -> dict
         inherited += _other_data(teacher, dataset)
     if pool is not None:
         patients["train"] = sorted({*patients["train"], *pool.patients.get(space, [])})
-        inherited += _of_other_spaces(pool, space)
+        inherited += _of_other_spaces(pool, space, salt)
         files["train"] = torch.unique(torch.cat([files["train"], pool.files()]), dim=0)
     return {
         "name": dataset.index.name,
@@ -124,7 +128,8 @@ def _data(dataset: Dataset, pool: Pool | None, taught_by: list[Trained]) -> dict
         "split_hash": dataset.split_hash,
         "content_hash": dataset.content_hash,
         "inherited": inherited,
-        "patients": patients,
+        "salt": salt,
+        "patients": {split: hashed(names, salt) for split, names in patients.items()},
         "files": files,
         "test_files": torch.from_numpy(dataset.store.hashes[dataset.splits.test]),
     }
@@ -138,7 +143,7 @@ def known_patients(dataset: Dataset, split: str) -> list[str]:
     return sorted(known - {None})
 
 
-def _of_other_spaces(pool: Pool, space: str) -> list[dict]:
+def _of_other_spaces(pool: Pool, space: str, salt: str) -> list[dict]:
     """Return the patients of a pool whose names have another space, as entries of `inherited`.
 
     Their files are among those of the train split.
@@ -151,7 +156,8 @@ def _of_other_spaces(pool: Pool, space: str) -> list[dict]:
                 {
                     "name": pool.summary["name"],
                     "space": other,
-                    "patients": {"train": patients, "valid": []},
+                    "salt": salt,
+                    "patients": {"train": hashed(patients, salt), "valid": hashed((), salt)},
                     "files": {"train": none, "valid": none},
                 }
             )
@@ -236,6 +242,7 @@ def _check_outputs(network: Classifier, state: dict[str, torch.Tensor], path: Pa
 
 def _unpack(content: dict, path: Path) -> Trained:
     _add_defaults(content)
+    _hash_patients(content)
     own = {key: value for key, value in content.items() if key != "format"}
     fault = checkpoint.fault(own, SCHEMA, "its content") or _odd(content)
     if fault:
@@ -284,6 +291,38 @@ def _add_space(seen: dict) -> None:
             ]
 
 
+def _hash_patients(content: dict) -> None:
+    """Hash the patients of a file of an earlier version, which names them, in place.
+
+    A student that such a teacher has taught therefore inherits hashes. Damaged values are left as
+    they are.
+    """
+    data, state = content.get("data"), content.get("state_dict")
+    if not isinstance(data, dict) or not isinstance(state, dict):
+        return
+    inherited = data["inherited"] if isinstance(data["inherited"], list) else []
+    older = [seen for seen in (data, *inherited) if _names_patients(seen)]
+    if not older or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        return
+    salt = salt_of(state_hash(state), str(data.get("split_hash")), str(data.get("content_hash")))
+    for seen in older:
+        if "salt" not in seen:  # the same object may be in the list twice
+            seen["salt"] = salt
+            # Nor is the dictionary changed, which may be that of several entries.
+            named = seen["patients"].items()
+            seen["patients"] = {split: hashed(names, salt) for split, names in named}
+
+
+def _names_patients(seen) -> bool:
+    """Return whether data of a model.pt contain the names of patients, as in earlier versions."""
+    if not isinstance(seen, dict) or "salt" in seen or not isinstance(seen.get("patients"), dict):
+        return False
+    return all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in seen["patients"].values()
+    )
+
+
 def _odd(content: dict) -> str:
     """Describe invalid values in a model.pt that has all its keys; return "" if there are none."""
     if len(content["classes"]) < 2 or not all(isinstance(name, str) for name in content["classes"]):
@@ -313,19 +352,13 @@ def _odd(content: dict) -> str:
         (content["data"], *content["data"]["inherited"]), ("train", "valid")
     ):
         files, patients = seen["files"][split], seen["patients"][split]
-        if (
-            files.ndim != 2
-            or files.dtype != torch.uint8
-            or not all(isinstance(name, str) for name in patients)
-        ):
-            return (
-                f"its data.files.{split} are not hashes or its data.patients.{split} are not names"
-            )
+        if files.ndim != 2 or files.dtype != torch.uint8 or not _are_hashes(patients, ROW_BYTES):
+            return f"its data.files.{split} or data.patients.{split} are not hashes"
     return ""
 
 
-def _are_hashes(value: torch.Tensor) -> bool:
-    return value.ndim == 2 and value.shape[1] == 16 and value.dtype == torch.uint8
+def _are_hashes(value: torch.Tensor, width: int = 16) -> bool:
+    return value.ndim == 2 and value.shape[1] == width and value.dtype == torch.uint8
 
 
 def _are_ranges(values: dict) -> bool:

@@ -25,6 +25,7 @@ from kd.data.readers.retinopathy import RETINOPATHY
 from kd.data.splits import WORDS, Splits, split
 from kd.data.tables.spelling import missing_values, spelled_twice
 from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.names import with_names
 
 # Official counts of MURA v1.1: images in the folders train and valid.
 OFFICIAL = {
@@ -117,7 +118,7 @@ def _uneven_ranges(index: Index, findings: list[Finding], sound: list[int]) -> l
             by_kind[ends.kind].append(ends)
     texts = []
     for images in by_kind.values():
-        texts += ranges.uneven(images)
+        texts += map(with_names, ranges.uneven(images))
     return texts
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.images.dicom import HEAD_BYTES, is_dicom, states_no_image
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, first_names
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 NO_EXTENSION = "(none)"
+DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 # Files with these extensions are not opened in search of DICOM content.
 _OTHER_EXTENSIONS = frozenset(
     (
@@ -166,6 +167,12 @@ def extension_of(path: str) -> str:
     return NO_EXTENSION
 
 
+def is_common(extension: str) -> bool:
+    """Return whether an extension is that of a known kind of file, and no part of a name."""
+    known = (*IMAGE_EXTENSIONS, *DICOM_EXTENSIONS, NO_EXTENSION)
+    return extension in known or extension in _OTHER_EXTENSIONS
+
+
 def split_name(text: str) -> str | None:
     """Return `train`, `valid` or `test` for any usual name of that split, and None for others.
 
@@ -217,7 +224,7 @@ def walk(root: Path, lost: dict[str, str] | None = None) -> Iterator[Folder]:
     elif faults:
         texts = [f"{path} ({why})" for path, why in faults.items()]
         raise Problem(
-            f"Folders in {root} cannot be read: {first_ten(texts)}. Change their permissions, or"
+            f"Folders in {root} cannot be read: {first_names(texts)}. Change their permissions, or"
             " move them out of the data folder."
         )
 
@@ -270,7 +277,7 @@ def _have_dicom(root: Path, paths: list[str], lost: dict[str, str] | None) -> li
     elif faults:
         texts = [f"{path} ({why})" for path, why in sorted(faults.items())]
         raise Problem(
-            f"Files in {root} cannot be read: {first_ten(texts)}. Change their"
+            f"Files in {root} cannot be read: {first_names(texts)}. Change their"
             " permissions, or move them out of the data folder."
         )
     return results

@@ -15,8 +15,9 @@ from kd.data.files.find import IMAGE_EXTENSIONS, extension_of
 from kd.data.images import dicom
 from kd.data.index import Index, at_site
 from kd.system.console import progress
-from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.errors import Problem, counted, first_names, first_ten, printable
 from kd.system.messages import first_line
+from kd.system.names import Note, named
 
 # What people and machines write where they do not know the patient, or do not tell: without case,
 # blanks and marks.
@@ -118,14 +119,16 @@ def _apply_pattern(rows: list[dict], text: str) -> list[str]:
     if len(missed) == len(unknown):
         raise Problem(
             f"--patient-pattern '{text}' finds a patient in none of"
-            f" {counted(len(unknown), 'path', 'paths')}, for example {missed[0]}. Change it, or"
-            " list the patients in a table."
+            f" {counted(len(unknown), 'path', 'paths')}, for example {named(missed[0])}. Change it,"
+            " or list the patients in a table."
         )
     if not missed:
         return []
     return [
-        f"--patient-pattern finds no patient in {len(missed)} of {len(unknown)} paths:"
-        f" {first_ten(missed)}."
+        Note(
+            f"--patient-pattern finds no patient in {len(missed)} of {len(unknown)} paths:"
+            f" {first_names(missed)}."
+        )
     ]
 
 
@@ -201,15 +204,17 @@ def _complete_sites(rows: list[dict], site: str, strict: bool) -> list[str]:
     if unclear and strict:
         images = counted(unclear.total(), "image has", "images have")
         raise Problem(
-            f"{images} no site, although the patient has several: {first_ten(sorted(unclear))}."
+            f"{images} no site, although the patient has several: {first_names(sorted(unclear))}."
             " Name the site of each image in a column site of a table, or that of all images"
             " without one by --site NAME."
         )
     if not concluded:
         return []
     images = counted(concluded.total(), "image has", "images have")
-    names = first_ten(sorted(map(printable, concluded)))
-    return [f"{images} no site, and that of other images of the same patient is used: {names}."]
+    names = first_names(sorted(map(printable, concluded)))
+    return [
+        Note(f"{images} no site, and that of other images of the same patient is used: {names}.")
+    ]
 
 
 def unknown_patients(index: Index) -> list[str]:
@@ -241,9 +246,12 @@ def _patients_in_names(rows: list[dict]) -> list[str]:
         return []
     best = max(guesses, key=lambda guess: guess.images)
     return [
-        f"The names of {best.images} of {len(rows)} images look as if they named {best.patients}"
-        f" patients, for example the same one in {' and '.join(best.examples)}, but no patient is"
-        f" read from names: if these are patients, add --patient-pattern '{best.pattern}'."
+        Note(
+            f"The names of {best.images} of {len(rows)} images look as if they named"
+            f" {best.patients} patients, for example the same one in"
+            f" {named(' and '.join(best.examples))}, but no patient is read from names: if these"
+            f" are patients, add --patient-pattern '{best.pattern}'."
+        )
     ]
 
 
@@ -317,8 +325,10 @@ def _dominant_patient(rows: list[dict]) -> list[str]:
     if count <= MANY or 2 * count <= len(rows):
         return []
     return [
-        f"{count} of {len(rows)} images have the same patient, '{printable(patient)}': all of them"
-        " are in one split, so check that this is the name of a patient."
+        Note(
+            f"{count} of {len(rows)} images have the same patient, '{named(printable(patient))}':"
+            " all of them are in one split, so check that this is the name of a patient."
+        )
     ]
 
 

@@ -17,7 +17,8 @@ from kd.data.readers.new_images import read_new_images
 from kd.data.readers.tree import TABLE, Contents, other_files, read_any_tree, read_classes
 from kd.data.tables.corrections import corrected
 from kd.data.tables.image_table import read_table
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
+from kd.system.names import Note, named
 
 _DEFAULT = Reading()
 
@@ -122,7 +123,8 @@ def _from_table(
     try:
         found = find_images(root)
     except Problem as problem:  # in folders that the table may not mention
-        return Contents(listed.rows, [*listed.notes, str(problem)], lost=listed.lost)
+        notes = [*listed.notes, Note(problem.marked)]
+        return Contents(listed.rows, notes, lost=listed.lost)
     others = dict(found.others)
     others[".csv"] -= 1  # the table itself
     others = {extension: count for extension, count in others.items() if count}
@@ -131,18 +133,21 @@ def _from_table(
     unlisted = [path for path in found.paths if path not in known]
     if unlisted:
         notes.append(
-            f"{counted(len(unlisted), 'image was', 'images were')} found in {root} but not used,"
-            f" because {TABLE} has no row for it or the row was left out: {first_ten(unlisted)}."
+            Note(
+                f"{counted(len(unlisted), 'image was', 'images were')} found in {root} but not"
+                f" used, because {TABLE} has no row for it or the row was left out:"
+                f" {first_names(unlisted)}."
+            )
         )
     return Contents(listed.rows, notes, found.skipped, others, listed.lost)
 
 
 def _check_some(contents: Contents, root: Path, flag: str) -> None:
     if not contents.rows:
-        notes = "".join(f" {note}" for note in contents.notes[:1])
+        notes = "".join(f" {named(note)}" for note in contents.notes[:1])
         if contents.lost:
             faults = [f"{path} ({why})" for path, why in contents.lost.items()]
-            notes = f" Nothing in it can be read: {first_ten(faults)}."
+            notes = f" Nothing in it can be read: {first_names(faults)}."
         raise Problem(
             f"{flag} '{root}' contains no images ({', '.join(IMAGE_EXTENSIONS)}, or DICOM).{notes}"
             " Use another folder."
@@ -158,7 +163,7 @@ def _check_classes(
     """
     if unlabelled and table is None:
         raise Problem(
-            f"Images in {root} have no label: {first_ten(unlabelled)}. Put the images of each"
+            f"Images in {root} have no label: {first_names(unlabelled)}. Put the images of each"
             f" class into a folder of its own, or list path,label in {TABLE}."
         )
     if len(found) < 2:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kd.data.files.find import count_extensions, walk
 from kd.data.index import Index, Sample
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
 from kd.system.messages import first_line
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
@@ -75,7 +75,7 @@ def _samples(root: Path, paths: list[str], label: str) -> list[Sample]:
         raise Problem(
             f"Images in {root} are not at"
             " train|valid/XR_BODYPART/patientN/studyN_positive|negative/imageN.png:"
-            f" {first_ten(strange)}. Move them out of the folder."
+            f" {first_names(strange)}. Move them out of the folder."
         )
     return samples
 
@@ -168,11 +168,11 @@ def _check_lists(root: Path, paths: list[str], strange: list[str], missing: list
     if strange:
         raise Problem(
             f"CSV files of {root} have rows that are not MURA-v1.1/train|valid/XR_.../imageN.png:"
-            f" {first_ten(strange)}. Fix these rows."
+            f" {first_names(strange)}. Fix these rows."
         )
     if missing:
         raise Problem(
-            f"Images listed in the CSV files of {root} are missing: {first_ten(missing)}. Unpack"
+            f"Images listed in the CSV files of {root} are missing: {first_names(missing)}. Unpack"
             " MURA-v1.1.zip again, or remove both lists to read the folders as they are."
         )
     if len(set(paths)) != len(paths):

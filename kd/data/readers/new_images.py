@@ -17,7 +17,8 @@ from kd.data.readers.tree import (
     runs_among,
 )
 from kd.data.tables.spelling import plain
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names, first_ten
+from kd.system.names import Note
 
 
 def read_new_images(root: Path, classes: tuple[str, ...]) -> Contents:
@@ -56,8 +57,8 @@ def _without_runs(root: Path, found: Found) -> tuple[Found, list[str]]:
         return found, []
     paths = [path for path in found.paths if not path.startswith(inside)]
     figures = counted(len(found.paths) - len(paths), "image is", "images are")
-    note = f"{figures} left out, in folders that are runs of this program: {first_ten(runs)}."
-    return found._replace(paths=paths), [note]
+    note = f"{figures} left out, in folders that are runs of this program: {first_names(runs)}."
+    return found._replace(paths=paths), [Note(note)]
 
 
 def _folder_at(path: str, depth: int) -> str:
@@ -122,8 +123,8 @@ def _unlabelled(root: Path, paths: list[str], classes: tuple[str, ...]) -> list[
     """Return a note that no folder is a class, and one if folders below them may be classes."""
     tops = sorted({_folder_at(path, 1) for path in paths} - {""}, key=natural_key)
     images = f"All {len(paths)} images are" if len(paths) > 1 else "The image is"
-    folders = f" ({first_ten(tops)})" if tops else ""
-    notes = [f"{images} unlabelled: no folder in {root} is a class of the network{folders}."]
+    folders = f" ({first_names(tops)})" if tops else ""
+    notes = [Note(f"{images} unlabelled: no folder in {root} is a class of the network{folders}.")]
     below = {name for path in paths for name in path.split("/")[1:-1]}
     lower = [name for name in classes if name in below]
     if lower:
@@ -141,8 +142,9 @@ def _masks(paths: list[str]) -> list[str]:
     if not masks:
         return []
     images = counted(masks.total(), "image is", "images are")
-    named = first_ten(sorted(masks, key=natural_key))
     return [
-        f"{images} predicted like all others, although the names call masks or annotations of other"
-        f" images: {named}."
+        Note(
+            f"{images} predicted like all others, although the names call masks or annotations of"
+            f" other images: {first_names(sorted(masks, key=natural_key))}."
+        )
     ]

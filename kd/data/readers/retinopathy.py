@@ -12,7 +12,7 @@ from kd.data.files.find import IMAGE_EXTENSIONS, count_extensions, walk
 from kd.data.index import Index, Sample
 from kd.data.tables.grades import Row, by_stem, corrected, fields_of, number, rows_of, stem_of
 from kd.data.tables.table import read_xls
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
 
 RETINOPATHY = ("eyepacs", "aptos", "messidor", "messidor2")
 # Messidor's grades 0 to 3 are on a different scale from the grades of the others.
@@ -133,7 +133,7 @@ def _check_stems(root: Path, images: dict[str, list[str]]) -> None:
     if twice:
         raise Problem(
             f"Images in {root} have the same name except for folder and extension, so their rows"
-            f" are ambiguous: {first_ten(twice)}. Move all but one of each out of the folder."
+            f" are ambiguous: {first_names(twice)}. Move all but one of each out of the folder."
         )
 
 
@@ -192,7 +192,7 @@ def _messidor2(
             faults.append(f"{where} (adjudicated_gradable '{fields[3]}' is neither 0 nor 1)")
         rows.append(Row(where, stem_of(fields[0]), fields[1] if gradable == "1" else None))
     if faults:
-        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(faults)}. Fix them.")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_names(faults)}. Fix them.")
     return rows, []
 
 
@@ -210,7 +210,7 @@ def _samples(kind: str, root: Path, rows: dict[str, Row], images: dict[str, str]
             missing.append(f"{row.where} (no such image)")
     if missing:
         raise Problem(
-            f"Rows of tables in {root} cannot be used: {first_ten(missing)}. Restore the images,"
+            f"Rows of tables in {root} cannot be used: {first_names(missing)}. Restore the images,"
             " or set their grade to 'drop' in --errata FILE."
         )
     if not rows:

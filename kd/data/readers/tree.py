@@ -11,11 +11,13 @@ from kd.data.files.find import (
     NO_EXTENSION,
     Found,
     find_images,
+    is_common,
     natural_key,
     split_name,
 )
 from kd.data.tables.spelling import plain
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names, first_ten
+from kd.system.names import Note, named
 
 TABLE = "images.csv"
 _MASKS = "masks?|segmentations?|annotations?|ground[ _-]?truths?"
@@ -101,7 +103,7 @@ def _check_runs(root: Path, paths: list[str]) -> None:
     runs = runs_among(root, paths)
     if runs:
         raise Problem(
-            f"Folders in {root} are runs of this program, not data: {first_ten(runs)}. Move them"
+            f"Folders in {root} are runs of this program, not data: {first_names(runs)}. Move them"
             " out of the folder, or use another one."
         )
 
@@ -132,7 +134,7 @@ def check_masks(root: Path, paths: list[str]) -> None:
         images = counted(masks.total(), "image", "images")
         raise Problem(
             f"{images} in {root} would be used that the names call masks or annotations of other"
-            f" images: {first_ten(sorted(masks, key=natural_key))}. Move them out of the folder,"
+            f" images: {first_names(sorted(masks, key=natural_key))}. Move them out of the folder,"
             " rename them if they are images to classify, or list the images in a table."
         )
 
@@ -167,7 +169,7 @@ def _check_broken(root: Path, found: Found, depth: int) -> None:
     if broken:
         raise Problem(
             f"Links beside the class folders of {root} lead to nothing that can be reached:"
-            f" {first_ten(broken)}. Restore what they lead to, for example mount its disk, or"
+            f" {first_names(broken)}. Restore what they lead to, for example mount its disk, or"
             " remove them."
         )
 
@@ -183,7 +185,7 @@ def check_shared(root: Path, found: Found, depth: int) -> None:
             shared.append(f"{path} = {other}")
     if shared:
         raise Problem(
-            f"Folders in {root} are the same by links: {first_ten(shared)}. An image has only one"
+            f"Folders in {root} are the same by links: {first_names(shared)}. An image has only one"
             " class and split, so remove one of the two, or list the images in a table."
         )
 
@@ -221,7 +223,7 @@ def _has_splits(root: Path, paths: list[str]) -> bool:
     if rest:
         be = "is a split" if len(splits) == 1 else "are splits"
         raise Problem(
-            f"{folders_text(splits)} of {root} {be}, but this is not so for {first_ten(rest)}, and"
+            f"{folders_text(splits)} of {root} {be}, but this is not so for {first_names(rest)}, and"
             " all contain images. Move one kind out, rename a class that is named like a split, or"
             f" list the images in {TABLE}."
         )
@@ -287,10 +289,12 @@ def _equal_folders(paths: list[str]) -> list[str]:
         return []
     names = sorted(shared, key=natural_key)
     return [
-        f"Folders {first_ten(sorted(below, key=natural_key))} all contain the folders"
-        f" {first_ten(names)}, and the class is taken from the upper folder: if the lower ones are"
-        " the classes, list all images in a table (--table FILE) with the columns path, label and"
-        " site, or use one upper folder as --data-dir."
+        Note(
+            f"Folders {first_names(sorted(below, key=natural_key))} all contain the folders"
+            f" {first_names(names)}, and the class is taken from the upper folder: if the lower"
+            " ones are the classes, list all images in a table (--table FILE) with the columns"
+            " path, label and site, or use one upper folder as --data-dir."
+        )
     ]
 
 
@@ -316,7 +320,7 @@ def folders_without_images(found: Found, has_splits: bool) -> list[str]:
     if not without:
         return []
     have = counted(len(without), "folder has", "folders have")
-    return [f"{have} no images: {first_ten(without)}."]
+    return [Note(f"{have} no images: {first_names(without)}.")]
 
 
 def _upper_folders(path: str) -> list[str]:
@@ -330,13 +334,16 @@ def other_notes(found: Found) -> list[str]:
     if found.broken:
         links = counted(len(found.broken), "link leads", "links lead")
         notes.append(
-            f"{links} to nothing that can be reached, so images may be missing:"
-            f" {first_ten(found.broken)}."
+            Note(
+                f"{links} to nothing that can be reached, so images may be missing:"
+                f" {first_names(found.broken)}."
+            )
         )
     if found.repeated:
         folders = counted(len(found.repeated), "folder is", "folders are")
         names = [f"{path} = {other}" for path, other in found.repeated.items()]
-        notes.append(f"{folders} the same as another by links, and used once: {first_ten(names)}.")
+        listed = first_names(names)
+        notes.append(Note(f"{folders} the same as another by links, and used once: {listed}."))
     return notes
 
 
@@ -351,15 +358,16 @@ def other_files(others: dict[str, int]) -> list[str]:
         elif extension in DICOM_EXTENSIONS:
             kinds.append(f"{count} {extension} (no DICOM image)")
         else:
-            kinds.append(f"{count} {extension}")
+            name = extension if is_common(extension) else named(extension)
+            kinds.append(f"{count} {name}")
     total = sum(others.values())
     files = counted(total, "file is not an image and was", "files are not images and were")
-    return [f"{files} skipped: {first_ten(kinds)}."]
+    return [Note(f"{files} skipped: {first_ten(kinds)}.")]
 
 
 def folders_text(names: list[str]) -> str:
     """Return `Folder a` or `Folders a, b` for a message."""
-    return f"{'Folder' if len(names) == 1 else 'Folders'} {first_ten(names)}"
+    return f"{'Folder' if len(names) == 1 else 'Folders'} {first_names(names)}"
 
 
 def row_of(path: str, label: str = "", split: str | None = None) -> dict:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.data.tables.table import Table
-from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.errors import Problem, counted, first_names, first_ten, printable
+from kd.system.names import named
 
 KEYS = ("path", "label", "patient", "study", "split", "site")
 _NEARLY = 0.8  # similarity from which the name of a column is taken for a misspelt key
@@ -103,8 +104,8 @@ def choose(
     _refuse_misspelt(file, extra, [key for key in KEYS if not places[key]], asked, ignored)
     if not places["path"]:
         raise Problem(
-            f"'{file}' has an invalid header '{shown(','.join(columns))}': the column path is"
-            " missing. Name the column that identifies the images with --columns path=NAME, or"
+            f"'{file}' has an invalid header '{named(shown(','.join(columns)))}': the column path"
+            " is missing. Name the column that identifies the images with --columns path=NAME, or"
             " remove the lines above the header if this is not it."
         )
     return Columns(places, labels, {} if ignored else extra)
@@ -167,11 +168,11 @@ def _by_own_name(file: Path, columns: list[str], key: str) -> tuple[int, ...]:
     """Return the place of the column that is called like a key, or nothing."""
     places = tuple(place for place, name in enumerate(columns) if name.lower() == key)
     if len(places) > 1:
-        names = first_ten([f"'{columns[place]}'" for place in places])
+        names = first_names([f"'{columns[place]}'" for place in places])
         raise Problem(
-            f"'{file}' has an invalid header '{shown(','.join(columns))}': '{key}' appears twice"
-            f" ({names}). Rename one of these columns, or choose one with --columns {key}=NAME if"
-            " their names differ."
+            f"'{file}' has an invalid header '{named(shown(','.join(columns)))}': '{key}' appears"
+            f" twice ({names}). Rename one of these columns, or choose one with --columns {key}=NAME"
+            " if their names differ."
         )
     return places
 
@@ -207,8 +208,8 @@ def _place(file: Path, columns: list[str], key: str, name: str) -> int:
         return places[0]
     by_lower_case = {other.lower(): other for other in reversed(columns)}
     near = get_close_matches(name.lower(), by_lower_case, 1)
-    nearest = f" The nearest is '{by_lower_case[near[0]]}'." if near else ""
-    names = first_ten([f"'{shown(other)}'" for other in columns])
+    nearest = f" The nearest is '{named(by_lower_case[near[0]])}'." if near else ""
+    names = first_names([f"'{shown(other)}'" for other in columns])
     raise Problem(
         f"--columns {key}={shown(name)} is not valid: '{file}' has no column '{shown(name)}'. Its"
         f" columns are {names}.{nearest}"

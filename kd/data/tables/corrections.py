@@ -8,7 +8,7 @@ from pathlib import Path
 from kd.data.files.file_names import FileNames, composed
 from kd.data.index import Index
 from kd.data.tables.grades import DROP, corrections_in, number
-from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.errors import Problem, counted, first_names, first_ten, printable
 
 
 class _Images:
@@ -114,7 +114,7 @@ def _checked(index: Index, errata: str) -> dict[str, str]:
     if faults:
         raise Problem(
             f"--errata '{errata}' has {counted(len(faults), 'row', 'rows')} that cannot be used:"
-            f" {first_ten(faults)}. Fix them; images are named by their path, as in"
+            f" {first_names(faults)}. Fix them; images are named by their path, as in"
             " predictions.csv."
         )
     return labels

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from kd.data.files.find import IMAGE_EXTENSIONS
 from kd.data.tables.table import Table, read_csv
-from kd.system.errors import Problem, counted, first_ten, printable
+from kd.system.errors import Problem, counted, first_names, printable
+from kd.system.names import named
 
 DROP = "drop"
 # The headers that a CSV of corrections may have: what names an image, and its label.
@@ -88,7 +89,7 @@ def fields_of(
     places = _places(columns, headers, further)
     if not places:
         raise Problem(
-            f"'{table}' has an invalid header '{','.join(columns)[:200]}': it must be"
+            f"'{table}' has an invalid header '{named(','.join(columns)[:200])}': it must be"
             f" {' or '.join(map(','.join, headers))}. Fix row 1, or restore the original file."
         )
     if not records:
@@ -104,7 +105,7 @@ def fields_of(
             continue
         found.append((where, [stripped[place] for place in places]))
     if uneven:
-        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(uneven)}. Fix them.")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_names(uneven)}. Fix them.")
     return found
 
 
@@ -138,7 +139,7 @@ def by_stem(root: Path, rows: list[Row], scale: tuple[str, ...]) -> dict[str, Ro
             faults.append(f"{row.where} (grade '{row.grade}' is not one of {', '.join(scale)})")
         found.setdefault(row.stem, row)
     if faults:
-        raise Problem(f"Rows of tables in {root} cannot be used: {first_ten(faults)}. Fix them.")
+        raise Problem(f"Rows of tables in {root} cannot be used: {first_names(faults)}. Fix them.")
     graded = {}
     for stem, row in found.items():
         if row.grade is not None:
@@ -182,7 +183,7 @@ def corrected(
             unknown.append(f"{row.where} (the tables have no grade for such an image)")
     if unknown:
         raise Problem(
-            f"--errata '{errata}' has rows that cannot be used: {first_ten(unknown)}. Fix them."
+            f"--errata '{errata}' has rows that cannot be used: {first_names(unknown)}. Fix them."
         )
     new = by_stem(file.parent, corrections, (*scale, DROP))
     kept = {}

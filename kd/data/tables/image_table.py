@@ -24,7 +24,8 @@ from kd.data.tables.labels import missing_words, read_labels
 from kd.data.tables.paths import locate
 from kd.data.tables.spelling import is_missing, plain
 from kd.data.tables.table import Table, read
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names, first_ten
+from kd.system.names import Note, named
 
 
 class Listed(NamedTuple):
@@ -95,8 +96,8 @@ def _refuse_title(table: Path, content: Table) -> None:
         filled = sum(bool(field.strip()) for field in fields)
         if filled > 1:
             raise Problem(
-                f"'{table}' has no header in its first row: there is only '{shown(names[0])}', but"
-                f" row {line} has {filled} texts. Remove the lines above the names of the"
+                f"'{table}' has no header in its first row: there is only"
+                f" '{named(shown(names[0]))}', but row {line} has {filled} texts. Remove the lines above the names of the"
                 " columns, or add these names."
             )
 
@@ -104,7 +105,7 @@ def _refuse_title(table: Path, content: Table) -> None:
 def _require_labels(table: Path, names: list[str], columns: Columns) -> None:
     """Raise Problem if there is no column of labels."""
     if not columns.labels:
-        listed = first_ten([f"'{shown(name)}'" for name in names])
+        listed = first_names([f"'{shown(name)}'" for name in names])
         raise Problem(
             f"'{table}' has no column 'label': its columns are {listed}. Name the column of the"
             " labels with --columns label=NAME."
@@ -137,7 +138,7 @@ def _with_paths(
 def _refuse(table: Path, faults: list[str]) -> None:
     if faults:
         faults.sort(key=lambda fault: int(fault.split()[1]))  # by row
-        raise Problem(f"Rows of {table} cannot be used: {first_ten(faults)}. Fix them.")
+        raise Problem(f"Rows of {table} cannot be used: {first_names(faults)}. Fix them.")
 
 
 def _set_split(row: Row) -> str:
@@ -201,8 +202,9 @@ def _refuse_cut_numbers(table: Path, rows: list[Row]) -> None:
         texts = [f"{row.where} (patient {shown(row.patient)})" for row in cut]
         raise Problem(
             f"{counted(len(cut), 'row has', 'rows have')} a patient without the last digits in"
-            f" '{table}', as spreadsheets write long numbers: {first_ten(texts)}. Export the table"
-            " again with this column formatted as text, so that different patients stay different."
+            f" '{table}', as spreadsheets write long numbers: {first_names(texts)}. Export the"
+            " table again with this column formatted as text, so that different patients stay"
+            " different."
         )
 
 
@@ -216,8 +218,10 @@ def _odd_patients(table: Path, patients: set[str]) -> list[str]:
         return []
     names = counted(len(alike), "patient", "patients")
     return [
-        f"{names} of {table.name} may be written in several ways, and count as different"
-        f" patients: {first_ten(alike)}. Write them in one way if they are the same."
+        Note(
+            f"{names} of {table.name} may be written in several ways, and count as different"
+            f" patients: {first_names(alike)}. Write them in one way if they are the same."
+        )
     ]
 
 
@@ -266,7 +270,7 @@ def _refuse_contrary(table: Path, contrary: list[list[Row]]) -> None:
     if images:
         raise Problem(
             f"{counted(len(images), 'image has', 'images have')} several labels in '{table}', but"
-            f" an image has one class: {first_ten(images)}. Exclude these images by --errata FILE"
+            f" an image has one class: {first_names(images)}. Exclude these images by --errata FILE"
             " with the label drop, or give them one label there."
         )
 

@@ -11,7 +11,7 @@ from kd.config.settings import Reading
 from kd.data.tables.columns import Row, distinct, shown
 from kd.data.tables.grades import DROP, number
 from kd.data.tables.spelling import is_missing, plain
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names, first_ten
 
 # What programs write into a cell without a value, in lower case.
 _UNCERTAIN = "-1"
@@ -179,7 +179,7 @@ def _set_from_columns(file: Path, rows: list[Row], names: tuple[str, ...]) -> No
     if faults:
         raise Problem(
             f"Rows of '{file}' cannot be used, because columns of classes have values other than 0"
-            f" and 1: {first_ten(faults)}. Name other columns with --columns, or fix them."
+            f" and 1: {first_names(faults)}. Name other columns with --columns, or fix them."
         )
 
 
@@ -252,8 +252,8 @@ def _refuse_several(file: Path, rows: list[Row]) -> None:
         texts = [f"{row.where} ({' and '.join(map(shown, row.labels))})" for row in several]
         raise Problem(
             f"{counted(len(several), 'row has', 'rows have')} several labels in '{file}', but an"
-            f" image has one class: {first_ten(texts)}. Exclude these images by --errata FILE with"
-            " the label drop, or give them one label there. Or choose a column of 0 and 1 with"
+            f" image has one class: {first_names(texts)}. Exclude these images by --errata FILE"
+            " with the label drop, or give them one label there. Or choose a column of 0 and 1 with"
             " --columns label=NAME."
         )
 
@@ -298,4 +298,4 @@ def _refuse_synonyms(file: Path, rows: list[Row]) -> None:
 
 
 def _listed(rows: list[Row]) -> str:
-    return first_ten([row.where for row in distinct(rows)])
+    return first_names([row.where for row in distinct(rows)])

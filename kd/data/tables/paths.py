@@ -12,7 +12,8 @@ from kd.data.files.file_names import FileNames, composed
 from kd.data.files.find import IMAGE_EXTENSIONS, NO_EXTENSION, extension_of, find_images
 from kd.data.tables.columns import has_lost_digits, shown
 from kd.data.tables.grades import number
-from kd.system.errors import counted, first_ten
+from kd.system.errors import counted, first_names
+from kd.system.names import Note
 
 _FOUND = "found"
 _ABSENT = "absent"
@@ -211,10 +212,13 @@ class _Search:
         name = self.table.name
         notes = []
         if self._left_out:
-            folders = first_ten([f"'{shown(folder)}'" for folder in self._left_out])
+            folders = first_names([f"'{shown(folder)}'" for folder in self._left_out])
+            paths = counted(self._left_out.total(), "path", "paths")
             notes.append(
-                f"{counted(self._left_out.total(), 'path', 'paths')} of {name} begin with folders"
-                f" that do not exist in {self.root}, and were read without them: {folders}."
+                Note(
+                    f"{paths} of {name} begin with folders that do not exist in {self.root}, and"
+                    f" were read without them: {folders}."
+                )
             )
         for paths in self.paths.values():
             self._how["outside"] += sum(path.startswith(("/", "../")) for path in paths)

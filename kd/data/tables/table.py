@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.system.errors import Problem, counted, first_ten
+from kd.system.errors import Problem, counted, first_names
 from kd.system.messages import first_line
+from kd.system.names import Note
 
 # The types of cells of xlrd: XL_CELL_NUMBER, XL_CELL_BOOLEAN, XL_CELL_ERROR.
 _XLS_NUMBER = 2
@@ -281,11 +282,12 @@ def _rounded_numbers(table: Path, cells: list[list]) -> tuple[str, ...]:
     if not long:
         return ()
     numbers = counted(len(long), "number", "numbers")
-    return (
+    note = Note(
         f"{numbers} of '{table.name}' with more than 15 digits may have lost the last of them, as"
-        f" Excel keeps only 15: {first_ten(long)}. If these are names of patients or images, save"
-        " the table again with the column formatted as text.",
+        f" Excel keeps only 15: {first_names(long)}. If these are names of patients or images, save"
+        " the table again with the column formatted as text."
     )
+    return (note,)
 
 
 def _filled_width(fields: list[str]) -> int:
