@@ -171,8 +171,8 @@ def _by_own_name(file: Path, columns: list[str], key: str) -> tuple[int, ...]:
         names = first_names([f"'{columns[place]}'" for place in places])
         raise Problem(
             f"'{file}' has an invalid header '{named(shown(','.join(columns)))}': '{key}' appears"
-            f" twice ({names}). Rename one of these columns, or choose one with --columns {key}=NAME"
-            " if their names differ."
+            f" twice ({names}). Rename one of these columns, or choose one with --columns"
+            f" {key}=NAME if their names differ."
         )
     return places
 

@@ -97,8 +97,8 @@ def _refuse_title(table: Path, content: Table) -> None:
         if filled > 1:
             raise Problem(
                 f"'{table}' has no header in its first row: there is only"
-                f" '{named(shown(names[0]))}', but row {line} has {filled} texts. Remove the lines above the names of the"
-                " columns, or add these names."
+                f" '{named(shown(names[0]))}', but row {line} has {filled} texts. Remove the lines"
+                " above the names of the columns, or add these names."
             )
 
 
