@@ -19,14 +19,14 @@ from PIL import Image
 from kd.config.settings import Data
 from kd.data.dataset import open_dataset, read_index
 from kd.data.index import are_among
-from kd.system.errors import Problem, first_names
+from kd.system.errors import Problem, first_names, first_ten
 from kd.system.names import NOT_STORED, Note, named, stored, with_names, without_names
 from kd.teachers import model_file
 from kd.teachers.hashed_patients import are_among_hashed, hashed, salt_of
 
 # Each name of a patient, a file, a folder, a study or an element of a header contains one of these.
 SECRETS = ("DOE^JANE", "DOE_JANE", "MRN4711", "ACC4711", "MÜLLER")
-WITH_NAMES = ("predictions.csv", "check-*.json")  # documented as such
+WITH_NAMES = ("predictions.csv", "unreadable.csv", "check-*.json")  # documented as such
 
 
 def parts_of(file):
@@ -135,6 +135,21 @@ def test_no_file_of_a_study_holds_a_name_except_predictions_and_the_check_of_the
     assert any(secrets_in(path) for path in Path("runs").glob("check-*.json"))
 
 
+def test_the_prediction_of_a_tree_of_patients_keeps_their_names_in_two_files(script, labelled, tmp_path):
+    must(script("train_teacher", ["--model", "kdtiny", *TINY, *folder_of(labelled)]))
+    [run] = Path("runs").glob("*/teacher/kdtiny/seed0")
+    archive = hospital(tmp_path, "archive", 800)
+    (archive / "images.csv").unlink()
+    [first, *_] = sorted(archive.glob("DOE*/*/*.png"))
+    (first.parent / "MRN4711_mask.png").write_bytes(first.read_bytes())
+    (first.parent / ("MRN4711" + "x" * 240 + ".png")).write_bytes(b"no image")
+    code, said = script("evaluate", [run, *folder_of(archive), "--device", "cpu"])
+    assert code == 2 and "DOE^JANE^1950-800" in said and "\ufdd0" not in said and "\ufdd1" not in said
+    [found] = run.glob("evaluation-*")
+    assert holding_names("runs", "cache") == {}
+    assert NOT_STORED in (found / "evaluation.json").read_text() and secrets_in(found / "unreadable.csv")
+
+
 def test_the_search_finds_names_in_every_kind_of_file(tmp_path):
     torch.save({"patients": ["DOE^JANE^1950-01-07"]}, tmp_path / "model.pt")
     with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as file:
@@ -234,6 +249,11 @@ def test_names_are_marked_in_messages_and_notes():
 
 
 PEOPLE = ("10", "11", "A::10", "B::10", "A::11", "A::12", "12", "A::", "::7", "7", "X::A::10", "MÜLLER", "A::MÜLLER", "a\udcffb")
+
+
+def test_a_long_item_of_a_list_keeps_its_marks():
+    for text in (f"{named('DOE' * 200)} (cut)", "x" * 300 + named("DOE"), f"{named('DOE')} " + "x" * 300):
+        assert "DOE" not in without_names(first_ten([text, "plain"])) and "DOE" not in without_names(first_names([text, "plain"]))
 
 
 def test_hashed_patients_are_compared_as_their_names_are():
