@@ -315,9 +315,10 @@ def test_a_single_image_whose_values_do_not_fit_the_range_is_listed(tmp_path, ev
 def test_several_runs_each_write_their_predictions(tmp_path, script, run):
     shutil.copytree(run, "runs/two")
     root = tree(tmp_path / "clinic", "1.png", "2.png")
-    (root / "3.png").write_bytes(b"")
+    (root / "of two\nlines.png").write_bytes(b"")
     code, out = script("evaluate", ["runs/one", "runs/two", "--dataset", "folder", "--data-dir", root, "--device", "cpu"])
     assert code == 2 and out.count("incomplete: 1 of 3 images in") == 2 and "skipped:" not in out
+    assert "unreadable: 1 of 3: of two lines.png (empty)\n" in out
     for name in ("one", "two"):
         [where] = Path("runs", name).glob("evaluation-*")
         assert len(read_csv(where / "predictions.csv")) == 2 and len(read_csv(where / "unreadable.csv")) == 1

@@ -157,7 +157,7 @@ def test_unusable_runs_are_listed_and_the_others_are_printed(make, script):
     nan.write_text(nan.read_text().replace('"ece": ', '"ece": NaN, "x": ', 1))
     empty = make("reverse", "resnet18", "resnet50", 1)
     (empty / "predictions.csv").unlink()
-    for seed, old, new in ((2, "0.0\n", "nan\n"), (3, "label", "lable")):
+    for seed, old, new in ((2, ",0.0,", ",nan,"), (3, "label", "lable")):
         file = make("reverse", "resnet18", "resnet50", seed) / "predictions.csv"
         file.write_text(file.read_text().replace(old, new))
     lines = (make("reverse", "resnet18", "resnet50", 4) / "predictions.csv").read_text().splitlines(True)

@@ -18,7 +18,7 @@ from kd.studies.images import check_finite, own_test_images
 from kd.studies.predicting import Incomplete, NewImages, open_new_images, unreadable_csv
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
+from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten, printable
 from kd.system.files import make_folder, write_json, write_text
 from kd.system.names import stored
 from kd.teachers import leakage, model_file
@@ -107,7 +107,7 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
     predicted = dict(zip(index.classes, counts))
     log("predicted: " + ", ".join(f"{name} {count}" for name, count in predicted.items()))
     if images.unreadable:
-        faults = [f"{path} ({why})" for path, why in images.unreadable.items()]
+        faults = [printable(f"{path} ({why})") for path, why in images.unreadable.items()]
         log(f"unreadable: {len(faults)} of {images.all_of}: {first_ten(faults)}")
     labelled = np.flatnonzero(index.labels[rows] >= 0)
     result = _judge(index, rows[labelled], logits[labelled], report)
