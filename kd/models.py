@@ -17,6 +17,13 @@ from kd.system.cpu_layers import adapt_to_cpu
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem, is_out_of_memory
 from kd.system.hub import create_pretrained, require_pretrained
+from kd.system.hub_networks import (
+    architecture_in,
+    create_external,
+    is_external,
+    require_external_weights,
+    weights_of,
+)
 from kd.system.messages import first_line
 from kd.system.timm_layouts import NoRandomWeights, head_keys
 
@@ -202,16 +209,22 @@ def _keeper(name: str, outputs: dict, versions: dict):
 
 
 def architecture_of(name: str) -> str:
-    """Return timm's name for a name of the thesis or of timm.
+    """Return timm's name for a name of the thesis, of timm, or of an external network.
 
     Raises Problem, with the nearest names, if the network or its weights are unknown.
     """
+    if is_external(name):
+        return architecture_in(name)
     architecture = ARCHITECTURES.get(name, name)
     body, _, weights = architecture.partition(".")
     if not timm.is_model(body):
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         near += difflib.get_close_matches(name, set(timm.list_models()) - set(near), n=2)
         cure = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
+        if "/" in name:
+            cure = (
+                "Networks of the Hugging Face hub are hf-hub:OWNER/NAME, folders local-dir:FOLDER."
+            )
         raise Problem(
             f"Network '{name}' is unknown: it is neither a network of the thesis"
             f" ({', '.join(ARCHITECTURES)}) nor of timm. {cure}"
@@ -256,11 +269,18 @@ def build(
     if drop_rate is not None:
         options["drop_rate"] = drop_rate
     torch.manual_seed(seed)
+    external = is_external(name)
+    if pretrained and weights is None and external:
+        weights = weights_of(name)
     if pretrained and weights is None:
         module = create_pretrained(name, architecture, options)
     else:
         with NoRandomWeights() if empty else contextlib.nullcontext():
-            module = timm.create_model(architecture, **options)
+            module = (
+                create_external(name, options)
+                if external
+                else timm.create_model(architecture, **options)
+            )
     notes = () if weights is None else load_body(module, Path(weights), architecture)
     config = module.pretrained_cfg
     mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
@@ -270,6 +290,9 @@ def build(
 
 def require_weights(name: str) -> None:
     """Raise Problem, within seconds, if the pretrained weights of a network are out of reach."""
+    if is_external(name):
+        require_external_weights(name)
+        return
     require_pretrained(name, architecture_of(name))
 
 
@@ -325,7 +348,7 @@ def state_on_cpu(module: nn.Module) -> dict[str, torch.Tensor]:
 def load_state(
     module: nn.Module, state: dict[str, torch.Tensor], path: Path, architecture: str
 ) -> None:
-    """Load a complete state. Raises Problem (4), which lists the differences, if it does not fit."""
+    """Load a complete state. Raises Problem (4), with the differences, if it does not fit."""
     differences = weight_files.differences(module, state)
     if differences:
         raise Problem(

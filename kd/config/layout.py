@@ -96,8 +96,11 @@ def run_path(out: str, data: str, mode: str, tag: str, pair: str, seed: int) -> 
     """Return OUT/DATA/MODE[-TAG]/PAIR/seedN.
 
     mode  `teacher` for a network trained on labels only
+    pair  TEACHER-STUDENT or a network; what a folder's name cannot contain becomes `_`, so that
+          `hf-hub:timm/resnet18.a1_in1k` is `hf-hub_timm_resnet18.a1_in1k`
     """
     tagged = f"{mode}-{tag}" if tag else mode
+    pair = re.sub(r"[^A-Za-z0-9._+-]+", "_", pair)
     return Path(out) / data / tagged / pair / f"seed{seed}"
 
 

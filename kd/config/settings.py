@@ -91,8 +91,8 @@ class Distillation:
     )
     teacher_checkpoint: list[str] = option(
         [],
-        "weights of each network in --teacher: a model.pt of this project or a timm state_dict"
-        " (.pt, .safetensors)",
+        "weights of each network in --teacher: a model.pt of this project, or a state_dict of timm,"
+        " torchvision or a training program (.pt, .pth, .ckpt, .safetensors)",
         metavar="FILE",
         nargs="*",
     )

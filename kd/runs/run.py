@@ -183,8 +183,6 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
     student = build_student(plan, data, folder)
-    for text in student.notes:
-        log(f"note: Student {plan.student}: {text}.")
     precision, logits = try_training(plan, folder, student, first)
     saved = folder.load(**data.fixed, precision=precision.words)
     builder = PhaseBuilder(plan, data, ensemble)
@@ -195,7 +193,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
         ratio = builder.gradient_ratio(logits, phases[0], first)
         remarks = [*plan.remarks, *cautions(plan, len(data.classes)), *builder.remarks]
         check_stop = session.signals.check_stop
-        entry = introduce(ensemble, data.valid, data.test, ratio, remarks, check_stop)
+        entry = introduce(ensemble, data.dataset, data.valid, data.test, ratio, remarks, check_stop)
     if ensemble is not None:
         ensemble.check_unchanged(entry)
     clock = Clock()
@@ -319,6 +317,8 @@ def restore(state: State, clock: Clock, saved: dict) -> None:
 
 def log_start(active: ActiveRun) -> None:
     """Print the network to train, the device, the precision and the phases."""
+    for text in active.state.network.notes:
+        log(f"note: Student {active.plan.student}: {text}.")
     size = models.parameters(active.state.network.module)
     log(
         f"training {active.plan.student} ({size:,} parameters) on {active.data.device.type},"

@@ -6,6 +6,7 @@ Every kind of damage raises the same error.
 import contextlib
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,7 +24,7 @@ CURES = {  # files of a run, which the program itself has written
     "model": "Restore it, or train again with --tag NAME.",
 }
 # Exceptions that zipfile raises for a file that is truncated or overwritten. RuntimeError includes
-# NotImplementedError: overwritten flags look like encryption or an unknown compression, and zlib then
+# NotImplementedError: overwritten flags look like encryption or an unknown compression, and zlib
 # fails on data that were never compressed.
 _BROKEN_ZIP = (
     zipfile.BadZipFile,
@@ -206,7 +207,9 @@ def _check_file(path: Path, what: str) -> None:
 
 def _unpickled(path: Path, what: str):
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how a file was pickled; the message says enough
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch.load raises five unrelated types of exceptions for bad files. Their messages are
         # hints for programmers, or only the number of a byte.

@@ -41,14 +41,19 @@ def create_pretrained(name: str, architecture: str, options: dict) -> nn.Module:
     Raises Problem if the weights are not available.
     """
     require_pretrained(name, architecture)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
+    quiet_hub()
     try:
-        with _offline(_in_hub_cache(timm.get_pretrained_cfg(architecture))):
+        with offline(_in_hub_cache(timm.get_pretrained_cfg(architecture))):
             return timm.create_model(architecture, pretrained=True, **options)
     except (OSError, RuntimeError) as error:
         raise Problem(
             f"Weights of '{name}' cannot be downloaded ({first_line(error)}). {CURE}"
         ) from None
+
+
+def quiet_hub() -> None:
+    """Keep the hub's client from logging each of its retries."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _unavailable(config) -> str:
@@ -65,7 +70,7 @@ def _unavailable(config) -> str:
         file = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
         if file.is_file():
             return ""
-    return "" if _answers_in_time(address) else address
+    return "" if answers_in_time(address) else address
 
 
 def _in_hub_cache(config) -> bool:
@@ -78,7 +83,7 @@ def _in_hub_cache(config) -> bool:
 
 
 @contextlib.contextmanager
-def _offline(cached: bool):
+def offline(cached: bool):
     """Keep the hub's client from using the network for a file that is in its cache."""
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = cached or before
@@ -88,7 +93,7 @@ def _offline(cached: bool):
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _answers_in_time(address: str) -> bool:
+def answers_in_time(address: str) -> bool:
     """Return whether an address answers within CONNECT_SECONDS.
 
     The hub's own client retries for 50 seconds before it gives up. The request is sent in a thread,

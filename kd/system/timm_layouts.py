@@ -1,9 +1,10 @@
 """Weights as other programs lay them out: what timm converts, and what neither can read."""
 
-import sys
+import contextlib
 
 import timm
 import torch
+from timm.models import _builder
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -47,6 +48,13 @@ class NoRandomWeights(TorchFunctionMode):
         if function in self.FILLING:
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_drawing():
+    """Keep a network that is created in this context from drawing any random numbers."""
+    with torch.random.fork_rng(devices=[]), NoRandomWeights():
+        yield
 
 
 def library_of(names) -> str:
@@ -154,21 +162,20 @@ def timm_filter(architecture: str):
     timm hands it to `load_pretrained` when it builds a network, and nowhere else. So it is
     intercepted there, and nothing is downloaded.
     """
-    builder = sys.modules["timm.models._builder"]
-    original, filters = builder.load_pretrained, []
+    original, filters = _builder.load_pretrained, []
 
     def intercept(*_, filter_fn=None, **__):
         filters.append(filter_fn)
         raise _Found
 
-    builder.load_pretrained = intercept
+    _builder.load_pretrained = intercept
     try:
-        with torch.random.fork_rng(devices=[]), NoRandomWeights():
+        with without_drawing():
             timm.create_model(architecture, pretrained=True, num_classes=2)
     except _Found:
         pass
     finally:
-        builder.load_pretrained = original
+        _builder.load_pretrained = original
     return filters[0] if filters else None
 
 

@@ -5,15 +5,18 @@ from collections.abc import Callable
 import numpy as np
 
 from kd import models
+from kd.data.dataset import Dataset
 from kd.data.views import Views
 from kd.reports import metrics
 from kd.system.console import log
 from kd.system.errors import DIVERGED, Problem
+from kd.teachers import chance
 from kd.teachers.ensemble import Ensemble, Teacher
 
 
 def introduce(
     ensemble: Ensemble,
+    dataset: Dataset,
     valid: Views,
     test: Views,
     ratio: tuple[float | None, str | None],
@@ -24,7 +27,8 @@ def introduce(
 
     ratio    (gradient of the knowledge term relative to that of the label term on the first batch,
              the reason if it is undefined)
-    remarks  notes for the user, which are printed and reported
+    remarks  notes for the user, which are printed and reported, as are warnings about teachers that
+             are not better than chance
 
     Raises Problem (3) for a teacher whose logits are not finite.
     """
@@ -39,8 +43,11 @@ def introduce(
         "gradient_reason": ratio[1],
         "remarks": remarks,
     }
+    warnings = []
     if ensemble.members:
-        entry |= _judged(ensemble, valid, test, check_stop)
+        valid_logits = ensemble.answers(valid, check_stop)
+        entry |= _judged(ensemble, valid_logits, valid, test, check_stop)
+        warnings = _warnings(ensemble, valid_logits, dataset)
     if ratio[0] is not None:
         log(
             "gradient of the knowledge term relative to that of the label term on the first batch:"
@@ -51,7 +58,22 @@ def introduce(
             log(f"note: Teacher {member.name}: {text}.")
     for remark in remarks:
         log(f"note: {remark}")
-    return entry
+    for text in warnings:
+        log(f"warning: {text}")
+    return entry | {"remarks": [*remarks, *warnings]}
+
+
+def _warnings(ensemble: Ensemble, valid_logits: np.ndarray, dataset: Dataset) -> list[str]:
+    """Return warnings about teachers that know no more than chance, or another order of classes.
+
+    A teacher that was never trained, or whose training was stopped early, is meant to be poor.
+    """
+    found = []
+    for member, wanted, logits in zip(ensemble.members, ensemble.plan.teachers, valid_logits):
+        defective = wanted.plan is not None and wanted.plan.stop_at is not None
+        if wanted.seed is None and not defective:
+            found.append(chance.warning(member, logits, dataset))
+    return [text for text in found if text]
 
 
 def disagreement(predicted: np.ndarray) -> float:
@@ -68,9 +90,14 @@ def disagreement(predicted: np.ndarray) -> float:
     return float(np.mean(shares))
 
 
-def _judged(ensemble: Ensemble, valid: Views, test: Views, check_stop: Callable[[], None]) -> dict:
+def _judged(
+    ensemble: Ensemble,
+    valid_logits: np.ndarray,
+    valid: Views,
+    test: Views,
+    check_stop: Callable[[], None],
+) -> dict:
     """Return the entries of the report on the accuracy of each member and of all together."""
-    valid_logits = ensemble.answers(valid, check_stop)
     test_logits = ensemble.answers(test, check_stop)
     valid_labels, test_labels = valid.labels.numpy(), test.labels.numpy()
     members = []

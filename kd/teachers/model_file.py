@@ -17,6 +17,7 @@ from kd.data.readers.retinopathy import SPACES
 from kd.models import Classifier
 from kd.system import checkpoint, weights
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted
+from kd.system.hub_networks import is_external
 from kd.system.timm_layouts import head_keys
 from kd.teachers.hashed_patients import ROW_BYTES, hashed, salt_of
 
@@ -247,10 +248,13 @@ def _unpack(content: dict, path: Path) -> Trained:
     fault = checkpoint.fault(own, SCHEMA, "its content") or _odd(content)
     if fault:
         raise Problem(f"Model '{path}': {fault}. Is it a model.pt of this project?", BAD_CHECKPOINT)
-    network = models.build(content["name"], tuple(content["classes"]), empty=True)
+    # A network from the hub or a folder is timm's of that architecture, wherever it came from.
+    external = is_external(content["name"])
+    name = content["architecture"] if external else content["name"]
+    network = models.build(name, tuple(content["classes"]), empty=True)
     if network.architecture != content["architecture"]:
         network = models.build(content["architecture"], tuple(content["classes"]), empty=True)
-        network.name = content["name"]
+    network.name = content["name"]
     models.load_state(network.module, content["state_dict"], path, network.architecture)
     network.mean = torch.tensor(content["input"]["mean"]).view(1, 3, 1, 1)
     network.std = torch.tensor(content["input"]["std"]).view(1, 3, 1, 1)
