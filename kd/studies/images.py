@@ -153,8 +153,8 @@ def _refuse_lost(run: Path, index: Index, paths: np.ndarray, places: np.ndarray,
     images = counted(len(faults), "test image", "test images")
     raise Problem(
         f"{images} of run '{run}' (of {all_of}) cannot be found, or their content has changed since"
-        f" training: {first_names(faults)}. Restore these files, or set --data-dir to the folder that"
-        " contains them."
+        f" training: {first_names(faults)}. Restore these files, or set --data-dir to the folder"
+        " that contains them."
     )
 
 

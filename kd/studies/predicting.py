@@ -80,8 +80,8 @@ def open_new_images(how: Judging, report: dict, model: Trained) -> NewImages:
         faults = [f"{path} ({why})" for path, why in unreadable.items()]
         images = counted(len(faults), "image", "images")
         raise Problem(
-            f"None of {images} in '{index.root}' can be read: {first_names(faults)}. Check --data-dir"
-            " and the files."
+            f"None of {images} in '{index.root}' can be read: {first_names(faults)}. Check"
+            " --data-dir and the files."
         )
     where = f"--data-dir '{index.root}'"
     remarks = [
