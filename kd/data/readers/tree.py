@@ -224,8 +224,8 @@ def _has_splits(root: Path, paths: list[str]) -> bool:
         be = "is a split" if len(splits) == 1 else "are splits"
         raise Problem(
             f"{folders_text(splits)} of {root} {be}, but this is not so for {first_names(rest)},"
-            " and all contain images. Move one kind out, rename a class that is named like a split, or"
-            f" list the images in {TABLE}."
+            " and all contain images. Move one kind out, rename a class that is named like a"
+            f" split, or list the images in {TABLE}."
         )
     _check_splits(root, splits)
     return True
