@@ -272,7 +272,7 @@ def excel(name):
      ["row 8 '10_left' (already listed in trainLabels.csv row 2 '10_left'), trainLabels.csv row 9 '13_left.jpeg' (already"]),
     ("aptos", rows("train.csv", "x,5", "y,", "z,-1", "u,1.5", "v,\u0662"),
      ["row 5 'x' (grade '5' is not one of 0, 1, 2, 3, 4)", "row 6 'y' (grade ''", "row 7 'z' (grade '-1'", "row 8", "row 9"]),
-    ("aptos", rows("train.csv", *(f"gone{k},1" for k in range(25))), ["row 5 'gone0'", "row 14 'gone9'", "(25 in all)"]),
+    ("aptos", rows("train.csv", *(f"gone{k},1" for k in range(25))), ["row 5 'gone0'", "row 12 'gone7'", "(25 in all)"]),
     ("messidor2", rows("messidor_data.csv", "IM000003.jpg,,,1"), ["row 5 'IM000003.jpg' (grade '' is not one of"]),
     ("messidor2", rows("messidor_data.csv", "IM000003.jpg,1,0,yes"), ["row 5 'IM000003.jpg' (adjudicated_gradable 'yes'"]),
     ("messidor2", table("messidor_data.csv", f"{MESSIDOR2}IM000001.JPG,,,0\n"), ["no image has a grade"]),
@@ -324,7 +324,7 @@ def test_grades_must_be_numbers_from_0_on(tree, picture_tree):
             Index("x", classes, (), graded=True)
     graded = Data(dataset="folder", data_dir=str(picture_tree("ok", {"0": 1, "1": 1})), graded=True)
     assert read_index(graded).graded and not read_index(dataclasses.replace(graded, graded=False)).graded
-    with pytest.raises(Problem, match="Classes .'a', 'b'. in .*Rename the classes, or remove --graded"):
+    with pytest.raises(Problem, match="Classes a, b in .*Rename the classes, or remove --graded"):
         read_index(dataclasses.replace(graded, data_dir=str(picture_tree("bad", {"a": 1, "b": 1}))))
 
 
