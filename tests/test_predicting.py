@@ -201,7 +201,7 @@ def test_broken_files_are_listed_and_all_others_predicted(tmp_path, evaluated, r
     assert result["data"]["unreadable"] == 10 and result["data"]["unreadable_file"] == "unreadable.csv"
     assert result["data"]["images"] == 6 and sum(result["predicted"].values()) == 6
     *_, unreadable, written, error = out.splitlines()
-    assert unreadable.startswith("unreadable: 10 of 16: ") and "p2/text.png (not an image of a known format)" in unreadable
+    assert unreadable.startswith("unreadable: 10 of 16: ") and "p1/empty.png (empty)" in unreadable and unreadable.endswith("(10 in all)")
     assert written.startswith("written: predictions.csv, unreadable.csv and evaluation.json in 'runs/one/evaluation-clinic-")
     assert code == 2 and error.startswith(f"error: 10 of 16 images in '{root}' cannot be read and have no prediction; all others have")
     assert str(tmp_path) not in "".join(broken.values())
