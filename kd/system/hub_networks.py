@@ -11,6 +11,7 @@ from torch import nn
 
 from kd.system.errors import Problem
 from kd.system.hub import HUB_FILES, answers_in_time, offline, quiet_hub
+from kd.system.messages import first_line
 from kd.system.timm_layouts import without_drawing
 
 SOURCES = ("hf-hub", "hf_hub", "local-dir")
@@ -167,8 +168,7 @@ def _file_in(name: str, folder: Path) -> Path:
 
 
 def _unusable(name: str, error: Exception) -> Problem:
-    why = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
     return Problem(
-        f"Network '{name}' cannot be used ({type(error).__name__}: {why}). Check the name; a folder"
-        f" needs a {CONFIG} as timm writes it."
+        f"Network '{name}' cannot be used ({type(error).__name__}: {first_line(error)}). Check the"
+        f" name; a folder needs a {CONFIG} as timm writes it."
     )
