@@ -1,0 +1,271 @@
+"""Compare ways to train on labels after a student has matched its teacher on unlabelled images.
+
+Run by hand:
+
+    python tests/benchmarks/phase_two.py [--seeds 20 21 22 23 24] [--fraction 0.05] [--out FOLDER]
+
+The teacher is trained on all labels of the synthetic set, the student knows a fraction of them. All
+variants of the second phase start from the same weights, those at the end of the first phase, so
+that only the second phase differs. Two series of runs: the labels are fixed while the seed of the
+training varies, and the seed of the training is fixed while the labels vary. After an interruption,
+the same command continues; results that are in FOLDER are not computed again.
+
+The table shows accuracies of the validation split, by which a variant should be chosen, and of the
+test split, each as the mean over the runs minus that at the end of the first phase. "Better end"
+keeps the weights at the end of the first phase if no epoch of the second one has a higher
+validation accuracy.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
+import train_teacher  # noqa: E402
+from kd import losses  # noqa: E402
+from kd.config import parsing  # noqa: E402
+from kd.config.resolve import resolve  # noqa: E402
+from kd.config.settings import DistillSettings  # noqa: E402
+from kd.data.views import Batch  # noqa: E402
+from kd.loop import Hooks, Phase, fit, predict  # noqa: E402
+from kd.models import Outputs  # noqa: E402
+from kd.reports import metrics  # noqa: E402
+from kd.runs.data import RunData  # noqa: E402
+from kd.runs.phases import PhaseBuilder  # noqa: E402
+from kd.runs.run import build_student, find_teachers, join  # noqa: E402
+from kd.runs.folder import RunFolder  # noqa: E402
+from kd.runs.session import Session  # noqa: E402
+from kd.system.signals import StopSignals  # noqa: E402
+from kd.teachers.outputs import TeacherOutputs, no_teacher  # noqa: E402
+from kd.training.objectives import Distillation, Knowledge, Matching, Supervised  # noqa: E402
+from kd.training.precision import training_precision  # noqa: E402
+from kd.training.state import State  # noqa: E402
+
+RECIPE = """--dataset synthetic --synthetic-images 5124 --valid-per-class 100 --test-per-class 300 --image-size 32
+    --batch-size 32 --epochs 6 --lr 1e-3 --schedule cosine --no-pretrained --no-log-images""".split()
+KD = Knowledge({"kd": 1.0}, (4.0,))
+# name: (loss, factor of the learning rate, share of warm-up)
+VARIANTS = {
+    "labels, lr": ("ce", 1.0, 0.0),
+    "labels, lr / 10": ("ce", 0.1, 0.0),
+    "labels, lr / 30": ("ce", 1 / 30, 0.0),
+    "labels, lr, warm-up": ("ce", 1.0, 0.3),
+    "labels, lr / 10, warm-up": ("ce", 0.1, 0.3),
+    "labels and KD, lr": ("kd", 1.0, 0.0),
+    "labels and KD, lr / 10": ("kd", 0.1, 0.0),
+    "labels and KD, lr / 30": ("kd", 1 / 30, 0.0),
+    "labels and KD, lr, warm-up": ("kd", 1.0, 0.3),
+    "mixed batches, lr": ("mixed", 1.0, 0.0),
+    "mixed batches, lr / 10": ("mixed", 0.1, 0.0),
+}
+
+
+START, ONE_PHASE = "end of phase one", "one phase, mixed batches"
+
+
+class MixedViews:
+    """Batches of which one half are unlabelled images and the other half labelled ones.
+
+    They are taken from two `Views`, whose epochs are repeated as often as needed. `labels` of a
+    batch are those of its second half.
+    """
+
+    def __init__(self, unlabelled, labelled):
+        self.unlabelled, self.labelled = unlabelled, labelled
+        self.labels, self.device, self.steps = labelled.labels, labelled.device, labelled.steps
+        self.rows = np.concatenate([unlabelled.rows, labelled.rows])
+
+    def epoch(self, epoch, first_step=0):
+        pairs = zip(self.unlabelled.epoch(epoch, first_step), self.labelled.epoch(epoch, first_step))
+        for plain, known in pairs:
+            half = len(plain.images) // 2
+            rest = len(known.images) - half
+            images = torch.cat([plain.images[:half], known.images[:rest]])
+            slots = torch.cat([plain.slots[:half], known.slots[:rest]])
+            yield Batch(images, known.labels[:rest], slots, epoch, len(slots), 1.0)
+
+
+class Mixed:
+    """(1 - alpha) CE on the labelled half of a batch + alpha knowledge on all of it."""
+
+    def __init__(self, knowledge, alpha):
+        self.knowledge, self.alpha = knowledge, alpha
+
+    def __call__(self, student, teacher, labels):
+        known = student.logits[-len(labels):]
+        ce = losses.cross_entropy(known, labels)
+        terms = self.knowledge.terms(student, teacher, None)
+        right = (known.detach().argmax(1) == labels).float().mean()
+        loss = (1 - self.alpha) * ce + self.alpha * self.knowledge.total(terms)
+        return {"loss": loss, "ce": ce.detach(), "accuracy": right}
+
+
+class Study:
+    """One student: its data, its teacher and its first phase."""
+
+    def __init__(self, options, seed, label_seed):
+        words = [
+            *RECIPE, *places(options), "--mode", "unlabeled", "--seed", seed,
+            "--teacher", options.teacher, "--teacher-checkpoint", teacher_file(options), "--allow-foreign-teacher",
+            "--student", options.student, "--labeled-fraction", options.fraction, "--labeled-seed", label_seed,
+        ]
+        [settings] = parsing.parse(DistillSettings, list(map(str, words)))
+        self.plan = resolve(settings)
+        self.training = self.plan.settings.training
+        self.session = Session(self.plan.settings.data, StopSignals())
+        self.data = RunData(self.plan, self.session)
+        self.folder = RunFolder(self.plan.folder)
+        self.first = self.data.first_batch(self.plan)
+        ensemble = join(find_teachers(self.plan, self.session), self.plan, self.data, self.session, self.first)
+        self.student = build_student(self.plan, self.data, self.folder)
+        self.precision = training_precision(self.training.amp, self.student, self.first.images)
+        self.ensemble, self.phases = ensemble, PhaseBuilder(self.plan, self.data, ensemble).build()
+        self.place = options.out / f"phase-one-seed{seed}.pt"
+
+    def train(self, phase, weights=None, training=None):
+        """Train one phase and return its state; from `weights` with the counters behind phase one."""
+        training = training or self.training
+        state = State(copy.deepcopy(self.student), training, self.precision)
+        if weights is not None:
+            state.network.module.load_state_dict(weights["weights"])
+            state.progress.total, state.progress.epoch = weights["steps"], weights["epochs"]
+        fit(state, [phase], self.data.valid, training, self.precision, Hooks())
+        return state
+
+    def phase_one(self):
+        """Return the weights at the end of the first phase, trained if they are not stored."""
+        if not self.place.exists():
+            state = self.train(self.phases[0])
+            torch.save({"weights": state.network.module.state_dict(), "steps": state.progress.total,
+                        "epochs": state.progress.epoch}, self.place)
+        return torch.load(self.place, weights_only=True)
+
+    def accuracies(self, weights):
+        """Return the validation and test accuracy of weights."""
+        network = copy.deepcopy(self.student)
+        network.module.load_state_dict(weights)
+        return [metrics.accuracy(predict(network, views), views.labels.numpy())
+                for views in (self.data.valid, self.data.test)]
+
+    def phase_two(self, variant, weights):
+        """Return [validation, test] accuracies of the best epoch of a second phase."""
+        loss, factor, warmup = VARIANTS[variant]
+        views, teacher = self.data.train, no_teacher
+        if loss != "ce":
+            teacher = self.ensemble.on(views, self.data.precision, [])
+        objective = {
+            "ce": Supervised(self.data.class_weights),
+            "kd": Distillation(KD, 0.5, self.data.class_weights),
+            "mixed": Mixed(Knowledge({"logit-mse": 0.15}, (1.0,)), 0.5),
+        }[loss]
+        if loss == "mixed":
+            views = MixedViews(self.data.pool, self.data.train)
+            teacher = self.live_teacher()
+        first, last = self.phases
+        phase = Phase("finetune", views, teacher, objective, first.end, last.end, factor * self.training.lr)
+        training = dataclasses.replace(self.training, warmup=warmup) if warmup else self.training
+        state = self.train(phase, weights, training)
+        return self.accuracies(state.best_weights)
+
+    def live_teacher(self):
+        network, precision = self.ensemble.members[0].trained.network, self.data.precision
+
+        def outputs(batch):
+            with torch.no_grad(), precision.autocast():
+                logits = network(batch.images).float()
+            return TeacherOutputs(logits[None], torch.ones(1))
+        return outputs
+
+    def one_phase(self):
+        """Return [validation, test] accuracies of one phase over mixed batches, of the same steps."""
+        views = MixedViews(self.data.pool, self.data.train)
+        objective = Mixed(Knowledge({"logit-mse": 0.15}, (1.0,)), 0.5)
+        phase = Phase("mixed", views, self.live_teacher(), objective, 0, self.phases[-1].end, self.training.lr)
+        return self.accuracies(self.train(phase).best_weights)
+
+
+def teacher_file(options):
+    """Train the teacher on all labels, if it is missing, and return its model.pt."""
+    out, seed = options.out / "runs", options.seeds[0]
+    file = out / "synthetic-patient-32/teacher" / options.teacher / f"seed{seed}/model.pt"
+    if not file.exists():
+        train_teacher.main([*RECIPE, *places(options), "--model", options.teacher, "--seed", str(seed)])
+    return file
+
+
+def places(options):
+    """Return the flags of the folders for runs and for the cache."""
+    return ["--out", str(options.out / "runs"), "--cache-dir", str(options.out / "cache")]
+
+
+def measure(options):
+    """Return {series: [{variant: [valid, test]} of each run]}."""
+    start, found = options.seeds[0], {}
+    cells = {"fixed labels": [(seed, start) for seed in options.seeds],
+             "fixed seed": [(start, seed) for seed in options.seeds]}
+    for series in options.series:
+        found[series] = [cell(options, seed, labels) for seed, labels in cells[series]]
+    return found
+
+
+def cell(options, seed, labels):
+    """Return {variant: [valid, test]} of one seed of the training and one of the labels."""
+    store = options.out / f"results-{options.fraction:g}-seed{seed}-labels{labels}.json"
+    own = json.loads(store.read_text()) if store.exists() else {}
+    wanted = [name for name in (START, *VARIANTS, ONE_PHASE) if name not in own and (options.warmup or "warm-up" not in name)]
+    if not wanted:
+        return own
+    study = Study(options, seed, labels)
+    weights = study.phase_one()
+    for name in wanted:
+        if name == START:
+            own[name] = study.accuracies(weights["weights"])
+        elif name == ONE_PHASE:
+            own[name] = study.one_phase()
+        else:
+            own[name] = study.phase_two(name, weights)
+        print(f"seed {seed}, labels {labels}, {name}: valid {own[name][0]:.4f}, test {own[name][1]:.4f}", flush=True)
+        store.write_text(json.dumps(own, indent=1))
+    return own
+
+
+def show(found):
+    """Print a table: differences from the end of phase one in points, mean and sd over runs."""
+    for series, runs in found.items():
+        base = np.array([run[START] for run in runs])
+        print(f"\n{series} ({len(runs)} runs): the end of phase one has valid {base[:, 0].mean():.4f}, test {base[:, 1].mean():.4f}")
+        print(f"{'second phase':30}{'valid':>16}{'test':>16}{'better end, test':>18}")
+        for name in [*VARIANTS, ONE_PHASE]:
+            if any(name not in run for run in runs):
+                continue
+            own = np.array([run[name] for run in runs])
+            kept = np.where((own[:, 0] > base[:, 0]), own[:, 1], base[:, 1])
+            columns = [own[:, 0] - base[:, 0], own[:, 1] - base[:, 1], kept - base[:, 1]]
+            print(f"{name:30}" + "".join(f"{100 * column.mean():+9.1f} ± {100 * column.std(ddof=1):.1f}" for column in columns))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
+    parser.add_argument("--fraction", type=float, default=0.05)
+    parser.add_argument("--teacher", default="resnet34")
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--series", nargs="+", default=["fixed labels", "fixed seed"], choices=("fixed labels", "fixed seed"))
+    parser.add_argument("--no-warmup", dest="warmup", action="store_false", help="leave out the variants with warm-up")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-phase-two"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    show(measure(options))
+
+
+if __name__ == "__main__":
+    main()
