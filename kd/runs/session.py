@@ -75,8 +75,10 @@ class Session:
             log_sizes(dataset, f" with {100 * own.labeled_fraction:g} % of the labels")
         elif not known:
             log_sizes(dataset)
-        notes = dataset.notes
-        log_notes(dataset, [note for note in notes if note not in self._noted])
+        notes = [*dataset.notes, *skipped_note(dataset)]
+        for note in notes:
+            if note not in self._noted:
+                log(f"note: {note}")
         self._noted.update(notes)
         if not known and dataset.store.was_empty and dataset.index.root is not None:
             log(
@@ -174,14 +176,13 @@ def log_sizes(dataset: Dataset, which: str = "") -> None:
     )
 
 
-def log_notes(dataset: Dataset, notes: list[str]) -> None:
-    """Print notes on a data set, and how many files were skipped."""
-    for note in notes:
-        log(f"note: {note}")
+def skipped_note(dataset: Dataset) -> list[str]:
+    """Return a note on the files that were skipped; empty if there are none."""
     count = dataset.index.skipped
-    if count:
-        skipped = counted(count, "hidden or system file was", "hidden or system files were")
-        log(f"note: {skipped} skipped.")
+    if not count:
+        return []
+    skipped = counted(count, "hidden or system file was", "hidden or system files were")
+    return [f"{skipped} skipped."]
 
 
 def log_pool(pool: Pool) -> None:
