@@ -7,7 +7,7 @@ name of the mode, or on the names of losses in the tables.
 from dataclasses import dataclass
 from pathlib import Path
 
-from kd.config.settings import DistillSettings, TeacherSettings
+from kd.config.settings import Data, DistillSettings, TeacherSettings
 from kd.methods import KNOWLEDGE, Kind
 
 
@@ -106,6 +106,9 @@ class Plan:
     distribution  class probabilities that replace a teacher network; None if there is a network or
                   no teacher at all
     teacher_name  name of all teachers together; empty in a run without a teacher
+    teacher_words what the data of the teachers have of their own, e.g. `all labels, 224 px`; empty
+                  if they are those of the student
+    teacher_data  data settings of the teachers
     unused        settings that the run does not use, whatever their values
     idle          flags of unused settings whose value is not the default
     remarks       remarks for the user, each a sentence
@@ -122,6 +125,8 @@ class Plan:
     shares: tuple[float, ...]
     distribution: Distribution | None
     teacher_name: str
+    teacher_words: str
+    teacher_data: Data
     unused: frozenset[str]
     idle: tuple[str, ...]
     remarks: tuple[str, ...]

@@ -9,7 +9,13 @@ from kd.config.layout import data_name, run_path
 from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
 from kd.config.refusals import refuse_misfits, refuse_tag
 from kd.config.rows import chosen_kinds, is_chain, teacher_names
-from kd.config.settings import DistillSettings, Teacher, TeacherSettings
+from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
+from kd.config.teacher_data import (
+    data_of_teachers,
+    refuse_thesis,
+    without_equal,
+    words_on_teachers,
+)
 from kd.config.unused import idle_flags, unused_by_network_alone, unused_by_student
 from kd.methods import (
     ALONE,
@@ -32,13 +38,16 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     refuse_tag(settings.output.tag)
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)
+    settings = without_equal(settings)
     mode = MODES[settings.distillation.mode]
     phases = tuple(_phase(settings, mode, phase) for phase in mode.phases)
     unused = unused_by_student(settings, mode, phases)
     refuse_misfits(settings, mode, phases, unused)
+    refuse_thesis(settings, unused)
     names = teacher_names(settings)
     name = _teacher_name(settings)
-    teachers = tuple(_teacher(settings, mode, place) for place in range(len(names)))
+    data = data_of_teachers(settings, unused)
+    teachers = tuple(_teacher(settings, mode, place, data) for place in range(len(names)))
     weights = [1.0] * len(names)
     if settings.distillation.teacher_weights and "teacher_weights" not in unused:
         weights = settings.distillation.teacher_weights
@@ -56,6 +65,8 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         shares=tuple(weight / sum(weights) for weight in weights) if names else (),
         distribution=_distribution(settings, mode.teacher),
         teacher_name=name,
+        teacher_words=words_on_teachers(settings, unused),
+        teacher_data=data,
         unused=unused,
         idle=idle_flags(settings, unused),
         remarks=_remarks(settings, name, teachers),
@@ -66,7 +77,8 @@ def _remarks(settings: DistillSettings, name: str, teachers: tuple[TeacherPlan, 
     """Return remarks for the user that follow from the settings alone, each a sentence."""
     found = [unusual(settings.distillation.mode, name, settings.distillation.student)]
     given = any(teacher.file is not None for teacher in teachers)
-    if given and settings.data.labeled_fraction < 1:
+    unknown = settings.distillation.teacher_labeled_fraction is None
+    if given and unknown and settings.data.labeled_fraction < 1:
         found.append(
             "A teacher in --teacher-checkpoint may have been trained on labels that"
             " --labeled-fraction hides."
@@ -99,6 +111,8 @@ def _resolve_alone(settings: TeacherSettings) -> Plan:
         shares=(),
         distribution=None,
         teacher_name="",
+        teacher_words="",
+        teacher_data=settings.data,
         unused=unused,
         idle=idle_flags(settings, unused),
         remarks=(),
@@ -182,15 +196,15 @@ def _knowledge(
 # Teachers
 
 
-def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
-    """Return where the teacher at a position of --teacher comes from."""
+def _teacher(settings: DistillSettings, mode: Mode, place: int, data: Data) -> TeacherPlan:
+    """Return where the teacher at a position of --teacher comes from; `data` are its settings."""
     name, files = teacher_names(settings)[place], settings.distillation.teacher_checkpoint
     if not mode.teacher.trained:
         return TeacherPlan(name, seed=another_seed(settings.training.seed, UNTRAINED))
     later = is_chain(settings) and settings.distillation.generations > 1
     if files and not later:  # in a chain, only the first generation is taught by the file
         return TeacherPlan(name, file=files[place])
-    plan = resolve(_teacher_settings(settings, mode.teacher, name, later))
+    plan = resolve(_teacher_settings(settings, mode.teacher, name, data))
     places = [plan.folder]
     if settings.output.tag and not later:  # a run without the tag is as good
         untagged = parsing.replace(plan.settings, tag="")
@@ -199,13 +213,11 @@ def _teacher(settings: DistillSettings, mode: Mode, place: int) -> TeacherPlan:
 
 
 def _teacher_settings(
-    settings: DistillSettings, origin: Origin, name: str, later: bool
+    settings: DistillSettings, origin: Origin, name: str, data: Data
 ) -> TeacherSettings | DistillSettings:
     """Return the settings that train a teacher: those of the student, as far as they apply."""
-    if later:
+    if is_chain(settings) and settings.distillation.generations > 1:
         return parsing.replace(settings, generations=settings.distillation.generations - 1)
     teacher = Teacher(model=name, stop_at_val_accuracy=origin.stop_at)
-    wanted = TeacherSettings(
-        teacher, settings.data, settings.network, settings.training, settings.output
-    )
+    wanted = TeacherSettings(teacher, data, settings.network, settings.training, settings.output)
     return parsing.replace(wanted, weights=None)

@@ -101,6 +101,22 @@ class Distillation:
         "accept a --teacher-checkpoint from another data set or split; never one that has seen"
         " validation or test patients of the student",
     )
+    teacher_labeled_fraction: float | None = option(
+        None,
+        "fraction of the train labels that the teacher is trained on, usually 1, beside a student"
+        " with a lower --labeled-fraction (default: that of the student)",
+        metavar="F",
+        above=0,
+        most=1,
+    )
+    teacher_image_size: int | None = option(
+        None,
+        "side of the teacher's images, in pixels: the same views as those of the student (default:"
+        " --image-size)",
+        metavar="N",
+        least=16,
+        most=2048,
+    )
 
 
 def _kind_options() -> list[tuple]:

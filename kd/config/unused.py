@@ -48,6 +48,8 @@ def unused_by_student(
         "correct_probability": origin.distribution == "virtual",
         "teacher_weights": len(teacher_names(settings)) > 1,
         "teacher_checkpoint": files,
+        "teacher_labeled_fraction": files,
+        "teacher_image_size": origin.is_network,
         "allow_foreign_teacher": files,
     }
     for name, kind in KNOWLEDGE.items():

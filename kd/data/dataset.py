@@ -181,12 +181,16 @@ def _read(data: Data) -> Index:
     return synthetic.read(data.synthetic_images, data.synthetic_seed)
 
 
-def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
+def open_dataset(
+    data: Data, index: Index, check_stop=never_stop, store: Store | None = None
+) -> Dataset:
     """Split the data set and decode its images.
 
     A second call decodes nothing, because decoded images are cached. `check_stop` is called
     repeatedly while images are decoded, and may raise an exception to end the work. Raises Problem
     for any fault of the data.
+
+    store  that of a data set that differs in the kept labels only, which is then used for both
     """
     # The split of the thesis has copies in several splits. The labels of retinopathy sets are known
     # to contradict each other.
@@ -203,7 +207,11 @@ def open_dataset(data: Data, index: Index, check_stop=never_stop) -> Dataset:
     rows = np.concatenate([rows for _, rows in splits.items()])
     # The pool is the train split before labels are withheld, so that every fraction of the labels
     # gives the same pixels.
-    store = decoded(data, index, rows, ("the train split", splits.pool), check_stop)
+    measured_on = ("the train split", splits.pool)
+    if store is None:
+        store = decoded(data, index, rows, measured_on, check_stop)
+    else:
+        store = ranges.open_store(store, data.cache_dir, rows, measured_on, check_stop)
     return Dataset(data, index, splits, store, splits.hash(index))
 
 

@@ -1,5 +1,6 @@
 """Batches whose order and augmentation are pure functions of (seed, epoch, slot)."""
 
+import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -156,6 +157,15 @@ class Views:
                 images = warp(images, to_device(recipe[slots], self.device))
             labels = None if self.labels is None else to_device(self.labels[slots], self.device)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
+
+    def over(self, store: Store | Joined) -> "Views":
+        """Return the same views of the images in another store, without labels.
+
+        The store has the same images in the same rows, for example decoded at another size.
+        """
+        other = copy.copy(self)
+        other.store, other.labels, other._feed = store, None, None
+        return other
 
     def identity(self) -> str:
         """Return a hash that identifies the pixels of every (epoch, slot).

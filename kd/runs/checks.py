@@ -55,7 +55,7 @@ def check_inputs(plan: Plan, session: Session) -> None:
     """
     if plan.folder in session.checked:
         return
-    _check_classes(plan, len(session.read().classes))
+    _check_classes(plan, len(session.read(plan.settings.data).classes))
     session.read_pool(plan)
     _check_files(plan, session)
     network = plan.settings.network
@@ -86,7 +86,7 @@ def _check_files(plan: Plan, session: Session) -> None:
     """Raise Problem (4) if a file of a teacher, or of a teacher's teacher, does not fit."""
     for teacher in plan.teachers:
         if teacher.file is not None:
-            classes = session.read().classes
+            classes = session.read(plan.settings.data).classes
             session.teachers.load_weights(Path(teacher.file), teacher.name, classes)
         elif teacher.plan is not None:
             _check_files(teacher.plan, session)

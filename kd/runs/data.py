@@ -21,13 +21,16 @@ class RunData:
     steps          number of optimizer steps of the complete run
     precision      precision of passes without gradients, such as those of teachers
     fixed          hashes that must be the same when the run continues
+    teachers_stores  stores of the run -> the same images at another size, for the teachers
 
     Raises Problem if the device cannot be used, or if there are fewer steps than phases.
     """
 
     def __init__(self, plan: Plan, session: Session):
         training = plan.settings.training
-        self.dataset, self.pool_images = session.open(), session.open_pool(plan)
+        self.dataset = session.open(plan.settings.data)
+        self.pool_images = session.open_pool(plan)
+        self.teachers_stores = session.teachers_stores(plan)
         self.device = pick_device(training.device)
         self.precision = pick_precision(training.amp, self.device)
         self.valid = self.dataset.views("valid", self.device)

@@ -46,7 +46,8 @@ class PhaseBuilder:
             return
         self.layers = self.ensemble.layers(student, self.plan.settings.transfer.layers)
         own = models.try_batch(student, first.images, precision, self.layers[0]).features
-        teacher = self.ensemble.on(self.data.train, self.data.precision, self.layers[1:])
+        views = self.data.views(self.plan.phases[0])
+        teacher = self.ensemble.on(views, self.data.precision, self.layers[1:])
         others = teacher(first).features
         self._check_maps(own, others)
         self._check_points(own, others)

@@ -46,6 +46,7 @@ from kd.system.signals import StopSignals
 from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.find import find
 from kd.teachers.introduction import introduce
+from kd.teachers.leakage import refuse_leaking_labels
 from kd.training.precision import training_precision
 from kd.training.state import State
 
@@ -70,7 +71,7 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     failed = []
     gc.freeze()  # otherwise each collection visits the million objects of the imports
     with StopSignals(every[0].training.max_minutes) as signals:
-        session = Session(every[0].data, signals)
+        session = Session(signals)
         if len(plans) > 1:
             check_all(plans, session)
         for plan in plans:
@@ -110,7 +111,7 @@ def check_all(plans: list[Plan], session: Session) -> None:
         raise problems[0]
     for problem in problems:
         log(f"warning: {problem} The other runs of the list continue.")
-    session.open()
+    session.open(unfinished[0].settings.data)
     session.open_pool(unfinished[0])
 
 
@@ -225,7 +226,8 @@ def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
     """Return the teachers of a plan, with None for each one that is not trained yet."""
     if not plan.teachers:
         return []
-    dataset, cache = session.open(), session.teachers
+    dataset, cache = session.open(plan.teacher_data), session.teachers
+    refuse_leaking_labels(dataset, session.open(plan.settings.data))
     return [find(wanted, plan, dataset, cache) for wanted in plan.teachers]
 
 
@@ -240,7 +242,7 @@ def train_missing(
             folder.ending.teacher = wanted.plan.folder
             run(wanted.plan, session)
             folder.ending.teacher = None
-            teacher = find(wanted, plan, session.open(), session.teachers)
+            teacher = find(wanted, plan, session.open(plan.teacher_data), session.teachers)
         members.append(teacher)
     return members
 
@@ -255,8 +257,9 @@ def join(
     if not plan.distils:
         return None
     session.teachers.keep([member.trained for member in members])
-    ensemble = Ensemble(plan, members, len(data.classes), data.device, session.teachers)
-    ensemble.try_images(first.images)
+    stores = data.teachers_stores
+    ensemble = Ensemble(plan, members, len(data.classes), data.device, session.teachers, stores)
+    ensemble.try_images(ensemble.own_images(data.views(plan.phases[0]))(first).images)
     return ensemble
 
 

@@ -13,8 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kd import models
 from kd.config.layout import RunPaths, out_of
+from kd.config.settings import DistillSettings
 from kd.models import Classifier
 from kd.reports import report as reports
+from kd.studies.modes import meaning_of
+from kd.studies.runs import read_settings
 from kd.system.console import log
 from kd.system.devices import pick_device
 from kd.system.errors import Problem
@@ -50,8 +53,9 @@ def write_card(folder: Path, device_name: str) -> dict:
             f"Run '{folder}' (given by --card) was trained without a teacher network. Use the"
             " folder of a run that has one."
         )
-    size = report["data"]["image_size"]
-    sides = _measure(_networks(report, device), size, device)
+    meaning = meaning_of(read_settings(folder, report, DistillSettings))
+    sizes = {"teacher": meaning.size, "student": report["data"]["image_size"]}
+    sides = _measure(_networks(report, device), sizes, device)
     sides["teacher"] |= _known_of_teacher(folder, report)
     sides["student"] |= _known_of_student(folder, report)
     ratios = {}
@@ -60,7 +64,7 @@ def write_card(folder: Path, device_name: str) -> dict:
     card = {
         "schema_version": SCHEMA_VERSION,
         "run": str(folder),
-        "image_size": size,
+        "image_size": sizes["student"],
         "device": device.type,
         "threads": torch.get_num_threads(),
         "repeats": REPEATS,
@@ -91,17 +95,18 @@ def _networks(report: dict, device: torch.device) -> dict[str, list[Classifier]]
 
 
 def _measure(
-    networks: dict[str, list[Classifier]], size: int, device: torch.device
+    networks: dict[str, list[Classifier]], sizes: dict[str, int], device: torch.device
 ) -> dict[str, dict]:
-    """Return the parameters, arithmetic and latencies of each side."""
+    """Return the image size, parameters, arithmetic and latencies of each side."""
     sides = {}
     for side, group in networks.items():
         sides[side] = {
+            "image_size": sizes[side],
             "parameters": sum(models.parameters(network.module) for network in group),
-            "gmac": sum(gmac(network, size) for network in group),
+            "gmac": sum(gmac(network, sizes[side]) for network in group),
         }
     for batch in BATCHES:
-        for side, seconds in latency(networks, size, batch, device).items():
+        for side, seconds in latency(networks, sizes, batch, device).items():
             sides[side][f"latency_{batch}"] = seconds
     return sides
 
@@ -173,16 +178,17 @@ def gmac(network: Classifier, size: int) -> float:
 
 
 def latency(
-    networks: dict[str, list[Classifier]], size: int, batch: int, device: torch.device
+    networks: dict[str, list[Classifier]], sizes: dict[str, int], batch: int, device: torch.device
 ) -> dict[str, float]:
     """Return the median seconds of a float32 forward pass of all networks of each side.
 
     The sides take turns, so that a busy machine slows both equally.
     """
-    images = torch.rand(batch, 3, size, size, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = {}
     seconds = {}
     for side, group in networks.items():
+        own = torch.rand(batch, 3, sizes[side], sizes[side], device=device)
+        images[side] = own.contiguous(memory_format=torch.channels_last)
         seconds[side] = []
         for network in group:
             network.module.eval()
@@ -192,7 +198,7 @@ def latency(
                 _wait(device)
                 start = time.perf_counter()
                 for network in group:
-                    network(images)
+                    network(images[side])
                 _wait(device)
                 if repeat >= WARM_UP:
                     seconds[side].append(time.perf_counter() - start)
@@ -208,7 +214,10 @@ def text(card: dict) -> str:
     """Format the card as Markdown, with a sentence on which network is larger."""
     teacher = card["teacher"]
     student = card["student"]
-    how = f"{card['image_size']} px, {card['device']}, {card['threads']} threads, float32"
+    sizes = f"{student['image_size']} px"
+    if teacher["image_size"] != student["image_size"]:
+        sizes = f"teacher {teacher['image_size']} px, student {sizes}"
+    how = f"{sizes}, {card['device']}, {card['threads']} threads, float32"
     header = [how, f"{teacher['name']} (teacher)", f"{student['name']} (student)"]
     rows = []
     for key, caption, factor, form in ROWS:

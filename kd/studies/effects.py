@@ -9,7 +9,15 @@ from kd.reports.text import NOT_KNOWN
 from kd.reports.verdicts import MIN_SEEDS, Member, judge
 from kd.studies.cells import gap_texts
 from kd.studies.flags import one_class_note
-from kd.studies.modes import ALONE, has_network, stop_accuracy, teaches_itself
+from kd.studies.modes import (
+    ALONE,
+    Way,
+    has_network,
+    stop_accuracy,
+    teaches_itself,
+    without_words,
+    words_of,
+)
 from kd.studies.runs import Run
 from kd.studies.study import Study
 from kd.system.errors import printable
@@ -43,65 +51,73 @@ def effects(study: Study) -> list[dict]:
     """
     families = []
     for tag in dict.fromkeys(tag for _, tag in study.tables()):
-        modes = [mode for mode, own in study.tables() if own == tag]
-        rows = {(mode, ALONE): _with_alone(study, mode, tag) for mode in modes}
+        ways = []
+        for mode, own in study.tables():
+            if own == tag:
+                ways += study.ways(mode, tag)
+        rows = {(way, None): _with_alone(study, way, tag) for way in ways}
         families.append(_family(study, tag, rows))
-        for mode in modes:
-            if stop_accuracy(mode) is not None:
-                others = [other for other in modes if other != mode]
-                rows = {(mode, other): _with_other(study, mode, other, tag) for other in others}
+        for way in ways:
+            if stop_accuracy(way.mode) is not None:
+                others = [other for other in ways if way.has_control(other)]
+                rows = {(way, other): _with_other(study, way, other, tag) for other in others}
                 families.append(_family(study, tag, rows))
     return [family for family in families if family["rows"]]
 
 
-def _with_alone(study: Study, mode: str, tag: str) -> list[Pair]:
+def _with_alone(study: Study, way: Way, tag: str) -> list[Pair]:
     """Return the pairs of a mode, each with the same network trained alone."""
     pairs = []
-    for teacher, student in _pairs_of(study, mode, tag):
-        runs = study.at(mode, tag, teacher, student)
+    for teacher, student in _pairs_of(study, way, tag):
+        runs = study.at(way.mode, tag, teacher, student)
         pairs.append(Pair(f"{student} <- {teacher}", runs, study.alone(student, tag)))
     return pairs
 
 
-def _with_other(study: Study, mode: str, other: str, tag: str) -> list[Pair]:
+def _with_other(study: Study, way: Way, other: Way, tag: str) -> list[Pair]:
     """Return the pairs of a mode, each with the same pair in another mode.
 
     In a mode in which students teach themselves, or no network teaches, that is the student's run.
     """
     others = _pairs_of(study, other, tag)
     pairs = []
-    for teacher, student in _pairs_of(study, mode, tag):
+    for teacher, student in _pairs_of(study, way, tag):
         match = teacher
-        if teaches_itself(other) or not has_network(other):
+        if teaches_itself(other.mode) or not has_network(other.mode):
             match = next((name for name, of in others if of == student), teacher)
-        runs = study.at(mode, tag, teacher, student)
-        control = study.at(other, tag, match, student)
+        runs = study.at(way.mode, tag, teacher, student)
+        control = study.at(other.mode, tag, match, student)
         pairs.append(Pair(f"{student} <- {teacher}", runs, control))
     return pairs
 
 
-def _pairs_of(study: Study, mode: str, tag: str) -> list[tuple[str, str]]:
+def _pairs_of(study: Study, way: Way, tag: str) -> list[tuple[str, str]]:
     """Return (teacher, student) of the pairs of a mode that were run.
 
     Of a chain, this is the first generation only.
     """
     pairs = []
-    for teacher, student in study.cells(mode, tag):
-        first = not teaches_itself(mode) or teacher == student
-        if first and study.at(mode, tag, teacher, student):
+    for teacher, student in study.cells(way.mode, tag):
+        first = not teaches_itself(way.mode) or without_words(teacher) == student
+        fits = first and words_of(teacher) == way.words
+        if fits and study.at(way.mode, tag, teacher, student):
             pairs.append((teacher, student))
     return pairs
 
 
-def _family(study: Study, tag: str, pairs_of: dict[tuple[str, str], list[Pair]]) -> dict:
-    """Return a family as plain values. `pairs_of` is (mode, what it is compared with) -> pairs."""
+def _family(study: Study, tag: str, pairs_of: dict[tuple[Way, Way | None], list[Pair]]) -> dict:
+    """Return a family as plain values.
+
+    pairs_of  (a mode, what it is compared with: a mode, or None for the baseline) -> pairs
+    """
     rows = []
     members = []
-    for (mode, minus), pairs in pairs_of.items():
+    for (way, other), pairs in pairs_of.items():
         seeds = _best_seeds(pairs)
         used = [one.only(seeds) for one in pairs if one.seeds >= seeds]
         if seeds:
-            rows.append({"mode": mode, "minus": minus, **_pairs_entry(pairs, used, seeds)})
+            minus = other.name if other else ALONE
+            rows.append({"mode": way.name, "minus": minus, **_pairs_entry(pairs, used, seeds)})
             members.append(_member(study, used))
     for row, gap in zip(rows, judge(members)):
         row["gap"] = gap

@@ -1,6 +1,7 @@
 """Learning with few labels: arms that share a student, a teacher and a number of steps.
 
-The arms are compared at each fraction of labels.
+The arms are compared at each fraction of labels. Students whose teacher has data of its own, such
+as all labels, are arms of their own.
 """
 
 from pathlib import Path
@@ -15,11 +16,11 @@ from kd.reports.text import NOT_KNOWN, mean_text
 from kd.reports.verdicts import Member, judge
 from kd.studies.cells import EXPLANATION, gap_texts
 from kd.studies.flags import one_class_note
-from kd.studies.modes import ALONE, shows_pool
+from kd.studies.modes import ALONE, shows_pool, without_words, words_of
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
 from kd.studies.study import leak_text
-from kd.studies.teachers import other_labels_note
+from kd.studies.teachers import other_labels_note, own_data_notes
 from kd.studies.unfinished import (
     Unfinished,
     count_states,
@@ -33,7 +34,8 @@ from kd.system.markdown import table
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
-# ALONE (the baseline), or the mode that taught the student -> caption.
+# ALONE (the baseline), or the mode that taught the student -> caption. If the teacher has data of
+# its own, words about them are added: `normal (all labels)`, `teacher (all labels)`.
 ARMS = {
     ALONE: "labels only",
     "normal": "KD (labelled)",
@@ -85,8 +87,9 @@ def write_arms(root: Path) -> dict:
         for run in unfinished:
             log(f"unfinished: {run.describe()}")
         raise Problem(
-            f"Folder '{root}' (given by --arms) has no run with unlabelled images. Run distill.py"
-            " --mode unlabeled first, as shown in configs/README.md."
+            f"Folder '{root}' (given by --arms) has no run with unlabelled images or with"
+            " --teacher-labeled-fraction. Run distill.py --mode unlabeled first, as shown in"
+            " configs/README.md."
         )
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -94,19 +97,39 @@ def write_arms(root: Path) -> dict:
         "unfinished": [run.entry() for run in unfinished],
         "left_out": left_out,
     }
-    captions = ARMS | {TEACHER: "teacher"}
     for number, group in enumerate(result["groups"]):
         name = f"arms-{number}.png" if len(pairs) > 1 else "arms.png"
-        figures.save(root / name, figures.pixels(figures.arms(group, captions)))
+        figures.save(root / name, figures.pixels(figures.arms(group, _captions(group))))
     write_outputs(root, "arms", markdown(result), result, f"figures ({len(pairs)})")
     return result
+
+
+def _captions(group: dict) -> dict[str, str]:
+    """Return arm -> caption for the figure of a group, the teachers last."""
+    arms = sorted(group["arms"], key=lambda arm: without_words(arm) == TEACHER)
+    return {arm: _caption(arm) for arm in arms}
+
+
+def _caption(arm: str) -> str:
+    """Return the caption of an arm: `KD (labelled), teacher with all labels`."""
+    name = without_words(arm)
+    if name == TEACHER or name == arm:
+        return arm if name == TEACHER else ARMS[arm]
+    return f"{ARMS[name]}, teacher with {words_of(arm)}"
+
+
+def _named(name: str, words: str) -> str:
+    """Return an arm with words on the data of the teacher."""
+    return f"{name} ({words})" if words else name
 
 
 def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     """Return (the arms of every pair that used unlabelled images, the excluded runs).
 
-    Runs are comparable if they were evaluated on the same images.
+    So are those of a pair whose teacher has data of its own. Runs are comparable if they were
+    evaluated on the same images.
     """
+    trained = {run.report["student"]["weights_hash"]: run for run in runs}
     runs_on = {}
     for run in runs:
         runs_on.setdefault(_judged_on(run), []).append(run)
@@ -115,10 +138,11 @@ def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     for data in sorted(runs_on):
         pairs = set()
         for run in runs_on[data]:
-            if shows_pool(run.role):
-                pairs.add(Pair(data, run.student, run.teacher, run.tag))
+            if run.role in ARMS and (shows_pool(run.role) or words_of(run.teacher)):
+                pairs.add(Pair(data, run.student, without_words(run.teacher), run.tag))
         for pair in sorted(pairs):
             arms_of[pair], twice = _arms(runs_on[data], pair)
+            _add_teachers(arms_of[pair], trained)
             left_out += twice
     return arms_of, list(dict.fromkeys(left_out))
 
@@ -150,10 +174,11 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
     Networks trained alone may be untagged. Those with the tag of the pair take precedence.
     """
     arms = {}
+    tags = _tags(runs, pair)
     left_out = []
     for run in sorted(runs, key=lambda run: run.tag):  # untagged first
         labels = Labels(run.seed, run.report["data"]["split_hash"])
-        for arm in _arms_in(run, pair):
+        for arm in _arms_in(run, pair, tags):
             own = arms.setdefault((run.report["settings"]["labeled_fraction"], arm), {})
             other = own.get(labels)
             if other is None or other.tag != run.tag:
@@ -166,8 +191,39 @@ def _arms(runs: list[Run], pair: Pair) -> tuple[Arms, list[str]]:
     return arms, left_out
 
 
-def _arms_in(run: Run | Unfinished, pair: Pair) -> list[str]:
-    """Return the arms that a run belongs to.
+def _add_teachers(arms: Arms, trained: dict[str, Run]) -> None:
+    """Add the runs of networks that taught with data of their own, as arms beside their students.
+
+    trained  hash of the weights -> run
+    """
+    for (fraction, arm), runs in list(arms.items()):
+        words = words_of(arm)
+        for run in runs.values() if words else ():
+            teacher = trained.get(run.report["teacher"]["hash"])
+            if teacher is not None:
+                labels = Labels(teacher.seed, teacher.report["data"]["split_hash"])
+                arms.setdefault((fraction, _named(TEACHER, words)), {})[labels] = teacher
+
+
+def _tags(runs: list[Run], pair: Pair) -> tuple[str, ...]:
+    """Return the tags of a pair's students whose teacher has no data of its own.
+
+    With data of its own, a student needs another tag. Those without a tag are then its controls.
+    """
+    for run in runs:
+        if _is_of(run, pair) and run.tag == pair.tag and not words_of(run.teacher):
+            return (pair.tag,)
+    return (pair.tag, "")
+
+
+def _is_of(run: Run | Unfinished, pair: Pair) -> bool:
+    """Return whether a run is in an arm of a pair's student, whatever its tag."""
+    names = (run.student, without_words(run.teacher))
+    return run.role in ARMS and run.role != ALONE and names == (pair.student, pair.teacher)
+
+
+def _arms_in(run: Run | Unfinished, pair: Pair, tags: tuple[str, ...]) -> list[str]:
+    """Return the arms that a run belongs to; `tags` are those of `_tags`.
 
     A network trained alone may be the student's baseline, the teacher, or both.
     """
@@ -176,8 +232,9 @@ def _arms_in(run: Run | Unfinished, pair: Pair) -> list[str]:
             return []
         names = {ALONE: pair.student, TEACHER: pair.teacher}
         return [arm for arm, name in names.items() if run.student == name]
-    own = (run.student, run.teacher, run.tag) == (pair.student, pair.teacher, pair.tag)
-    return [run.role] if own and run.role in ARMS else []
+    words = words_of(run.teacher)
+    own = _is_of(run, pair) and run.tag in ((pair.tag,) if words else tags)
+    return [_named(run.role, words)] if own else []
 
 
 def _unfinished_in(
@@ -185,12 +242,16 @@ def _unfinished_in(
 ) -> dict[tuple[float, str], list[Unfinished]]:
     """Return the unfinished runs of a pair's arms, by fraction of labels and arm."""
     known = []
-    for runs in arms.values():
-        known += [data_settings(run.settings, labels=False) for run in runs.values()]
+    every = []
+    for (_, arm), runs in arms.items():
+        if arm == TEACHER or without_words(arm) != TEACHER:
+            every += runs.values()
+            known += [data_settings(run.settings, labels=False) for run in runs.values()]
+    tags = _tags(every, pair)
     found = {}
     for run in unfinished:
         if data_settings(run.settings, labels=False) in known:
-            for arm in _arms_in(run, pair):
+            for arm in _arms_in(run, pair, tags):
                 found.setdefault((run.settings["labeled_fraction"], arm), []).append(run)
     return found
 
@@ -199,31 +260,54 @@ def _group(pair: Pair, arms: Arms, unfinished: list[Unfinished]) -> dict:
     """Return a pair as plain values, with a row for each fraction of labels."""
     students = []
     for (_, arm), runs in arms.items():
-        if arm != TEACHER:
+        if without_words(arm) != TEACHER:
             students += runs.values()
     rows = []
     every = []
     ended = _unfinished_in(arms, pair, unfinished)
+    names = _names([arm for _, arm in (*arms, *ended)])
     for fraction in sorted({fraction for fraction, _ in arms}):
         runs_of = {}
         states = {}
-        for arm in (TEACHER, *ARMS):
+        for arm in names:
             states[arm] = count_states(ended.get((fraction, arm), []))
             if (fraction, arm) in arms:
                 runs_of[arm] = arms[fraction, arm]
         rows.append({"fraction": fraction, **_row(runs_of), "gaps": [], "unfinished": states})
         every.append(runs_of)
-    for first, second in GAPS:
+    for first, second in _gaps(names):
         family = [_member(runs_of, first, second, students[0].test.clusters) for runs_of in every]
         for row, gap in zip(rows, judge(family)):
             row["gaps"].append({"of": first, "minus": second, "gap": gap})
-    return {**pair._asdict(), "rows": rows, "notes": _notes(students)}
+    return {**pair._asdict(), "arms": names, "rows": rows, "notes": _notes(students)}
+
+
+def _names(arms: list[str]) -> list[str]:
+    """Return the arms of a group in order: teachers, then students, own data of teachers last."""
+    every = sorted({words_of(arm) for arm in arms} - {""})
+    names = [TEACHER, *(_named(TEACHER, words) for words in every), *ARMS]
+    for words in every:
+        names += [_named(arm, words) for arm in ARMS if _named(arm, words) in arms]
+    return names
+
+
+def _gaps(names: list[str]) -> list[tuple[str, str]]:
+    """Return the arms to compare: those of GAPS, and those with words with those without."""
+    gaps = list(GAPS)
+    for words in dict.fromkeys(filter(None, map(words_of, names))):
+        for first, second in GAPS:
+            other = second if second == ALONE else _named(second, words)
+            gaps.append((_named(first, words), other))
+        gaps += [(_named(arm, words), arm) for arm in ARMS]
+    return [gap for gap in gaps if set(gap) <= set(names)]
 
 
 def _row(runs_of: dict[str, dict[Labels, Run]]) -> dict:
     """Return the results at one fraction of labels. runs_of: arm -> runs by seed and labels."""
     images = set()
-    for runs in runs_of.values():
+    for arm, runs in runs_of.items():
+        if without_words(arm) == TEACHER != arm:
+            continue  # it has other labels than the students of the row
         images |= {run.report["data"]["distinct_images"]["train"] for run in runs.values()}
     return {
         "images": sorted(images),
@@ -269,10 +353,12 @@ def _score(run: Run, score: str) -> float | None:
 def _notes(runs: list[Run]) -> list[str]:
     """Return notes on whether the arms are equal in steps, labels of the teachers and settings."""
     other_labels = other_labels_note(runs)
-    same_labels = "Every teacher was trained on exactly the labels of its student."
+    own_data = own_data_notes(runs)
+    which = "Every other" if own_data else "Every"
+    same_labels = f"{which} teacher was trained on exactly the labels of its student."
     leaking = [run.report["data"] for run in runs if run.report["data"]["leaks"]]
     notes = [leak_text(leaking[0])] if leaking else []
-    notes += [_steps_note(runs), other_labels or same_labels]
+    notes += [_steps_note(runs), *own_data, other_labels or same_labels]
     splits = {}
     for run in runs:
         settings = run.report["settings"]
@@ -316,12 +402,12 @@ def _score_lines(group: dict, score: str) -> list[str]:
     known = False
     for row in group["rows"]:
         texts = []
-        for arm in (TEACHER, *ARMS):
+        for arm in group["arms"]:
             own = row["cells"][arm][score] if arm in row["cells"] else None
             known = known or own is not None
             texts.append(_score_text(own, row["unfinished"][arm]))
         rows.append([_labels(row), *texts])
-    header = [f"{SCORES[score]} by labelled images", "teacher", *ARMS.values()]
+    header = [f"{SCORES[score]} by labelled images", *map(_caption, group["arms"])]
     return [*table(header, rows), ""] if known else []
 
 
@@ -339,7 +425,8 @@ def _labels(row: dict) -> str:
 
 def _gap_lines(group: dict) -> list[str]:
     """Return the table of the differences between arms in test accuracy."""
-    header = ["labelled images", *(f"{ARMS[first]} minus {ARMS[second]}" for first, second in GAPS)]
+    pairs = [(_caption(one["of"]), _caption(one["minus"])) for one in group["rows"][0]["gaps"]]
+    header = ["labelled images", *(f"{first} minus {second}" for first, second in pairs)]
     rows = []
     for row in group["rows"]:
         gaps = [one["gap"] for one in row["gaps"]]

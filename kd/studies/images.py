@@ -25,12 +25,14 @@ from kd.teachers.model_file import Trained
 _OLD_RANGES = {INTEGER: Range(0.0, 65535.0, "16 bits")}
 
 
-def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Dataset:
+def own_test_images(
+    run: Path, report: dict, model: Trained, how: Judging, size: int | None = None
+) -> Dataset:
     """Return the data set of a run with nothing but its test split, in the order of the run.
 
     The images are those whose hashes the run has kept, so the data set may have grown since then,
     and its files may have moved. `how` specifies the cache and, if the data set has moved, its new
-    folder.
+    folder. `size` is the image size, that of the run by default.
 
     Raises Problem if test images are missing, or if their labels are others now.
     """
@@ -38,6 +40,7 @@ def own_test_images(run: Path, report: dict, model: Trained, how: Judging) -> Da
     data = parsing.replace(
         settings,
         cache_dir=how.cache_dir,
+        image_size=size or settings.data.image_size,
         data_dir=how.data_dir or settings.data.data_dir,
         table=how.table or settings.data.table,
         errata=how.errata or settings.data.errata,

@@ -15,17 +15,19 @@ def missing_commands(study: Study, mode: str, tag: str) -> list[str]:
     """Return the commands that fill a table's empty cells, for every seed that was used.
 
     Teachers come first, then networks trained alone, then students. A run that has begun gets its
-    `begun_command`, whatever its seed.
+    `begun_command`, whatever its seed. A cell whose folder has a run with other data of the teacher
+    needs another tag, and so another table.
     """
     commands = []
     for role, teacher, student in _wanted(study, mode, tag):
         there = study.at(role, tag, teacher, student)
         begun = {run.seed: run for run in study.unfinished_at(role, tag, teacher, student)}
         for seed in sorted({*study.seeds, *begun} - there.keys()):
+            cell = Cell(role, tag, teacher, student, seed)
             if seed in begun:
                 commands.append(begun_command(study, begun[seed]))
-            else:
-                commands.append(fill_command(study, Cell(role, tag, teacher, student, seed)))
+            elif not study.is_taken(cell):
+                commands.append(fill_command(study, cell))
     return commands
 
 
@@ -81,16 +83,23 @@ def fill_command(study: Study, cell: Cell) -> str:
     if is_mode(cell.role):
         names = [*teacher_flags(cell.role, cell.teacher), "--student", cell.student]
         words = ["distill.py", *words, "--mode", cell.role, *names]
+        for key, value in study.teachers_data(cell).items():
+            if like.settings.get(key) != value:
+                words += [_flag(key), "none" if value is None else str(value)]
     else:
         words = ["train_teacher.py", *words, "--model", cell.student]
     if cell.role == DEFECTIVE and like.role != DEFECTIVE:
         words += ["--stop-at-val-accuracy", "0.5"]
     for key in _not_carried_over(like, cell):
-        words += ["--" + key.replace("_", "-"), "none"]
+        words += [_flag(key), "none"]
     if like.tag != cell.tag:
         words += ["--tag", cell.tag]
     out = str(out_of(like.folder))
     return shlex.join(["python", *words, "--seed", str(cell.seed), "--out", out])
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _distance(run: Run, cell: Cell) -> tuple:

@@ -3,6 +3,7 @@
 This is the only file in kd/studies that reads the table of modes.
 """
 
+import re
 from typing import NamedTuple
 
 from kd.config.resolve import GENERATION_WORD, resolve
@@ -11,21 +12,26 @@ from kd.methods import MODES, Origin
 # Roles of networks that were trained on labels only. Every other role is a mode.
 ALONE = "alone"
 DEFECTIVE = "defective teacher"  # stopped early
+# What `words_on_teachers` in kd/config/teacher_data.py adds to the name of a teacher.
+_WORDS = re.compile(r" \(((all labels|\S+ % of the labels)?(, )?(\d+ px)?)\)$")
 
 
 class Meaning(NamedTuple):
     """Meaning of the settings of a run.
 
     role     a mode, or ALONE, or DEFECTIVE
-    teacher  the joint name of its teachers; empty for a network trained on labels only
+    teacher  the joint name of its teachers, with what their data have of their own, for example
+             `a+b (all labels, 224 px)`; empty for a network trained on labels only
     student  the name of the trained network
     unused   the settings that the run does not use
+    size     the size of the images that its teachers see
     """
 
     role: str
     teacher: str
     student: str
     unused: frozenset[str]
+    size: int
 
 
 def meaning_of(settings) -> Meaning:
@@ -35,7 +41,35 @@ def meaning_of(settings) -> Meaning:
         role = settings.distillation.mode
     else:
         role = ALONE if plan.stop_at is None else DEFECTIVE
-    return Meaning(role, plan.teacher_name, plan.student, plan.unused)
+    teacher = plan.teacher_name + (f" ({plan.teacher_words})" if plan.teacher_words else "")
+    return Meaning(role, teacher, plan.student, plan.unused, plan.teacher_data.image_size)
+
+
+def without_words(teacher: str) -> str:
+    """Return the joint name of teachers without the words on their data."""
+    return _WORDS.sub("", teacher)
+
+
+def words_of(teacher: str) -> str:
+    """Return the words on the data of teachers, e.g. `all labels`; empty if there are none."""
+    found = _WORDS.search(teacher)
+    return found[1] if found else ""
+
+
+class Way(NamedTuple):
+    """A mode and the words on the data of its teachers. Only runs of one way are averaged."""
+
+    mode: str
+    words: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}, teacher with {self.words}" if self.words else self.mode
+
+    def has_control(self, other: "Way") -> bool:
+        """Return whether another mode is a control of this one, with the same data of a teacher."""
+        same_data = other.words == self.words or not has_network(other.mode)
+        return other.mode != self.mode and same_data
 
 
 class Cell(NamedTuple):
@@ -120,10 +154,13 @@ def teacher_role(mode: str) -> str:
 def members(mode: str, teacher: str) -> list[str]:
     """Return the networks trained on labels that together form a mode's `teacher`.
 
-    Empty if the teacher is an untrained network, a distribution or a generation of a chain.
+    Empty if the teacher is an untrained network, a distribution or a generation of a chain, and if
+    it has data of its own, because its runs are then in no table of its students.
     """
     origin = _origin(mode)
-    if not origin.trained or not origin.is_network or GENERATION_WORD in teacher:
+    if not origin.trained or not origin.is_network:
+        return []
+    if GENERATION_WORD in teacher or words_of(teacher):
         return []
     return teacher.split("+")
 
@@ -139,7 +176,8 @@ def has_network(mode: str) -> bool:
 
 
 def teacher_flags(mode: str, teacher: str) -> list[str]:
-    """Return the flags of distill.py that select a mode's teacher."""
+    """Return the flags of distill.py that select a mode's teacher, without those of its data."""
+    teacher = without_words(teacher)
     if teaches_itself(mode):
         _, _, generation = teacher.partition(GENERATION_WORD)
         return ["--generations", str(1 + int(generation or 0))]

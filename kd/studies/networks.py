@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.config.layout import RunPaths, alone_path, out_of
+from kd.config.settings import DistillSettings
 from kd.data.ranges import same
 from kd.reports import report as reports
-from kd.studies.modes import ALONE
+from kd.studies.modes import ALONE, meaning_of, words_of
+from kd.studies.runs import read_settings
 from kd.system.errors import Problem
 
 TEACHER = "teacher"
@@ -16,11 +18,15 @@ KINDS = (TEACHER, TOGETHER, ALONE, DISTILLED)
 
 
 class Member(NamedTuple):
-    """A network of an entry: the folder of its run, the hash of its weights and its share."""
+    """A network of an entry: the folder of its run, the hash of its weights and its share.
+
+    size  the size of its images
+    """
 
     folder: Path
     weights: str
     share: float
+    size: int
 
 
 class Entry(NamedTuple):
@@ -70,7 +76,7 @@ def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
         if report["kind"] == "student":
             entries += _teachers(run, report, left_out)
             entries += _alone(run, report, left_out)
-            entries.append(_entry(run, report, DISTILLED))
+            entries.append(_entry(run, report, DISTILLED, _words(run, report)))
         else:
             stopped = report["settings"]["stop_at_val_accuracy"] is not None
             teaches = report["student"]["name"] in teaching or stopped
@@ -101,23 +107,30 @@ def _distinct(entries: list[Entry], left_out: list[str]) -> list[Entry]:
     return list(kept.values())
 
 
-def _entry(run: Path, report: dict, kind: str) -> Entry:
-    """Return the entry of a run's network."""
-    member = Member(run, report["student"]["weights_hash"], 1.0)
-    caption = _caption(report, kind)
+def _entry(run: Path, report: dict, kind: str, words: str = "") -> Entry:
+    """Return the entry of a run's network; `words` are on the data of its teachers, or its own."""
+    size = report["data"]["image_size"]
+    member = Member(run, report["student"]["weights_hash"], 1.0, size)
+    caption = _caption(report, kind, words)
     return Entry(caption, kind, report["settings"]["seed"], report, [member])
 
 
-def _caption(report: dict, kind: str) -> str:
+def _words(run: Path, report: dict) -> str:
+    """Return the words on the data of a distilled run's teachers, or an empty string."""
+    return words_of(meaning_of(read_settings(run, report, DistillSettings)).teacher)
+
+
+def _caption(report: dict, kind: str, words: str) -> str:
     settings = report["settings"]
     name = report["student"]["name"]
     tag = f", {settings['tag']}" if settings["tag"] else ""
     if kind == TEACHER:
         defective = "defective " if settings.get("stop_at_val_accuracy") is not None else ""
-        return f"{name} ({defective}teacher{tag})"
+        return f"{name} ({defective}teacher{words and ', '}{words}{tag})"
     if kind == ALONE:
         return f"{name} (baseline{tag})"
-    return f"{name} <- {report['teacher']['name']}, {settings['mode']}{tag}"
+    teacher = report["teacher"]["name"] + (f" ({words})" if words else "")
+    return f"{name} <- {teacher}, {settings['mode']}{tag}"
 
 
 def _teachers(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
@@ -136,20 +149,23 @@ def _teachers(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
             left_out.append(str(problem))
             continue
         # A teacher of a born-again chain was a student itself.
-        entries.append(_entry(folder, own, TEACHER if own["kind"] == "teacher" else DISTILLED))
+        if own["kind"] == "teacher":
+            entries.append(_entry(folder, own, TEACHER, _words(run, report)))
+        else:
+            entries.append(_entry(folder, own, DISTILLED, _words(folder, own)))
     if len(entries) == len(members) > 1:
-        entries.append(_together(report, entries))
+        entries.append(_together(report, entries, _words(run, report)))
     return entries
 
 
-def _together(report: dict, teachers: list[Entry]) -> Entry:
+def _together(report: dict, teachers: list[Entry], words: str) -> Entry:
     """Return the teachers of a run as one entry, mixed as in its training."""
     mixed = []
     for entry, member in zip(teachers, members_of(report)):
         mixed.append(entry.members[0]._replace(share=member["weight"]))
     settings = report["settings"]
     tag = f", {settings['tag']}" if settings["tag"] else ""
-    caption = f"{report['teacher']['name']} ({TOGETHER}{tag})"
+    caption = f"{report['teacher']['name']} ({TOGETHER}{words and ', '}{words}{tag})"
     return Entry(caption, TOGETHER, settings["seed"], report, mixed)
 
 

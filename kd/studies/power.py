@@ -9,6 +9,7 @@ from scipy import stats
 
 from kd.reports.statistics import LEVEL, Comparison, added_variance, estimate
 from kd.reports.verdicts import MIN_DISCORDANT, MIN_SEEDS
+from kd.studies.modes import Way, words_of
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import gather
 from kd.studies.study import Study
@@ -92,9 +93,8 @@ def write_power(root: Path, margin: float | None = None) -> dict:
     for runs in groups:
         study = Study(runs)
         for mode, tag in study.tables():
-            found = _plan(study, mode, tag, margin)
-            if found is not None:
-                result["studies"].append(found)
+            plans = [_plan(study, way, tag, margin) for way in study.ways(mode, tag)]
+            result["studies"] += [plan for plan in plans if plan is not None]
     if not result["studies"]:
         for text in left_out:
             log(f"excluded: {text}")
@@ -107,14 +107,16 @@ def write_power(root: Path, margin: float | None = None) -> dict:
     return result
 
 
-def _plan(study: Study, mode: str, tag: str, given: float | None) -> dict | None:
+def _plan(study: Study, way: Way, tag: str, given: float | None) -> dict | None:
     """Return the power of a table's comparisons with the networks trained alone.
 
     None if no pair has two seeds.
     """
     pilots = []
-    for teacher, student in study.cells(mode, tag):
-        runs = study.at(mode, tag, teacher, student)
+    for teacher, student in study.cells(way.mode, tag):
+        if words_of(teacher) != way.words:
+            continue
+        runs = study.at(way.mode, tag, teacher, student)
         member = study.minus(runs, study.alone(student, tag), student)
         one = member.comparison
         if one is not None and one.seeds > 1 and not member.doubt:
@@ -139,7 +141,7 @@ def _plan(study: Study, mode: str, tag: str, given: float | None) -> dict | None
                 )
     return {
         "heading": study.heading,
-        "mode": mode,
+        "mode": way.name,
         "tag": tag,
         "pairs": len(pilots),
         "seeds": max(one.seeds for one in pilots),

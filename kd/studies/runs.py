@@ -44,6 +44,8 @@ COMPARED = (
     "correct_probability",
     "teacher_weights",
     "teacher_checkpoint",
+    "teacher_labeled_fraction",
+    "teacher_image_size",
     "stop_at_val_accuracy",
     "balance",
     *_recipe(),

@@ -48,8 +48,9 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     for text in left_out:
         log(f"excluded: {text}")
     report = reports.read(runs[0])
-    dataset = own_test_images(runs[0], report, model_file.load(RunPaths(runs[0]).model), how)
-    rows, collapsed = judge(entries, dataset, how)
+    datasets = _datasets(entries, runs[0], report, how)
+    dataset = datasets[report["data"]["image_size"]]
+    rows, collapsed = judge(entries, datasets, how)
     patients = np.array([dataset.index.unit(row) for row in dataset.splits.test])
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -67,6 +68,23 @@ def write_shift(runs: list[Path], how: Judging) -> dict:
     figures.save(root / "shift.png", figures.pixels(figures.shifts(result)))
     write_outputs(root, "shift", markdown(result), result, "shift.png")
     return result
+
+
+def _datasets(entries: list[Entry], run: Path, report: dict, how: Judging) -> dict[int, Dataset]:
+    """Return the test images of a run by image size: its own, and those of teachers.
+
+    The shifts are relative to the side, except noise, which is added to each pixel.
+    """
+    own = report["data"]["image_size"]
+    model = model_file.load(RunPaths(run).model)
+    datasets = {own: own_test_images(run, report, model, how)}
+    for entry in entries:
+        for member in entry.members:
+            if member.size not in datasets:
+                datasets[member.size] = own_test_images(run, report, model, how, member.size)
+            if member.size != own:
+                log(f"note: {entry.caption} sees images of {member.size} pixels, not of {own}.")
+    return datasets
 
 
 def _data(entry: dict, dataset: Dataset) -> dict:
@@ -90,24 +108,29 @@ def _networks(entries: list[Entry], rows: Rows) -> list[dict]:
     return networks
 
 
-def judge(entries: list[Entry], dataset: Dataset, how: Judging) -> tuple[Rows, Rows]:
+def judge(entries: list[Entry], datasets: dict[int, Dataset], how: Judging) -> tuple[Rows, Rows]:
     """Return (whether each test image is classified correctly in each version, by row and seed;
     whether a network predicts one class for all images of a version, bool [V], by row and seed).
 
-    Each network is loaded only once. Teachers together are mixed at T = 1. Raises Problem (4) for a
+    Each network is loaded only once, and sees the images of its own size. Teachers together are
+    mixed at T = 1. Raises Problem (4) for a
     network that does not belong to its report or is damaged.
     """
-    views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
+    views_of = {}
+    for size, dataset in datasets.items():
+        views_of[size] = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = {}  # by hash of the weights
     rows = {}
     collapsed = {}
     for entry in entries:
         for member in entry.members:
             if member.weights not in logits:
+                views = views_of[member.size]
                 logits[member.weights] = _logits(member.folder, member.weights, views)
         own = torch.stack([logits[member.weights].flatten(0, 1) for member in entry.members])
         shares = torch.tensor([member.share for member in entry.members])
         predicted = losses.mixture(own, shares, 1.0).argmax(1)
+        views = views_of[entry.members[0].size]
         predicted = predicted.view(-1, len(views))
         right = (predicted == views.labels).numpy()
         log(

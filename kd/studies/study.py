@@ -5,18 +5,22 @@ from collections.abc import Hashable
 import numpy as np
 
 from kd.config.settings import Distillation
+from kd.config.teacher_data import OWN
 from kd.reports.statistics import pair
 from kd.reports.text import units_text
 from kd.reports.verdicts import Member
 from kd.studies.flags import one_class_note
 from kd.studies.modes import (
     ALONE,
+    Way,
     is_mode,
     members,
     mode_order,
     teacher_role,
     teaches_itself,
     thesis_pairs,
+    without_words,
+    words_of,
 )
 from kd.studies.runs import SPLITS, Cell, Run, differing
 from kd.studies.unfinished import Unfinished, data_settings
@@ -133,6 +137,27 @@ class Study:
                 if not teaches_itself(mode) or (teacher, student) in there:
                     pairs.append((teacher, student))
         return pairs
+
+    def ways(self, mode: str, tag: str) -> list[Way]:
+        """Return the mode of a table with the data of its teachers: that of the students first."""
+        every = {words_of(teacher) for teacher in self.pairs(mode, tag)[0]}
+        return [Way(mode, words) for words in sorted(every)]
+
+    def is_taken(self, cell: Cell) -> bool:
+        """Return whether the folder of a cell's run has a run whose teachers have other data."""
+        for run in self.begun_in(cell.role, cell.tag):
+            same_name = without_words(run.teacher) == without_words(cell.teacher)
+            same_run = (run.student, run.seed) == (cell.student, cell.seed)
+            if same_name and same_run and run.teacher != cell.teacher:
+                return True
+        return False
+
+    def teachers_data(self, cell: Cell) -> dict:
+        """Return the data settings that a cell's teachers have of their own, or None for each."""
+        for run in (*self.runs.values(), *self.unfinished):
+            if words_of(cell.teacher) and run.teacher == cell.teacher:
+                return {key: run.settings[key] for key in OWN}
+        return dict.fromkeys(OWN)
 
     def at(self, role: str, tag: str, teacher: str, student: str) -> dict[int, Run]:
         """Return the runs of a cell by seed.

@@ -2,7 +2,7 @@
 
 from kd.studies.cells import means
 from kd.studies.flags import flags
-from kd.studies.modes import members, teacher_role
+from kd.studies.modes import members, teacher_role, words_of
 from kd.studies.runs import SPLITS, Run
 from kd.studies.study import Study
 from kd.studies.unfinished import count_states
@@ -57,8 +57,7 @@ def teacher_notes(study: Study, mode: str, tag: str) -> list[str]:
         runs = _students(study, mode, tag, teacher)
         taught += runs
         notes += _sharing_notes(teacher, runs)
-    other_labels = other_labels_note(taught)
-    return notes + ([other_labels] if other_labels else [])
+    return [*notes, *own_data_notes(taught), *filter(None, [other_labels_note(taught)])]
 
 
 def _sharing_notes(teacher: str, runs: list[Run]) -> list[str]:
@@ -83,9 +82,31 @@ def _sharing_notes(teacher: str, runs: list[Run]) -> list[str]:
     return notes
 
 
+def own_data_notes(runs: list[Run]) -> list[str]:
+    """Return a sentence on each teacher that has labels or an image size of its own."""
+    texts = set()
+    for run in runs:
+        if words_of(run.teacher):
+            differences = set()
+            for member in run.report["teacher"]["members"]:
+                differences.update(member["differences"])
+            texts.add(f"Teacher {printable(run.teacher)}: {'; '.join(sorted(differences))}.")
+    return sorted(texts)
+
+
+def has_declared_labels(run: Run) -> bool:
+    """Return whether a run says which labels its teachers have, and they have no others."""
+    given = run.settings.get("teacher_labeled_fraction") is not None
+    foreign = run.settings.get("teacher_checkpoint") and run.settings["allow_foreign_teacher"]
+    return bool(given and "labels" in words_of(run.teacher) and not foreign)
+
+
 def other_labels_note(runs: list[Run]) -> str:
-    """Return a warning if teachers were trained on other labels than their students, or ""."""
-    taught = [run.report for run in runs if run.report["teacher"] is not None]
+    """Return a warning if teachers were trained on other labels than their students, or "".
+
+    Teachers with --teacher-labeled-fraction are meant to be, and are named by it.
+    """
+    taught = [run.report for run in runs if run.report["teacher"] and not has_declared_labels(run)]
     foreign = 0
     for report in taught:
         known = {member["split"] for member in report["teacher"]["members"]} - {None}

@@ -9,6 +9,7 @@ import torch
 from kd import losses
 from kd.config.plan import Plan
 from kd.data.index import digest
+from kd.data.store import Joined, Store
 from kd.data.views import Views
 from kd.models import Classifier
 from kd.system.devices import Precision
@@ -17,6 +18,7 @@ from kd.system.messages import first_line
 from kd.teachers.cache import TeacherCache
 from kd.teachers.model_file import Trained
 from kd.teachers.outputs import (
+    BatchImages,
     BatchLogits,
     BatchTeacher,
     JointTeacher,
@@ -24,7 +26,9 @@ from kd.teachers.outputs import (
     LiveNetwork,
     ObservedJointTeacher,
     ObservedNetwork,
+    OwnImages,
     collect_logits,
+    same_images,
 )
 from kd.teachers.stored_logits import StoredLogits, key_of
 
@@ -45,7 +49,10 @@ class Teacher:
 
 
 class Ensemble:
-    """The teachers of a run; `members` is empty if a label distribution is the teacher."""
+    """The teachers of a run; `members` is empty if a label distribution is the teacher.
+
+    stores  stores of the student's images -> stores of the same images at the size of the teachers
+    """
 
     def __init__(
         self,
@@ -54,9 +61,10 @@ class Ensemble:
         classes: int,
         device: torch.device,
         cache: TeacherCache,
+        stores: dict[Store | Joined, Store | Joined] | None = None,
     ):
         self.plan, self.members, self.classes = plan, members, classes
-        self.device, self.cache = device, cache
+        self.device, self.cache, self.stores = device, cache, stores or {}
         self.weights = list(plan.shares)
         for member in members:
             member.trained.network.to(device)
@@ -91,6 +99,14 @@ class Ensemble:
             rows.append(names)
         return [tuple(names) for names in zip(*rows)]
 
+    def own_images(self, views: Views) -> BatchImages:
+        """Return the function that returns the batches of `views` as the teachers see them."""
+        return _own_images(self._seen(views), views)
+
+    def _seen(self, views: Views) -> Views:
+        """Return the views that the teachers see while their student sees `views`."""
+        return views.over(self.stores[views.store]) if self.stores else views
+
     def try_images(self, images: torch.Tensor) -> None:
         """Raise Problem for a member that cannot process images [B, 3, S, S] of this size.
 
@@ -110,8 +126,8 @@ class Ensemble:
                 why = first_line(error)
                 raise Problem(
                     f"Teacher {member.name} ({member.source}) cannot process images of"
-                    f" {images.shape[-1]} pixels ({why}). Use another --image-size or another"
-                    " teacher."
+                    f" {images.shape[-1]} pixels ({why}). Use another --image-size, a"
+                    " --teacher-image-size of its own, or another teacher."
                 ) from None
             self.cache.tried.append(network)
 
@@ -123,37 +139,43 @@ class Ensemble:
         if not self.members:
             correct = self.plan.distribution.correct
             return LabelDistribution(self.classes, 1 / self.classes if correct is None else correct)
+        seen = self._seen(views)
+        own = _own_images(seen, views)
         if layers:
             observed = [
-                ObservedNetwork(member.trained.network, precision, own)
-                for member, own in zip(self.members, layers)
+                ObservedNetwork(member.trained.network, precision, names, own)
+                for member, names in zip(self.members, layers)
             ]
             return ObservedJointTeacher(observed, self.weights, self.device)
-        networks = [self._network(member, views, precision) for member in self.members]
+        networks = [self._network(member, seen, precision, own) for member in self.members]
         return JointTeacher(networks, self.weights, self.device)
 
-    def _network(self, member: Teacher, views: Views, precision: Precision) -> BatchLogits:
+    def _network(
+        self, member: Teacher, seen: Views, precision: Precision, own: BatchImages
+    ) -> BatchLogits:
         """Return a member's stored logits, or the network itself with --no-stored-logits.
 
-        Logits that are not stored yet are computed and stored when they are requested.
+        Logits that are not stored yet are computed and stored when they are requested. `seen` are
+        the views that the teachers see, and `own` is that of `own_images`.
         """
         network, settings = member.trained.network, self.plan.settings
         if not settings.distillation.stored_logits:
-            return LiveNetwork(network, precision)
-        key = key_of(network, member.trained.hash, views, precision)
+            return LiveNetwork(network, precision, own)
+        key = key_of(network, member.trained.hash, seen, precision)
         if key not in self.cache.stores:
             cache_dir = settings.data.cache_dir
-            self.cache.stores[key] = StoredLogits(cache_dir, network, key, views, precision)
+            self.cache.stores[key] = StoredLogits(cache_dir, network, key, seen, precision, own)
         return self.cache.stores[key]
 
     def answers(self, views: Views, check_stop: Callable[[], None]) -> np.ndarray:
         """Return the logits of each member for every slot, in order and in float32: [M, n, K]."""
         precision = Precision(self.device.type, "off")
+        seen = self._seen(views)
+        own = _own_images(seen, views)
         logits = []
         for member in self.members:
-            logits.append(
-                collect_logits(self._network(member, views, precision), views, check_stop)
-            )
+            network = self._network(member, seen, precision, own)
+            logits.append(collect_logits(network, views, check_stop))
         return np.stack(logits)
 
     def together(self, logits: np.ndarray) -> np.ndarray:
@@ -179,3 +201,8 @@ class Ensemble:
                 " use --tag NAME to start a new run.",
                 BAD_CHECKPOINT,
             )
+
+
+def _own_images(seen: Views, views: Views) -> BatchImages:
+    """Return the function from batches of `views` to those of `seen`, the teachers' views."""
+    return same_images if seen is views else OwnImages(seen)

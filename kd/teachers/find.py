@@ -1,5 +1,6 @@
 """Finding a run's teachers: in a file, in the folder of a finished run, or drawn from a seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kd import models
@@ -19,13 +20,40 @@ from kd.teachers.model_file import Trained, state_hash
 def find(wanted: TeacherPlan, plan: Plan, dataset: Dataset, cache: TeacherCache) -> Teacher | None:
     """Return a teacher of a student's plan, or None if it has yet to be trained.
 
-    Raises Problem if the teacher that is found does not fit the data.
+    `dataset` is the data set with the teachers' labels and image size. Raises Problem if the
+    teacher that is found does not fit it.
     """
     if wanted.seed is not None:
-        return untrained(wanted.name, wanted.seed, dataset.index.classes)
-    if wanted.file is not None:
-        return _from_file(wanted, plan, dataset, cache)
-    return _from_run(wanted, plan, dataset, cache)
+        found = untrained(wanted.name, wanted.seed, dataset.index.classes)
+    elif wanted.file is not None:
+        found = _from_file(wanted, plan, dataset, cache)
+    else:
+        found = _from_run(wanted, plan, dataset, cache)
+    if found is None:
+        return None
+    return replace(
+        found, differences=[*_own_data(found.trained, plan, dataset), *found.differences]
+    )
+
+
+def _own_data(trained: Trained, plan: Plan, dataset: Dataset) -> list[str]:
+    """Return how the data settings of a teacher differ from those of its student, as texts.
+
+    What labels a teacher has seen is known if it was trained on the split of `dataset`.
+    """
+    own, student = plan.teacher_data, plan.settings.data
+    found = []
+    known = trained.about is not None and not leakage.foreign(trained, dataset)
+    if known and own.labeled_fraction != student.labeled_fraction:
+        found.append(
+            f"trained on the labels of {100 * own.labeled_fraction:g} % of the train split, the"
+            f" student on those of {100 * student.labeled_fraction:g} %"
+        )
+    if own.image_size != student.image_size:
+        found.append(
+            f"it sees images of {own.image_size} pixels, the student of {student.image_size}"
+        )
+    return found
 
 
 def has_begun(wanted: TeacherPlan) -> bool:

@@ -38,14 +38,22 @@ def differences(trained: Trained, dataset: Dataset) -> list[str]:
         else []
     )
     pairs += [
-        ("image_size", about["input"]["image_size"], settings.image_size),
         ("resize", about["input"]["resize"], settings.resize),
         ("crop", about["input"]["crop"], dataset.store.crop),
     ]
     if not same(about["input"]["ranges"], as_plain(dataset.store.ranges)):
         theirs = words(from_plain(about["input"]["ranges"])) or "none"
         pairs.append(("range of values", theirs, words(dataset.store.ranges) or "none"))
-    return foreign(trained, dataset) + _unlike(pairs)
+    return [*foreign(trained, dataset), *_other_size(trained, dataset), *_unlike(pairs)]
+
+
+def _other_size(trained: Trained, dataset: Dataset) -> list[str]:
+    """Return a text if a network was trained on images of another size, with what to do."""
+    theirs, ours = trained.about["input"]["image_size"], dataset.settings.image_size
+    if theirs == ours:
+        return []
+    cure = f"--teacher-image-size {theirs} shows it the images at its own size"
+    return [f"image_size {theirs} instead of {ours} ({cure})"]
 
 
 def foreign(trained: Trained, dataset: Dataset) -> list[str]:
@@ -139,6 +147,27 @@ def refuse_overlap(trained: Trained, dataset: Dataset) -> None:
                     f" {_cure(seen, dataset, files)}",
                     BAD_CHECKPOINT,
                 )
+
+
+def refuse_leaking_labels(labels: Dataset, dataset: Dataset) -> None:
+    """Raise Problem if teachers with other labels than their student could know evaluation images.
+
+    `labels` is the data set with the teachers' labels, `dataset` that of the student. Both have the
+    same validation and test splits. If patients or files are in several splits, a teacher may have
+    seen those of the test split that its student has not, and the student's report would not show
+    it.
+    """
+    if labels.split_hash == dataset.split_hash:
+        return
+    shared = labels.describe()["overlaps"]
+    if any(shared.values()):
+        raise Problem(
+            "--teacher-labeled-fraction cannot be used with this split: with the labels of the"
+            f" teacher, {counted(shared['patients'], 'patient is', 'patients are')} and"
+            f" {counted(shared['files'], 'identical file is', 'identical files are')} in more than"
+            " one split. Use --split patient, and --check-data to find identical files.",
+            BAD_CHECKPOINT,
+        )
 
 
 def _shared(seen: dict, theirs: str, dataset: Dataset, ours: str) -> tuple[int, int]:

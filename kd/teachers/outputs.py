@@ -37,25 +37,52 @@ class TeacherOutputs(NamedTuple):
         return losses.mixture(self.logits, self.weights, temperature)
 
 
+BatchImages = Callable[[Batch], Batch]
 BatchLogits = Callable[[Batch], torch.Tensor]
 BatchTeacher = Callable[[Batch], TeacherOutputs | None]
+
+
+def same_images(batch: Batch) -> Batch:
+    """Return the batch: its teachers see the images of the student."""
+    return batch
+
+
+class OwnImages:
+    """The images that teachers see in a batch of their student, from views of their own.
+
+    They are the same views of the same slots, for example at another size. Those of the last batch
+    are kept, because several teachers ask for them in turn.
+    """
+
+    def __init__(self, views: Views):
+        self.views = views
+        self._asked: Batch | None = None
+        self._own: Batch | None = None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch with the images of the teachers."""
+        if batch is not self._asked:
+            [own] = self.views.batches(batch.epoch, [batch.slots.numpy()])
+            self._asked, self._own = batch, batch._replace(images=own.images)
+        return self._own
 
 
 class LiveNetwork:
     """A network that is evaluated on every batch.
 
-    It runs in evaluation mode, in the precision of the training, with its own mean and std.
+    It runs in evaluation mode, in the precision of the training, with its own mean and std, on the
+    images that `own` returns.
     """
 
-    def __init__(self, network: Classifier, precision: Precision):
+    def __init__(self, network: Classifier, precision: Precision, own: BatchImages = same_images):
         network.module.eval().requires_grad_(False)
-        self.network, self.precision = network, precision
+        self.network, self.precision, self.own = network, precision, own
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return the logits, float32 [B, K]."""
         with torch.inference_mode():
             with self.precision.autocast():
-                output = self.network(batch.images)
+                output = self.network(self.own(batch).images)
             logits = output.float()
         return (
             logits.clone()
@@ -65,9 +92,15 @@ class LiveNetwork:
 class ObservedNetwork:
     """A network that is evaluated on every batch and also returns features of some layers."""
 
-    def __init__(self, network: Classifier, precision: Precision, layers: tuple[str, ...]):
+    def __init__(
+        self,
+        network: Classifier,
+        precision: Precision,
+        layers: tuple[str, ...],
+        own: BatchImages = same_images,
+    ):
         network.module.eval().requires_grad_(False)
-        self.network, self.precision, self.layers = network, precision, layers
+        self.network, self.precision, self.layers, self.own = network, precision, layers, own
 
     # Not inference_mode: losses save the features for their backward pass, which is not allowed for
     # inference tensors.
@@ -75,7 +108,7 @@ class ObservedNetwork:
     def __call__(self, batch: Batch) -> Outputs:
         """Return the logits, float32 [B, K], and the features of each layer, float32."""
         with self.precision.autocast():
-            logits, features = self.network.outputs(batch.images, self.layers)
+            logits, features = self.network.outputs(self.own(batch).images, self.layers)
         return Outputs(logits.float(), tuple(one.float() for one in features))
 
 

@@ -16,7 +16,7 @@ from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import Precision, kind_of, to_device
 from kd.system.files import reason
-from kd.teachers.outputs import BatchLogits, LiveNetwork
+from kd.teachers.outputs import BatchImages, BatchLogits, LiveNetwork, same_images
 
 FLUSH_EVERY = 20  # steps between two writes, because a write has to wait for the GPU
 CHECKED = 4  # stored rows that are compared with the live teacher
@@ -73,18 +73,27 @@ class StoredLogits:
     another run that writes it at the same time, counts as a hole. A batch with a hole is computed
     completely. If the file cannot be read or written, one warning is printed, and training
     continues with the rows that are available.
+
+    views  the views that the teacher sees
+    own    as of `LiveNetwork`
     """
 
     file: int | None = None  # so that __del__ works if __init__ fails before a file is open
 
     def __init__(
-        self, cache_dir: str, network: Classifier, key: str, views: Views, precision: Precision
+        self,
+        cache_dir: str,
+        network: Classifier,
+        key: str,
+        views: Views,
+        precision: Precision,
+        own: BatchImages = same_images,
     ):
         self.network, self.precision = network, precision
         self.slots, self.device = len(views), views.device
         # Whether the views, or the batches that contain them, differ between epochs.
         self.changing = views.augment or views.shuffle
-        self.live: BatchLogits = LiveNetwork(network, precision)
+        self.live: BatchLogits = LiveNetwork(network, precision, own)
         self.path = _path(cache_dir, network, key)
         self.width = len(network.classes)
         self.writable, self.epoch, self.fresh, self.asked, self.computed = True, None, [], 0, 0
