@@ -279,8 +279,8 @@ class Data(Protocol, Reading, Source):
     )
     balance: str = option(
         "none",
-        "for rare classes, increase the label loss (weights) or draw images as often as of other"
-        " classes (draw)",
+        "for rare classes, increase the label loss (weights; see --balance-knowledge) or draw"
+        " images as often as of other classes (draw)",
         choices=("none", "weights", "draw"),
     )
     train_per_class: int | None = option(
