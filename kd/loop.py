@@ -99,7 +99,8 @@ def fit(
     """Train from `state.progress` until the last phase is finished or a hook stops the training.
 
     Every phase starts with the last weights of the phase before it, even if another epoch of that
-    phase was the best.
+    phase was the best. With --ema, these are averaged weights, and so are all weights that are
+    judged.
 
     state      the network in training, changed in place
     phases     all phases of the run, including finished ones
@@ -114,7 +115,7 @@ def fit(
     while not state.progress.ended:
         phase = phases[state.progress.phase]
         train_epoch(state, phase, training, precision, hooks)
-        logits = predict(state.network, valid, hooks.check_stop)
+        logits = predict(state.judged, valid, hooks.check_stop)
         row = _row(state, phase, logits, valid.labels.numpy())
         _keep_best(state, phase, row, logits)
         state.progress.history.append(row)
@@ -137,7 +138,7 @@ def train_epoch(
     for batch in phase.views.epoch(progress.epoch, progress.step):
         if progress.total >= phase.end or progress.stopped:
             break
-        set_lr(optimizer, training.schedule, phase, progress.total)
+        set_lr(optimizer, training, phase, progress.total)
         seed_step(phase.views.device, training.seed, progress.epoch, progress.step)
         # The teacher runs before the student because this order was measured to be faster.
         taught = phase.teacher(batch)
@@ -155,6 +156,7 @@ def train_epoch(
         state.divergence.watch(ranks.sum_over_ranks(terms["loss"]), norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
+        state.average.update(progress.total - phase.start)
         state.add(terms, len(batch.slots) if batch.share else 0)
         progress.step, progress.total = progress.step + 1, progress.total + 1
         progress.images += batch.whole
@@ -174,7 +176,7 @@ def _keep_best(state: State, phase: Phase, row: dict, logits: np.ndarray) -> Non
     # The result of a stopped run is its last weights, even if an earlier epoch was better.
     always = progress.best is None or progress.stopped or not phase.reads_labels
     if always or row["valid_accuracy"] > progress.best["valid_accuracy"]:
-        progress.best, state.best_weights = row, state_on_cpu(state.network.module)
+        progress.best, state.best_weights = row, state_on_cpu(state.judged.module)
         state.best_logits = logits
 
 
@@ -189,18 +191,22 @@ def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
         state.end_phase()
 
 
-def set_lr(optimizer: torch.optim.Optimizer, schedule: str, phase: Phase, step: int) -> float:
+def set_lr(optimizer: torch.optim.Optimizer, training: Training, phase: Phase, step: int) -> float:
     """Set the learning rate of a step in the optimizer, and return it.
 
-    It is a pure function of the step. The cosine schedule falls from `phase.lr` to 0 over the steps
-    of the phase.
+    It is a pure function of the step. It rises linearly over the first steps of the phase, whose
+    share is `training.warmup`, and the first step after them has `phase.lr`. Over the steps that
+    remain, the cosine schedule falls from there to 0 (Goyal et al. 2017, arXiv:1706.02677, section
+    2.2; Loshchilov, Hutter 2017, arXiv:1608.03983, eq. 5 without restarts).
 
-    schedule  `constant` or `cosine`
-    step      step of the run, counted over all phases
+    step  step of the run, counted over all phases
     """
-    lr = phase.lr
-    if schedule == "cosine":
-        lr *= 0.5 * (1 + math.cos(math.pi * (step - phase.start) / (phase.end - phase.start)))
+    lr, steps, done = phase.lr, phase.end - phase.start, step - phase.start
+    rising = round(training.warmup * steps)
+    if done < rising:
+        lr *= (done + 1) / (rising + 1)
+    elif training.schedule == "cosine":
+        lr *= 0.5 * (1 + math.cos(math.pi * (done - rising) / (steps - rising)))
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
@@ -289,4 +295,4 @@ class AccuracyWatch:
         return seen > self.threshold and self._accuracy(state, self.valid) > self.threshold
 
     def _accuracy(self, state: State, views: Views) -> float:
-        return metrics.accuracy(predict(state.network, views), views.labels.numpy())
+        return metrics.accuracy(predict(state.judged, views), views.labels.numpy())

@@ -6,6 +6,10 @@ In all shapes, B is the number of images in a batch, K the number of classes, M 
 teachers, and C, H and W are the channels, height and width of a feature map. Every loss returns a
 scalar tensor. It is computed in float32 (float64 inputs stay float64) and averaged over the batch;
 it is averaged over other axes only where its docstring says so.
+
+Losses that are a mean over images take `weights` [B], one for each image (see `image_weights`). The
+sum of the weighted losses is divided by B, so that the loss of an image does not depend on the
+other images. Without weights, all images count the same.
 """
 
 import math
@@ -20,7 +24,12 @@ from kd.system.errors import Problem
 SMALLEST = 1e-6
 
 
-def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+def kd(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), the loss of distillation.
 
     The divergence is summed over the classes and averaged over the batch. The factor T^2 keeps the
@@ -29,6 +38,7 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torc
 
     student, teacher  logits [B, K], converted to float32 before they are divided by T
     temperature       T
+    weights           of the images [B], or None
 
     Raises Problem for logits that `check_logits` refuses.
 
@@ -37,7 +47,10 @@ def kd(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torc
     check_logits(student, teacher)
     log_student = _log_softened(student, temperature)
     log_teacher = _log_softened(teacher, temperature)
-    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    if weights is None:
+        divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    else:
+        divergence = _mean(_kl_of_rows(log_student, log_teacher), weights)
     return temperature**2 * divergence
 
 
@@ -72,17 +85,31 @@ def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return len(labels) / (classes * counts.clamp(min=1))
 
 
-def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def image_weights(labels: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the weight of each image [B]: w[label], or the expectation of w over its classes.
+
+    labels         int64 [B], or probabilities of the classes [B, K]
+    class_weights  w [K]; with None, the result is None
+    """
+    if class_weights is None:
+        return None
+    return labels @ class_weights if labels.ndim == 2 else class_weights[labels]
+
+
+def logit_mse(
+    student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return ||student - teacher||^2 / 2, summed over the classes, averaged over the batch.
 
     student, teacher  logits [B, K]
+    weights           of the images [B], or None
 
     Raises Problem for logits that `check_logits` refuses.
 
     Source: Ba, Caruana 2014, arXiv:1312.6184, eq. 1 (regression on logits).
     """
     check_logits(student, teacher)
-    return (full(student) - full(teacher)).square().sum(1).mean() / 2
+    return _mean((full(student) - full(teacher)).square().sum(1), weights) / 2
 
 
 def dkd(
@@ -91,6 +118,7 @@ def dkd(
     labels: torch.Tensor,
     temperature: float,
     beta: float | torch.Tensor = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return T^2 * (TCKD + beta * NCKD), averaged over the batch.
 
@@ -103,6 +131,7 @@ def dkd(
     labels            int64 [B]
     temperature       T
     beta              a number, or a tensor [B] with one value per image
+    weights           of the images [B], or None
 
     Raises Problem for K = 2 and for logits that `check_logits` refuses.
 
@@ -120,7 +149,7 @@ def dkd(
     others_student = _log_softened(_others(full(student), labels), temperature)
     others_teacher = _log_softened(_others(full(teacher), labels), temperature)
     nckd = _kl_of_rows(others_student, others_teacher)
-    return temperature**2 * (tckd + beta * nckd).mean()
+    return temperature**2 * _mean(tckd + beta * nckd, weights)
 
 
 def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -146,7 +175,12 @@ def dist(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> to
     return temperature**2 * (2 - rows - columns)
 
 
-def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+def standardized(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    temperature: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return `kd` of logits that are standardized over the classes of each image.
 
     Standardized logits have mean 0 and standard deviation 1, which divides by K and not by K - 1.
@@ -155,12 +189,13 @@ def standardized(student: torch.Tensor, teacher: torch.Tensor, temperature: floa
 
     student, teacher  logits [B, K]
     temperature       T
+    weights           of the images [B], or None
 
     Raises Problem for logits that `check_logits` refuses.
 
     Source: Sun et al. 2024, arXiv:2403.01427, algorithm 1 (logit standardization).
     """
-    return kd(_standardize(full(student)), _standardize(full(teacher)), temperature)
+    return kd(_standardize(full(student)), _standardize(full(teacher)), temperature, weights)
 
 
 def standardized_cap(classes: int, temperature: float) -> float:
@@ -198,7 +233,9 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
     return mean - mean.mean(1, keepdim=True) + (weights * logits).sum(0).mean(1, keepdim=True)
 
 
-def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def attention(
+    student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return || A_s / |A_s| - A_t / |A_t| ||^2, averaged over the batch.
 
     A is the mean square of a feature map over its channels. The squared distance is a sum over
@@ -206,6 +243,7 @@ def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     positions instead and multiplies it by 1000.
 
     student, teacher  maps [B, C, H, W]; C may differ, and the larger map is averaged down
+    weights           of the images [B], or None
 
     Source: Zagoruyko, Komodakis 2017, arXiv:1612.03928, eq. 2 with p = 2, squared as in the
     authors' code (attention transfer).
@@ -213,7 +251,7 @@ def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     student, teacher = _same_size(full(student), full(teacher))
     own = unit(student.square().mean(1).flatten(1), SMALLEST)
     other = unit(teacher.square().mean(1).flatten(1), SMALLEST)
-    return (own - other).square().sum(1).mean()
+    return _mean((own - other).square().sum(1), weights)
 
 
 def similarity(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -255,18 +293,21 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> tor
     return width**4 * divergence if width else divergence
 
 
-def hint(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+def hint(
+    student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return ||student - teacher||^2 / 2, averaged over the batch, channels and positions.
 
     The paper sums over the map instead, so there the meaning of a weight depends on the map's size.
 
     student, teacher  maps [B, C, H, W] of the same C (the student's after `Projectors`); the larger
                       map is averaged down
+    weights           of the images [B], or None
 
     Source: FitNets, Romero et al. 2015, arXiv:1412.6550, eq. 3.
     """
     student, teacher = _same_size(full(student), full(teacher))
-    return (student - teacher).square().mean() / 2
+    return _mean((student - teacher).square(), weights) / 2
 
 
 class Projectors(nn.Module):
@@ -316,6 +357,16 @@ def check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
             " from the student cannot be compared: both must be [batch, classes] with at least 2"
             " classes. Choose networks for the same classes."
         )
+
+
+def _mean(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean over values [B, ...], in which each image counts with its weight [B].
+
+    The sum is divided by the number of values, and not by the sum of the weights.
+    """
+    if weights is None:
+        return values.mean()
+    return (weights * values.reshape(len(values), -1).mean(1)).mean()
 
 
 def _log_softened(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -43,11 +43,13 @@ class Kind:
                    to the student's weights is 0.8 to 4 times that of CE (tests/benchmarks/pull.py)
     source         arXiv number of the paper
     loss           name of the function in `kd.losses`, which is called as
-                   loss(student, teacher, [labels=], [temperature=], **options)
+                   loss(student, teacher, [labels=], [temperature=], [weights=], **options)
     options        hyper-parameters of this kind, passed to the loss by name
     softens        whether the loss takes a temperature
     labels         whether the loss takes the labels; such a kind cannot be used in a phase that
                    does not read labels
+    per_image      whether the loss is a mean over images and takes a weight for each of them. Other
+                   losses compare the images of a batch with each other
     maps           whether the features must be maps [B, C, H, W]
     positions      whether the loss compares the positions of a map; a map with a single position
                    then has nothing to compare
@@ -66,6 +68,7 @@ class Kind:
     options: tuple[KindOption, ...] = ()
     softens: bool = False
     labels: bool = False
+    per_image: bool = False
     maps: bool = False
     positions: bool = False
     projects: bool = False
@@ -136,6 +139,7 @@ KNOWLEDGE = {
         weight=1.0,
         source="1503.02531",
         loss="kd",
+        per_image=True,
         softens=True,
     ),
     "logit-mse": Kind(
@@ -145,6 +149,7 @@ KNOWLEDGE = {
         weight=0.15,
         source="1312.6184",
         loss="logit_mse",
+        per_image=True,
     ),
     "dkd": Kind(
         what="class probabilities, true class and other classes separately",
@@ -153,6 +158,7 @@ KNOWLEDGE = {
         weight=1.0,
         source="2203.08679",
         loss="dkd",
+        per_image=True,
         options=(
             KindOption("beta", 1.0, "dkd: weight of the other classes, NCKD", least=0, most=1000),
         ),
@@ -177,6 +183,7 @@ KNOWLEDGE = {
         weight=3.0,
         source="2403.01427",
         loss="standardized",
+        per_image=True,
         softens=True,
         cautions=_standardized_cautions,
     ),
@@ -187,6 +194,7 @@ KNOWLEDGE = {
         weight=20.0,
         source="1612.03928",
         loss="attention",
+        per_image=True,
         maps=True,
         positions=True,
     ),
@@ -224,6 +232,7 @@ KNOWLEDGE = {
         weight=50.0,
         source="1412.6550",
         loss="hint",
+        per_image=True,
         maps=True,
         projects=True,
     ),

@@ -152,6 +152,40 @@ def test_losses_of_features_equal_their_references(kind, shapes):
     assert same_slope(slope(loss, student, teacher, 0), lambda s: reference(s, *f64(teacher), 0), student)
 
 
+WEIGHTED = {
+    "kd": losses.kd, "standardized": losses.standardized,
+    "logit_mse": lambda s, t, T, weights: losses.logit_mse(s, t, weights),
+    "dkd": lambda s, t, T, weights: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float(), weights),
+    "attention": lambda s, t, T, weights: losses.attention(s, t, weights),
+    "hint": lambda s, t, T, weights: losses.hint(s, t, weights)}
+
+
+def test_every_kind_that_is_a_mean_over_images_has_a_test_of_its_weights():
+    assert {name.replace("_", "-") for name in WEIGHTED} == {name for name, kind in KNOWLEDGE.items() if kind.per_image}
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@temperatures
+def test_weights_of_images_multiply_the_losses_of_the_images_and_the_sum_is_divided_by_their_number(kind, T):
+    (_, reference), loss = KINDS[kind], WEIGHTED[kind]
+    student, teacher = draw((6, 7), (6, 7)) if kind in OUTPUTS else draw((6, 3, 5, 5), (6, 3, 3, 3))
+    weights = torch.tensor([0.0, 0.3, 1.0, 1.0, 2.5, 38.0])
+
+    def by_hand(s, t=f64(teacher)[0]):
+        return sum(w * reference(a[None], b[None], T) for w, a, b in zip(f64(weights)[0], s, t)) / len(s)
+
+    assert loss(student, teacher, T, weights).item() == pytest.approx(by_hand(*f64(student)), rel=1e-4)
+    got = slope(loss, student, teacher, T, weights)
+    assert same_slope(got, by_hand, student) and (got[0] == 0).all()
+    plain, ones = KINDS[kind][0](student, teacher, T), torch.ones(6)
+    assert loss(student, teacher, T, None) == plain and loss(student, teacher, T, ones).item() == pytest.approx(plain.item(), rel=1e-5)
+    others = student.clone()
+    others[:4] += 1  # the gradient of an image does not depend on the other images
+    assert torch.allclose(slope(loss, others, teacher, T, weights)[4:], got[4:], rtol=1e-5, atol=1e-6)
+    half = loss(student.bfloat16(), teacher.bfloat16(), T, weights)
+    assert half.dtype == torch.float32 and half.isfinite()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_are_float32_and_a_batch_is_the_mean_of_its_images_unless_images_are_compared(kind):
     loss, reference = KINDS[kind]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -167,7 +168,8 @@ def without(snapshot, item, start):
 
 def test_the_items_cover_the_complete_state():
     state = fresh(Training()).state_dict()
-    assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights", "helper"}) | {"parameters", "buffers"}
+    # tests/test_average.py drops the average, which is empty here.
+    assert {item.partition(".")[0] for item in ITEMS} == (state.keys() - {"weights", "helper", "average"}) | {"parameters", "buffers"}
 
 
 @pytest.mark.case(1)
@@ -332,11 +334,30 @@ def test_stop_at_accuracy_checks_the_subset_first_and_confirms_on_the_whole_spli
     assert not AccuracyWatch(whole, whole, accuracy - 0.01, 8, 99)(state) and len(state.progress.looks) == 3
 
 
-def test_the_learning_rate_is_a_function_of_the_step():
+def rates(schedule, warmup, phase, steps):
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    found = [set_lr(optimizer, Training(schedule=schedule, warmup=warmup), phase, step) for step in steps]
+    assert optimizer.param_groups[0]["lr"] == found[-1]
+    return found
+
+
+def test_the_learning_rate_is_a_function_of_the_step():
     phase = Phase("train", None, no_teacher, Supervised(), 16, 24, 0.2)
-    assert [set_lr(optimizer, "cosine", phase, step) for step in (16, 20)] == [0.2, pytest.approx(0.1)]
-    assert set_lr(optimizer, "constant", phase, 23) == 0.2 == optimizer.param_groups[0]["lr"]
+    assert rates("cosine", 0.0, phase, (16, 20)) == [0.2, pytest.approx(0.1)]
+    assert rates("constant", 0.0, phase, (16, 23)) == [0.2, 0.2]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_rises_then_follows_the_schedule_over_the_steps_that_remain(schedule):
+    phase = Phase("train", None, no_teacher, Supervised(), 16, 36, 0.2)
+    found = rates(schedule, 0.2, phase, range(16, 36))
+    assert found[:4] == pytest.approx([0.2 * k / 5 for k in (1, 2, 3, 4)])
+    after = [0.2 * (1 if schedule == "constant" else (1 + math.cos(math.pi * k / 16)) / 2) for k in range(16)]
+    assert found[4:] == pytest.approx(after) and found[4] == 0.2
+    assert rates(schedule, 0.2, phase, (30, 17)) == [found[14], found[1]]  # it does not depend on the steps before
+    assert rates(schedule, 0.02, phase, range(16, 36)) == rates(schedule, 0.0, phase, range(16, 36))
+    short = Phase("train", None, no_teacher, Supervised(), 0, 1, 0.2)
+    assert rates(schedule, 0.5, short, [0]) == [0.2]
 
 
 def test_a_phase_begins_with_the_last_weights_and_an_optimizer_without_memory(views):

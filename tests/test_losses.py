@@ -102,6 +102,44 @@ def test_class_weights_give_every_class_the_same_total_weight():
     assert losses.cross_entropy(logits, labels, weights).item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
+def test_the_weight_of_an_image_is_that_of_its_class_or_the_expectation_over_its_classes():
+    weights = torch.tensor([0.5, 1.0, 8.0])
+    assert losses.image_weights(torch.tensor([2, 0, 0]), weights).tolist() == [8.0, 0.5, 0.5]
+    assert losses.image_weights(torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.25, 0.25]]), weights).tolist() == [8.0, 2.5]
+    assert losses.image_weights(torch.tensor([2]), None) is None
+
+
+def test_knowledge_with_class_weights_is_weighted_by_true_class_and_without_labels_by_the_teachers():
+    random = torch.Generator().manual_seed(0)
+    student, first, second = (torch.randn(6, 3, generator=random) for _ in range(3))
+    labels, weights = torch.tensor([0, 0, 0, 0, 1, 2]), torch.tensor([0.5, 2.0, 2.0])
+    teacher = TeacherOutputs(torch.stack([first, second]), torch.tensor([0.25, 0.75]))
+    kinds = {"kd": 1.0, "logit-mse": 0.5, "dist": 0.1}
+    knowledge = Knowledge(kinds, (2.0, 4.0), class_weights=weights)
+    plain = Knowledge(kinds, (2.0, 4.0))
+    alone = [plain.terms(Outputs(student[b:b + 1]), TeacherOutputs(teacher.logits[:, b:b + 1], teacher.weights), None) for b in range(6)]
+    expected = 0.25 * torch.softmax(first, 1) @ weights + 0.75 * torch.softmax(second, 1) @ weights
+    for known, of_images in ((labels, weights[labels]), (None, expected)):
+        terms = knowledge.terms(Outputs(student), teacher, known)
+        for name in ("kd", "logit-mse"):
+            by_hand = sum(weight * own[name] for weight, own in zip(of_images, alone)) / 6
+            assert terms[name].item() == pytest.approx(by_hand.item(), rel=1e-5)
+        assert terms["dist"] == plain.terms(Outputs(student), teacher, known)["dist"]
+    both = Distillation(knowledge, 0.3, weights)(Outputs(student), teacher, labels)
+    ce = losses.cross_entropy(student, labels, weights)
+    assert both["loss"].item() == pytest.approx((0.7 * ce + 0.3 * knowledge.total(knowledge.terms(Outputs(student), teacher, labels))).item())
+    assert Distillation(plain, 0.3, weights)(Outputs(student), teacher, labels)["ce"] == both["ce"]
+
+
+def test_weights_from_a_teacher_have_no_gradient_and_pull_an_image_by_its_weight():
+    student, weights = torch.zeros(2, 3, requires_grad=True), torch.tensor([1.0, 1.0, 10.0])
+    sure = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0]]).requires_grad_()
+    knowledge = Knowledge({"logit-mse": 1.0}, (1.0,), class_weights=weights)
+    assert not knowledge._image_weights(taught(sure.detach()), None).requires_grad
+    gradient = torch.autograd.grad(Matching(knowledge)(Outputs(student), taught(sure.detach()), None)["loss"], student)[0]
+    assert gradient[1, 2] / gradient[0, 0] == pytest.approx(10, rel=1e-2)
+
+
 def test_the_matching_loss_takes_no_labels():
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     for knowledge in (MSE, kd_at(2.0)):

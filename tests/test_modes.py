@@ -91,7 +91,7 @@ def test_a_new_mode_is_three_lines_and_trains(script, monkeypatch):
 
 def test_a_new_kind_of_knowledge_is_a_function_and_a_row(script, monkeypatch):
     monkeypatch.setattr(losses, "l1", lambda student, teacher: (student - teacher).abs().mean(), raising=False)
-    monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance", loss="l1"))
+    monkeypatch.setitem(KNOWLEDGE, "l1", dataclasses.replace(KNOWLEDGE["logit-mse"], transfer="distance", loss="l1", per_image=False))
     assert script("distill", [*SHORT, "--mode", "normal", "--knowledge", "l1"])[0] == 0
     assert "train_l1" in reported("*/normal/*/seed0")["history"]["epochs"][0]
 
@@ -113,8 +113,24 @@ def test_an_option_of_a_kind_reaches_the_loss_of_that_kind_only(script):
 def test_the_loss_of_every_kind_takes_the_arguments_of_its_row(script):
     for name, kind in KNOWLEDGE.items():
         taken = list(inspect.signature(kind.function()).parameters)[2:]
-        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + [one.name for one in kind.options]
+        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + ["weights"] * kind.per_image + [one.name for one in kind.options]
         assert sorted(taken) == sorted(said), name
+
+
+@pytest.mark.parametrize("mode", ["normal", "unlabeled", "virtual"])
+def test_knowledge_is_weighted_by_class_on_request_and_the_teacher_is_shared(script, picture_tree, mode):
+    root = picture_tree("hospital", {"a": 40, "b": 12, "c": 8})
+    words = ["--teacher", "kdwide", "--student", "kdtiny", *SHORT[4:], "--dataset", "folder", "--data-dir", root, "--mode", mode,
+             "--balance", "weights"]
+    losses_of = []
+    for tag, more in (("labels", []), ("again", []), ("both", ["--balance-knowledge"])):
+        code, out = script("distill", [*words, *more, "--tag", tag, "--knowledge", "kd"])
+        report = reported(f"*/{mode}-{tag}/*/seed0")
+        assert code == 0 and "--balance-knowledge: not used" not in out and "--balance-knowledge, " not in out
+        losses_of.append([report["history"]["epochs"][0]["train_kd"], report["student"]["weights_hash"]])
+        if mode == "normal":
+            assert report["teacher"]["members"][0]["differences"] == []
+    assert losses_of[0] == losses_of[1] and losses_of[0][0] != losses_of[2][0] and losses_of[0][1] != losses_of[2][1]
 
 
 def test_smoothing_is_label_smoothing():

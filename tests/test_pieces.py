@@ -167,6 +167,18 @@ def test_cautions_appear_only_where_they_apply():
     assert phases.cautions(resolve(settings_of("--mode", "normal", "--knowledge", "kd", "--batch-size", "4")), 7) == []
 
 
+def test_knowledge_is_weighted_only_with_weighted_labels_and_kinds_that_cannot_be_are_named():
+    words = ["--mode", "normal", "--balance-knowledge", "--knowledge"]
+    plan = resolve(settings_of(*words, "kd+dist", "--balance", "weights"))
+    [text] = [text for text in phases.cautions(plan, 7) if "--balance-knowledge" in text]
+    assert plan.weighs_knowledge and plan.idle == () and text.startswith("dist: it compares the images")
+    for more in (["kd+dist"], ["kd", "--balance", "draw"], ["dist+pkt", "--balance", "weights"]):
+        plan = resolve(settings_of(*words, *more))
+        assert not plan.weighs_knowledge and plan.idle == ("--balance-knowledge",)
+    plan = resolve(settings_of("--mode", "normal", "--balance", "weights"))
+    assert not plan.weighs_knowledge and not plan.teachers[0].plan.weighs_knowledge
+
+
 def test_a_compiled_network_gives_no_feature_maps():
     with pytest.raises(Problem, match="does not expose its feature maps"):
         resolve(settings_of("--mode", "normal", "--knowledge", "hint", "--compile"))

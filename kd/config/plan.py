@@ -142,6 +142,15 @@ class Plan:
         return None if self.distils else self.settings.teacher.stop_at_val_accuracy
 
     @property
+    def weighs_knowledge(self) -> bool:
+        """Whether the knowledge is weighted by class, like the labels."""
+        return (
+            self.distils
+            and self.settings.transfer.balance_knowledge
+            and "balance_knowledge" not in self.unused
+        )
+
+    @property
     def shows_pool(self) -> bool:
         """Whether the run uses images without their labels."""
         return any(phase.shows_pool for phase in self.phases)

@@ -159,6 +159,9 @@ KindOptions = make_dataclass("KindOptions", _kind_options(), bases=(ChosenKinds,
 class Transfer(KindOptions):
     """knowledge (see --list-modes)"""
 
+    balance_knowledge: bool = option(
+        False, "with --balance weights, weigh the images in the knowledge like those in the labels"
+    )
     layers: list[str] = option(
         [],
         "modules that provide feature maps: a name for both networks, or STUDENT:TEACHER (default:"
@@ -292,8 +295,8 @@ class Data(Protocol, Reading, Source):
     )
     balance: str = option(
         "none",
-        "for rare classes, increase the label loss (weights) or draw images as often as of other"
-        " classes (draw)",
+        "for rare classes, increase the label loss (weights; see --balance-knowledge) or draw"
+        " images as often as of other classes (draw)",
         choices=("none", "weights", "draw"),
     )
     train_per_class: int | None = option(
@@ -357,9 +360,30 @@ class Training:
 
     epochs: int = option(20, "passes over the train split", common=True, least=1, most=10**6)
     batch_size: int = option(16, "images per step", common=True, least=1, most=10**6)
-    lr: float = option(1e-4, "learning rate of Adam", above=0)
+    lr: float = option(1e-4, "learning rate", above=0)
     schedule: str = option("constant", "learning rate schedule", choices=("constant", "cosine"))
-    weight_decay: float = option(0.0, "L2 penalty of Adam", least=0)
+    warmup: float = option(
+        0.0,
+        "share of the steps of each phase in which the learning rate rises from near 0, before the"
+        " schedule",
+        metavar="SHARE",
+        least=0,
+        most=0.5,
+    )
+    optimizer: str = option(
+        "adam", "adam, or adamw: decoupled weight decay", choices=("adam", "adamw")
+    )
+    weight_decay: float = option(
+        0.0, "weight decay of all parameters: L2 penalty (adam), or decoupled (adamw)", least=0
+    )
+    ema: float | None = option(
+        None,
+        "judge and deliver an exponential moving average of the weights with this decay, such as"
+        " 0.999",
+        metavar="DECAY",
+        above=0,
+        most=0.999999,
+    )
     clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
     augment: bool = option(True, "train on flipped, rotated, scaled, shifted views")
     seed: int = option(0, "seed of the weights, image order and views", least=0, most=2**31)

@@ -38,6 +38,8 @@ def unused_by_student(
     used = _used_by_any(settings, phases) | {
         "alpha": mode.fixed_alpha is None and weighs,
         "temperature": mode.fixed_t is None and any(kind.softens for kind in kinds.values()),
+        "balance_knowledge": settings.data.balance == "weights"
+        and any(kind.per_image for kind in kinds.values()),
         "layers": any(kind.inside for kind in kinds.values()),
         "finetune": tunes,
         "finetune_lr": tunes,

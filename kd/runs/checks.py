@@ -35,6 +35,8 @@ def check_machine(plan: Plan) -> None:
         )
     if training.sync_bn and world == 1:
         log("note: --sync-bn has no effect on one rank. Start several ranks with torchrun.")
+    if training.optimizer == "adamw" and not training.weight_decay:
+        log("note: --optimizer adamw equals adam without a weight decay. Set --weight-decay.")
     if world > 1 and training.batch_size < 2 * world:
         raise Problem(
             f"--batch-size {training.batch_size} is too small for {world} ranks: each rank needs at"

@@ -17,7 +17,7 @@ class RunData:
     unlabeled      the same views, without labels
     pool           training views of `pool_images`, or None
     valid, test    views for evaluation, which is in float32
-    class_weights  [K] for --balance weights, otherwise None
+    class_weights  [K] for --balance weights, otherwise None; of the labels that are kept
     steps          number of optimizer steps of the complete run
     precision      precision of passes without gradients, such as those of teachers
     fixed          hashes that must be the same when the run continues

@@ -79,7 +79,7 @@ def finish(run: ActiveRun) -> dict:
 
 
 def _predict(run: ActiveRun) -> Predictions:
-    network, state, data = run.state.network, run.state, run.data
+    network, state, data = run.state.judged, run.state, run.data
     check_stop, progress, last = run.signals.check_stop, run.state.progress, None
     if progress.history[-1]["epoch"] != progress.best["epoch"]:
         last = predict(network, data.test, check_stop)

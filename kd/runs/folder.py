@@ -13,7 +13,7 @@ from kd.system import checkpoint, ranks
 from kd.system.console import log
 from kd.system.errors import BAD_CHECKPOINT, CANNOT_WRITE, Problem
 from kd.system.files import read_json, write_json
-from kd.training.state import SCHEMA, State
+from kd.training.state import SCHEMA, State, upgraded
 
 # The schema of a resume file for `checkpoint.fault`.
 RESUME = {
@@ -75,16 +75,18 @@ class RunFolder(RunPaths):
                     write_json(self.ended, self.ending.entry(cause))
             raise
 
-    def check_space(self, parameters: int) -> None:
+    def check_space(self, parameters: int, averaged: bool = False) -> None:
         """Raise Problem (74) if the disk has too little space for the resume files of the run.
 
-        A resume file holds the weights, Adam's two moments and the weights of the best epoch. Up to
-        three exist at once: the newest, the one before it, and the one being written.
+        A resume file holds the weights, Adam's two moments, the weights of the best epoch, and the
+        average if there is one. Up to three exist at once: the newest, the one before it, and the
+        one being written.
 
         parameters  number of float32 parameters of the student
+        averaged    whether there is an average of the weights
         """
         files = [file for file in (self.resume, self.previous) if file.is_file()]
-        need = 4 * parameters * 4 * 3 - sum(file.stat().st_size for file in files)
+        need = 4 * parameters * (4 + averaged) * 3 - sum(file.stat().st_size for file in files)
         free = shutil.disk_usage(self.path).free
         if free < need:
             raise Problem(
@@ -119,6 +121,8 @@ class RunFolder(RunPaths):
                     raise
                 log(f"warning: {problem} Continuing from the resume file before it.")
                 continue
+            if isinstance(content.get("state"), dict):
+                content["state"] = upgraded(content["state"])
             _check_content(file, content, expected)
             if file == self.previous:
                 # Otherwise the next save would replace the good file by the damaged one.

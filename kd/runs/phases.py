@@ -113,7 +113,13 @@ class PhaseBuilder:
         if not phase.knowledge.weights:
             return Supervised(self.data.class_weights)
         given = phase.knowledge
-        knowledge = Knowledge(given.weights, given.temperatures, given.options, self.projectors)
+        knowledge = Knowledge(
+            given.weights,
+            given.temperatures,
+            given.options,
+            self.projectors,
+            self.data.class_weights if self.plan.weighs_knowledge else None,
+        )
         if not phase.reads_labels:
             return Matching(knowledge)
         return Distillation(knowledge, self.plan.alpha, self.data.class_weights)
@@ -184,7 +190,12 @@ def cautions(plan: Plan, classes: int) -> list[str]:
     They depend on the number of classes and on the number of images per step.
     """
     found = []
-    for kind in plan.kinds.values():
+    for name, kind in plan.kinds.items():
+        if plan.weighs_knowledge and not kind.per_image:
+            found.append(
+                f"{name}: it compares the images of a step with each other, so --balance-knowledge"
+                " does not weigh it."
+            )
         if kind.cautions is not None:
             batch_size = plan.settings.training.batch_size
             found += kind.cautions(classes, batch_size, plan.temperatures)

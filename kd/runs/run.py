@@ -300,8 +300,8 @@ def try_training(
     They are those of the first step, with its dropout. Raises Problem if the student cannot be
     trained on such batches, or if there is too little disk space for its resume files.
     """
-    folder.check_space(models.parameters(student.module))
     training = plan.settings.training
+    folder.check_space(models.parameters(student.module), averaged=training.ema is not None)
     seed_step(first.images.device, training.seed, 0, 0)
     precision = training_precision(training.amp, student, first.images)
     return precision, models.try_batch(student, first.images, precision).logits

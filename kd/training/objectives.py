@@ -30,41 +30,65 @@ class Objective(Protocol):
 class Knowledge:
     """The kinds of knowledge that are transferred, with their weights.
 
-    weights       kind -> weight of its term
-    temperatures  temperatures of the losses; with several, their mean is taken
-    options       kind -> its own hyper-parameters
-    projectors    one for each teacher and layer, for kinds that compare projected maps
+    weights        kind -> weight of its term
+    temperatures   temperatures of the losses; with several, their mean is taken
+    options        kind -> its own hyper-parameters
+    projectors     one for each teacher and layer, for kinds that compare projected maps
+    class_weights  weight of each class [K] in the kinds that are means over images; None for equal
+                   weights
     """
 
     weights: dict[str, float]
     temperatures: tuple[float, ...]
     options: dict[str, dict] = field(default_factory=dict)
     projectors: losses.Projectors | None = None
+    class_weights: torch.Tensor | None = None
 
     def terms(
         self, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         """Return the loss of each kind by name, without its weight."""
-        found = {}
+        found, image_weights = {}, self._image_weights(teacher, labels)
         for name in self.weights:
-            if KNOWLEDGE[name].inside:
-                found[name] = self._inside(name, student, teacher)
-            else:
-                found[name] = self._output(name, student, teacher, labels)
+            arguments = self._arguments(name, labels, image_weights)
+            compare = self._inside if KNOWLEDGE[name].inside else self._output
+            found[name] = compare(name, student, teacher, arguments)
         return found
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the weighted sum of the terms."""
         return sum(weight * terms[name] for name, weight in self.weights.items())
 
-    def _output(
-        self, name: str, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return a loss of the logits, averaged over the temperatures if it takes one."""
+    def _image_weights(
+        self, teacher: TeacherOutputs, labels: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Return the weight of each image [B]; None for equal weights.
+
+        It is the weight of the true class. Without labels, it is what this weight is expected to be
+        if the class is drawn from the teachers' probabilities at T = 1.
+        """
+        if self.class_weights is None:
+            return None
+        classes = teacher.at(1.0).softmax(1) if labels is None else labels
+        return losses.image_weights(classes, self.class_weights)
+
+    def _arguments(
+        self, name: str, labels: torch.Tensor | None, image_weights: torch.Tensor | None
+    ) -> dict:
+        """Return what the loss of a kind takes beside the outputs and the temperature."""
         kind, arguments = KNOWLEDGE[name], dict(self.options.get(name, {}))
-        loss = kind.function()
         if kind.labels:
             arguments["labels"] = labels
+        if kind.per_image:
+            arguments["weights"] = image_weights
+        return arguments
+
+    def _output(
+        self, name: str, student: Outputs, teacher: TeacherOutputs, arguments: dict
+    ) -> torch.Tensor:
+        """Return a loss of the logits, averaged over the temperatures if it takes one."""
+        kind = KNOWLEDGE[name]
+        loss = kind.function()
         if not kind.softens:
             return loss(student.logits, teacher.at(1.0), **arguments)
         values = [
@@ -73,9 +97,11 @@ class Knowledge:
         ]
         return torch.stack(values).mean()
 
-    def _inside(self, name: str, student: Outputs, teacher: TeacherOutputs) -> torch.Tensor:
+    def _inside(
+        self, name: str, student: Outputs, teacher: TeacherOutputs, arguments: dict
+    ) -> torch.Tensor:
         """Return a loss of features: the mean over layers, then the weighted mean over teachers."""
-        kind, options = KNOWLEDGE[name], self.options.get(name, {})
+        kind = KNOWLEDGE[name]
         loss = kind.function()
         of_teachers = []
         for number, features in enumerate(teacher.features):
@@ -83,7 +109,7 @@ class Knowledge:
             for place, (own, other) in enumerate(zip(student.features, features, strict=True)):
                 if kind.projects:
                     own = self.projectors(own, len(features) * number + place)
-                values.append(loss(own, other, **options))
+                values.append(loss(own, other, **arguments))
             of_teachers.append(torch.stack(values).mean())
         return (teacher.weights * torch.stack(of_teachers)).sum()
 

@@ -12,7 +12,8 @@ from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.system.messages import shortened
-from kd.training.adam import Adam
+from kd.training.adam import OPTIMIZERS
+from kd.training.average import averaging
 from kd.training.divergence import Divergence
 
 FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -59,6 +60,7 @@ SCHEMA = {
     "optimizer": dict,
     "scaler": dict,
     "best_weights": (dict, type(None)),
+    "average": dict,
     "progress": {
         "phase": int,
         "epoch": int,
@@ -75,6 +77,11 @@ SCHEMA = {
 }
 
 
+def upgraded(state: dict) -> dict:
+    """Return a saved state with what earlier versions did not save: those had no average."""
+    return {"average": {}} | state
+
+
 class State:
     """A network in training, with its optimizer, loss scale and progress.
 
@@ -82,6 +89,7 @@ class State:
 
     helper        a module that is trained together with the network and is not needed afterwards,
                   such as the projectors of `losses.hint`
+    average       the average of the network's weights; without --ema, the network itself
     best_weights  the weights of the best epoch of the phase; None before its first epoch ends
     best_logits   their logits for the validation split, float32 [n, K]; None if not known
     """
@@ -98,7 +106,8 @@ class State:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
-        self.optimizer = Adam(
+        self.average = averaging(network, training.ema)
+        self.optimizer = OPTIMIZERS[training.optimizer](
             self.parameters(),
             lr=training.lr,
             weight_decay=training.weight_decay,
@@ -110,6 +119,11 @@ class State:
         self.sums = None
         self.terms: tuple[str, ...] = ()
 
+    @property
+    def judged(self) -> Classifier:
+        """The network that is validated, tested and delivered: the average, if there is one."""
+        return self.average.network
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """Return everything that the optimizer updates."""
         return [*self.network.module.parameters(), *self.helper.parameters()]
@@ -120,7 +134,8 @@ class State:
         Raises Problem (3) if the training has diverged.
         """
         self.divergence.check()
-        self.divergence.check_weights((self.network.module, self.helper), self.progress.total)
+        modules = dict.fromkeys((self.network.module, self.helper, self.judged.module))
+        self.divergence.check_weights(tuple(modules), self.progress.total)
         self._collect()
         return {
             "weights": dict(self.network.module.state_dict()),
@@ -129,6 +144,7 @@ class State:
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "best_weights": self.best_weights,
+            "average": self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -141,6 +157,7 @@ class State:
             self.helper.load_state_dict(state["helper"], strict=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+            self.average.load_state_dict(state["average"])
             self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
             if (self.progress.best is None) != (self.best_weights is None):
                 raise ValueError("the best epoch and its weights must be saved together")
@@ -155,19 +172,20 @@ class State:
 
     @contextlib.contextmanager
     def best_in_network(self):
-        """Return a context manager in which the network has the weights of the best epoch.
+        """Return a context manager in which `judged` has the weights of the best epoch.
 
         Afterwards it has its own weights again.
         """
         if self.progress.best["steps"] == self.progress.total:
             yield  # the best epoch is the last one, so the network has these weights already
             return
-        own = state_on_cpu(self.network.module)
-        self.network.module.load_state_dict(self.best_weights, strict=True)
+        module = self.judged.module
+        own = state_on_cpu(module)
+        module.load_state_dict(self.best_weights, strict=True)
         try:
             yield
         finally:
-            self.network.module.load_state_dict(own, strict=True)
+            module.load_state_dict(own, strict=True)
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
         """Add the terms of a step to the sums of the epoch, without waiting for the device.
@@ -217,8 +235,10 @@ class State:
     def end_phase(self) -> None:
         """Start the next phase, with the current weights and an empty optimizer state.
 
-        The phase has a best epoch of its own.
+        The current weights are the averaged ones, if there is an average. The phase has a best
+        epoch and an average of its own.
         """
+        self.average.end_phase()
         self.optimizer.state.clear()
         self.progress.phase, self.progress.best = self.progress.phase + 1, None
         self.best_weights = self.best_logits = None
