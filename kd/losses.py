@@ -57,18 +57,24 @@ def kd(
 def cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the mean over the batch of -w[label] * log softmax(logits)[label], at T = 1.
+    """Return the mean over the batch of -sum_k y_k * w_k * log softmax(logits)_k, at T = 1.
+
+    y_k is the share of class k in the image: 1 for its label, or lam and 1 - lam for the labels of
+    two images that were mixed.
 
     The sum is divided by B. With `torch.nn.functional.cross_entropy`, it would be divided by the
     sum of the weights in the batch, and the loss of an image would depend on the other images.
 
     logits   [B, K]
-    labels   int64 [B]
+    labels   int64 [B], or floating point [B, K]: the share of each class
     weights  w [K], one weight for each class; 1 for all classes by default
     """
+    logits = full(logits)
+    if labels.is_floating_point():
+        labels = labels.to(logits.dtype)
     if weights is None:
-        return F.cross_entropy(full(logits), labels)
-    total = F.cross_entropy(full(logits), labels, weight=weights, reduction="sum")
+        return F.cross_entropy(logits, labels)
+    total = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
     return total / len(labels)
 
 

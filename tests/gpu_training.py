@@ -7,6 +7,7 @@ import torch
 
 from kd import losses, models
 from kd.config.settings import Training
+from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
@@ -40,7 +41,7 @@ def make_views(device, size=24, batch_size=12):
     store = Store(index, "cache", size, "squash", 0)
     store.ensure(np.arange(112))
     train = Views(store, np.arange(49), index.labels, batch_size=batch_size, device=device, seed=3,
-                  shuffle=True, augment=True)
+                  shuffle=True, augmentation=Augmentation("light"))
     valid = Views(store, np.arange(56, 84), index.labels, batch_size=64, device=device)
     return train, valid
 

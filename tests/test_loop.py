@@ -11,6 +11,7 @@ from conftest import same
 
 from kd import losses, models
 from kd.config.settings import Training
+from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
@@ -40,7 +41,7 @@ def views():
     index = synthetic.read(112, 0)
     store = Store(index, "cache", 24, "squash", 0)
     store.ensure(np.arange(112))
-    train = Views(store, np.arange(49), index.labels, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
+    train = Views(store, np.arange(49), index.labels, batch_size=12, device=CPU, seed=3, shuffle=True, augmentation=Augmentation("light"))
     return train, Views(store, np.arange(56, 84), index.labels, batch_size=64, device=CPU)
 
 
@@ -75,7 +76,7 @@ def two_phases(views, training, teacher):
     The first phase ends inside the second epoch.
     """
     seen, _ = views
-    pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augment=True)
+    pool = Views(seen.store, np.arange(3, 47), None, batch_size=12, device=CPU, seed=3, shuffle=True, augmentation=Augmentation("light"))
     match = Matching(Knowledge({"logit-mse": 1.0}, (1.0,)))
     return [Phase("match", pool, teacher, match, 0, 7, training.lr),
             Phase("finetune", seen, teacher, distillation(), 7, 12, training.lr / 3)]

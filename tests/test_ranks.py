@@ -13,6 +13,7 @@ from torch import nn
 
 from kd import models
 from kd.config.settings import Training
+from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
@@ -52,7 +53,7 @@ def data(rows):
     store = Store(index, "cache", 24, "squash", 0)
     store.ensure(np.arange(112))
     how = {"batch_size": 12, "device": CPU}
-    return (Views(store, np.arange(rows), index.labels, seed=3, shuffle=True, augment=True, **how),
+    return (Views(store, np.arange(rows), index.labels, seed=3, shuffle=True, augmentation=Augmentation("light"), **how),
             Views(store, np.arange(56, 84), index.labels, **how))
 
 

@@ -14,6 +14,7 @@ import torch
 from conftest import PAIR, RUN, TINY, same
 
 from kd import models
+from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
@@ -28,12 +29,12 @@ CPU, FLOAT, HALF = torch.device("cpu"), Precision("cpu", "off"), Precision("cpu"
 SLOTS = 49
 
 
-def make_views(size=24, seed=3, augment=True, batch_size=12, rows=SLOTS, index=None):
+def make_views(size=24, seed=3, augmentation=Augmentation("light"), batch_size=12, rows=SLOTS, index=None):
     index = index or synthetic.read(112, 0)
     store = Store(index, "cache", size, "squash", 0)
     store.ensure(np.arange(rows))
     return Views(store, np.arange(rows), index.labels, batch_size=batch_size, device=CPU, seed=seed, shuffle=True,
-                 augment=augment)
+                 augmentation=augmentation)
 
 
 def teacher(seed=9, name="kdwide"):
@@ -72,7 +73,7 @@ def test_what_is_stored_equals_the_live_teacher_bit_for_bit(precision):
 
 
 def test_views_that_never_change_are_stored_once():
-    views = make_views(augment=False)
+    views = make_views(augmentation=Augmentation())
     views.shuffle = False
     store = stored(views)
     epoch_of(store, views, 0), epoch_of(store, views, 5)
@@ -83,7 +84,7 @@ def test_unchanged_views_in_changing_batches_equal_the_live_teacher_bit_for_bit(
     network = teacher(name="resnet18").to(CPU)  # large enough for the size of a batch to affect rounding
     alive = LiveNetwork(network, FLOAT)
     for seed in (3, 4):
-        views = make_views(96, seed, augment=False, batch_size=16, rows=40)
+        views = make_views(96, seed, augmentation=Augmentation(), batch_size=16, rows=40)
         for _ in range(2):
             store = stored(views, network)
             for epoch in (1, 0):
@@ -104,7 +105,7 @@ def test_anything_that_changes_the_logits_changes_the_key(tmp_path):
     shorter = make_views()
     shorter.shown = 40
     keys = [key(), key(weights="v"), key(network=teacher(name="kdtiny")), key(network=moved), key(make_views(seed=4)),
-            key(make_views(augment=False)), key(make_views(size=16)), key(make_views(rows=48)), key(precision=HALF),
+            key(make_views(augmentation=Augmentation())), key(make_views(size=16)), key(make_views(rows=48)), key(precision=HALF),
             key(replaced), key(make_views(index=synthetic.read(112, 1))), key(other_device), key(make_views(batch_size=5)),
             key(shorter)]
     assert len(set(keys)) == len(keys) == 14 and key() == keys[0]
@@ -112,7 +113,7 @@ def test_anything_that_changes_the_logits_changes_the_key(tmp_path):
 
 def test_a_changed_view_recipe_changes_the_key(monkeypatch):
     before = key_of(teacher(), "w", make_views(), FLOAT)
-    monkeypatch.setattr("kd.data.views.TURN", 11.0)
+    monkeypatch.setattr("kd.data.augmentation.TURN", 11.0)
     assert key_of(teacher(), "w", make_views(), FLOAT) != before
 
 
@@ -247,7 +248,7 @@ def test_two_processes_fill_one_file_at_once():
 
 
 def test_answers_of_a_part_are_those_of_the_network():
-    views = make_views(augment=False)
+    views = make_views(augmentation=Augmentation())
     views.shuffle = False
     store = stored(views)
     first = collect_logits(store, views)

@@ -16,6 +16,7 @@ from kd.config import parsing
 from kd.config.layout import RunPaths
 from kd.config.resolve import resolve
 from kd.config.settings import Data, DistillSettings
+from kd.data.augmentation import Augmentation
 from kd.data.dataset import open_dataset, read_index
 from kd.data.readers import synthetic
 from kd.data.store import Store
@@ -42,13 +43,13 @@ def plan_of(*words):
     return resolve(settings)
 
 
-def own_views(size, epochs_of=24, rows=40, **more):
+def own_views(size, epochs_of=24, rows=40, augmentation=Augmentation("light")):
     """Return (augmented views of the student at 24 px, the same views at another size)."""
     index = synthetic.read(112, 0)
     stores = [Store(index, f"cache{number}", side, "squash", 0) for number, side in enumerate((epochs_of, size))]
     for store in stores:
         store.ensure(np.arange(112))
-    order = {"batch_size": 12, "seed": 3, "shuffle": True, "augment": True}
+    order = {"batch_size": 12, "seed": 3, "shuffle": True, "augmentation": augmentation, "classes": 7}
     views = Views(stores[0], np.arange(rows), index.labels, device=CPU, **order)
     return views, views.over(stores[1])
 
@@ -188,8 +189,9 @@ def test_modes_without_a_trained_teacher_do_not_use_the_options():
 # Sizes
 
 
-def test_at_the_same_size_the_teacher_sees_the_students_images_bit_for_bit():
-    views, other = own_views(24)
+@pytest.mark.parametrize("augmentation", [Augmentation("light"), Augmentation("strong", (), 1.0)])
+def test_at_the_same_size_the_teacher_sees_the_students_images_bit_for_bit(augmentation):
+    views, other = own_views(24, augmentation=augmentation)
     own = OwnImages(other)
     assert other.store is not views.store
     for epoch in (0, 3):

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from kd.data import feed
+from kd.data.augmentation import Augmentation, warp
 from kd.data.readers import synthetic
 from kd.data.store import Store
-from kd.data.views import Views, view_recipe, warp
+from kd.data.views import Views
 
 CPU = torch.device("cpu")
+
+
+def view_recipe(seed, epoch, slots):
+    """Return the matrices of light views."""
+    return Augmentation("light").recipe(seed, epoch, slots).matrices
 
 
 @pytest.fixture
@@ -22,7 +28,7 @@ def store():
 
 
 def make(store, rows, **options):
-    options = {"batch_size": 8, "device": CPU, "shuffle": True, "augment": True} | options
+    options = {"batch_size": 8, "device": CPU, "shuffle": True, "augmentation": Augmentation("light")} | options
     return Views(store, rows, store.index.labels, **options)
 
 
@@ -73,7 +79,7 @@ def test_a_last_training_batch_of_one_joins_the_one_before_it(store, count, batc
 
 def test_evaluation_uses_every_slot_once_in_order_and_unchanged(store):
     rows = np.array([5, 3, 3, 40, 7])
-    views = make(store, rows, batch_size=4, shuffle=False, augment=False)
+    views = make(store, rows, batch_size=4, shuffle=False, augmentation=Augmentation())
     batches = list(views.epoch(0))
     assert [len(batch.labels) for batch in batches] == [4, 1]
     images = torch.cat([batch.images for batch in batches])

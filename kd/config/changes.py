@@ -21,9 +21,10 @@ def changed(old: dict, plan: Plan, ignored: tuple[str, ...] = ()) -> list[str]:
     """Return `key: old -> new` for every changed setting that affects what the run computes.
 
     Settings that the run does not use and those in `ignored` are skipped. Keys missing in `old`
-    have their defaults.
+    have their defaults, and values of earlier versions are those that replace them.
     """
     settings = plan.settings
+    old = parsing.as_present(type(settings), old)
     new, default = portable(parsing.flat(settings)), parsing.flat(type(settings)())
     relevant = parsing.flat(settings, identity_only=True).keys() - plan.unused - set(ignored)
     return [

@@ -97,7 +97,21 @@ def _add_flag(group, entry, section) -> None:
             argument |= _choices(entry.name, limits["choices"], argument["help"])
         if entry.metadata["several"]:
             argument["nargs"] = "+"
+        if entry.metadata["former"]:
+            argument |= _add_switch(group, entry)
         group.add_argument(flag, **argument)
+
+
+def _add_switch(group, entry) -> dict:
+    """Add --no-NAME for a setting that was a switch in earlier versions; --help does not list it.
+
+    Returns what --NAME needs to be valid without a value, too.
+    """
+    former = entry.metadata["former"]
+    flag = "--no-" + entry.name.replace("_", "-")
+    how = {"action": "store_const", "const": former[False], "help": argparse.SUPPRESS}
+    group.add_argument(flag, dest=entry.name, **how)
+    return {"nargs": "?", "const": former[True]}
 
 
 def _choices(name: str, choices, words: str) -> dict:

@@ -26,12 +26,14 @@ def option(
     positional  whether the command line takes the values without a flag
     several     whether a list of values may be given, with one run for each of them
     metavar     name of the value in --help, as in `argparse`
-    more        `nargs`, as in `argparse`, and limits of the value: `choices`, `above`, `least`,
-                `most` and `joined` (one or more of the choices, joined by +)
+    more        `nargs`, as in `argparse`; limits of the value: `choices`, `above`, `least`, `most`
+                and `joined` (one or more of the choices, joined by +); and `former`: {value that
+                earlier versions wrote: the same value now}
 
     Raises TypeError for any other keyword.
     """
     argument = {"metavar": metavar, "nargs": more.pop("nargs", None)}
+    former = more.pop("former", {})
     unknown = more.keys() - LIMITS.keys()
     if unknown:
         raise TypeError(f"option() has no {', '.join(sorted(unknown))}")
@@ -42,6 +44,7 @@ def option(
         "identity": identity,
         "positional": positional,
         "several": several,
+        "former": former,
         "argument": {key: value for key, value in argument.items() if value is not None},
     }
     if isinstance(default, list):

@@ -15,7 +15,7 @@ from kd.config.evaluate_settings import EvaluateSettings
 from kd.config.flags import make_parser
 from kd.config.paths import expanded, with_paths
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.config.values import checked, empty_list, nearest
+from kd.config.values import checked, empty_list, nearest, present
 from kd.system.errors import Problem, reports_to_user
 from kd.system.messages import first_line
 
@@ -121,6 +121,16 @@ def flat(settings, identity_only: bool = False) -> dict:
             if entry.metadata["identity"] or not identity_only:
                 values[entry.name] = getattr(own, entry.name)
     return values
+
+
+def as_present(kind, values: dict) -> dict:
+    """Return the values of a saved run, with those that only earlier versions wrote replaced."""
+    found = dict(values)
+    for section in fields(kind):
+        for entry in fields(section.type):
+            if entry.name in values:
+                found[entry.name] = present(entry, values[entry.name])
+    return found
 
 
 def replace(settings, **changes):

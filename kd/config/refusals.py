@@ -3,7 +3,7 @@
 from kd.config.layout import LONGEST, is_folder_name, slug
 from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_kinds, teacher_names
-from kd.config.settings import DistillSettings
+from kd.config.settings import AUGMENTATIONS, DistillSettings, Training
 from kd.methods import KNOWLEDGE, Mode, ModePhase
 from kd.system.errors import Problem
 from kd.system.messages import shortened
@@ -23,19 +23,32 @@ def refuse_tag(tag: str) -> None:
         )
 
 
+def refuse_parts(training: Training) -> None:
+    """Raise Problem for parts of an augmentation that it does not have."""
+    parts = AUGMENTATIONS[training.augment]
+    for part in training.augment_without:
+        if part not in parts:
+            has = f"whose parts are {', '.join(parts)}" if parts else "which has no parts"
+            raise Problem(
+                f"--augment-without {part} cannot be used with --augment {training.augment}, {has}."
+                f" Remove {part}, or choose another --augment."
+            )
+
+
 def refuse_misfits(
     settings: DistillSettings, mode: Mode, phases: tuple[PhasePlan, ...], unused: frozenset[str]
 ) -> None:
     """Raise Problem for settings of a student that do not fit its mode or each other.
 
     These are knowledge that the mode cannot transfer, lists of the wrong length, a teacher that is
-    named twice, and --compile with knowledge in feature maps.
+    named twice, --compile with knowledge in feature maps, and --mixup with what needs one class.
     """
     where = f"cannot be used with --mode {settings.distillation.mode}"
     _refuse_kinds(settings, mode, phases, where)
     for row, phase in zip(mode.phases, phases):
         _refuse_phase(settings, mode, row, phase, where)
     _refuse_lengths(settings, mode, unused)
+    _refuse_mixup(settings, mode, phases)
     names = teacher_names(settings)
     twice = sorted({name for name in names if names.count(name) > 1})
     files = settings.distillation.teacher_checkpoint and "teacher_checkpoint" not in unused
@@ -107,6 +120,25 @@ def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str
                 f"--{key.replace('_', '-')} has the wrong number of values, {len(given)}: {what}"
                 f" {expected}. Set one value for each, or none."
             )
+
+
+def _refuse_mixup(settings, mode: Mode, phases: tuple[PhasePlan, ...]) -> None:
+    """Raise Problem for --mixup with knowledge or a teacher that needs one class per image."""
+    if not settings.training.mixup:
+        return
+    flag = f"--mixup {settings.training.mixup:g}"
+    for name, kind in sorted(kinds_of(phases).items()):
+        if kind.labels:
+            raise Problem(
+                f"{flag} cannot be used with --knowledge {name}, which needs the true class of an"
+                " image: a mixed image has two. Remove --mixup, or use --knowledge kd."
+            )
+    if mode.teacher.distribution == "virtual":
+        raise Problem(
+            f"{flag} cannot be used with --mode {settings.distillation.mode}, whose teacher is a"
+            " distribution around the true class of an image: a mixed image has two. Remove"
+            " --mixup, or use --mode smoothing."
+        )
 
 
 def _inside(phases: tuple[PhasePlan, ...]) -> list[str]:

@@ -15,6 +15,14 @@ POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 
 DATASETS = ("mura", "folder", "synthetic", "eyepacs", "aptos", "messidor", "messidor2")
 
+# The parts of each strength of --augment; `kd.data.augmentation` has their ranges.
+AUGMENTATIONS = {
+    "none": (),
+    "light": ("mirror", "rotation", "scale", "shift"),
+    "strong": ("mirror", "rotation", "crop", "intensity"),
+}
+AUGMENTATION_PARTS = tuple(dict.fromkeys(sum(AUGMENTATIONS.values(), ())))
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -385,7 +393,28 @@ class Training:
         most=0.999999,
     )
     clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
-    augment: bool = option(True, "train on flipped, rotated, scaled, shifted views")
+    augment: str = option(
+        "light",
+        "views to train on, the same for teacher and student; light: mirrored, rotated, scaled,"
+        " shifted; strong: mirrored, rotated, cropped, with other intensities",
+        choices=tuple(AUGMENTATIONS),
+        former={True: "light", False: "none"},
+    )
+    augment_without: list[str] = option(
+        [],
+        f"parts of the views to switch off: {', '.join(AUGMENTATION_PARTS)}",
+        metavar="PART",
+        nargs="*",
+        choices=AUGMENTATION_PARTS,
+    )
+    mixup: float = option(
+        0.0,
+        "mix each image and its label with those of another one, with a share from Beta(P, P);"
+        " 1: any share is as likely; 0: off",
+        metavar="P",
+        least=0,
+        most=100,
+    )
     seed: int = option(0, "seed of the weights, image order and views", least=0, most=2**31)
     amp: str = option(
         "auto",

@@ -32,6 +32,7 @@ def checked(entry, section, value, where):
     Raises Problem for a value of the wrong type or out of range.
     """
     kind, optional = type_of(entry, section)
+    value = present(entry, value)
     if optional and value in (None, "none"):  # 'none' clears a value of a settings file
         return None
     if entry.metadata["limits"]["joined"] and isinstance(value, list):
@@ -52,6 +53,14 @@ def checked(entry, section, value, where):
         converted = _converted(item, item_kind, entry.name, where)
         found.append(_within_limits(entry, converted, item, where))
     return found
+
+
+def present(entry, value):
+    """Return a value of a setting, or what replaces it if only earlier versions wrote it."""
+    for former, now in entry.metadata["former"].items():
+        if type(value) is type(former) and value == former:  # 1 is not True
+            return now
+    return value
 
 
 def assignment(name: str, value, where: str) -> str:

@@ -50,7 +50,7 @@ class Dataset:
         """
         if rows is None:
             rows = getattr(self.splits, name)
-        options = {"batch_size": EVALUATION_BATCH} | options
+        options = {"batch_size": EVALUATION_BATCH, "classes": len(self.index.classes)} | options
         return Views(self.store, rows, self.index.labels, device=device, **options)
 
     def patients(self, name: str) -> int:

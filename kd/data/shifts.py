@@ -98,8 +98,8 @@ SHIFTS = {
     "noise": Shift(noise, (0.02, 0.05, 0.1, 0.15, 0.2), "sd, fraction of full scale"),
     "blur": Shift(blur, (0.01, 0.015, 0.02, 0.03, 0.04), "sigma, fraction of side"),
     "resolution": Shift(resolution, (0.5, 0.35, 0.25, 0.15, 0.1), "fraction of side"),
-    # Training views are rotated by up to 10 degrees, so a network trained with --augment has seen
-    # the first two amounts.
+    # Training views are rotated by up to 10 degrees, so a network trained with --augment light or
+    # strong has seen the first two amounts.
     "rotation": Shift(rotation, (5.0, 10.0, 20.0, 30.0, 45.0), "degrees"),
 }
 

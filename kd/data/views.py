@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from kd.data.augmentation import Augmentation, Mixing, augmented
 from kd.data.feed import feed
 from kd.data.index import digest
 from kd.data.store import Joined, Store
@@ -15,21 +16,14 @@ from kd.system import ranks
 from kd.system.devices import to_device
 from kd.system.seeds import random_stream
 
-TURN = 10.0  # degrees
-SCALE = 0.1
-SHIFT = 0.05  # of the side
-# Increase the number when a change makes the same (seed, epoch, slot) give other pixels.
-_RECIPE = "views 1"
-# Keys of `random_stream`, one for each purpose.
-_ORDER = 0
-_VIEW = 1
+_ORDER = 0  # key of `random_stream`; `kd.data.augmentation` has others
 
 
 class Batch(NamedTuple):
     """A batch, or one rank's share of it.
 
     images  float32 [B, 3, S, S] in 0..1; grey images have one channel in memory, expanded to three
-    labels  int64 [B], or None
+    labels  int64 [B]; with mixup, float32 [B, K]: the share of each class in the image; or None
     slots   int64 [B], on the CPU: positions in the split
     epoch   the epoch that the batch belongs to
     whole   number of images of all ranks together
@@ -50,17 +44,19 @@ class Batch(NamedTuple):
 class BatchOrder:
     """How the slots of a split become batches.
 
-    seed     seed of the order and the augmentation
-    shuffle  whether each epoch has another order; otherwise, it is that of the slots
-    augment  whether images are augmented, differently in each epoch; otherwise, they are unchanged
-    shown    number of slots in an epoch, other slots in each epoch with `shuffle`; None for all
+    seed          seed of the order and the augmentation
+    shuffle       whether each epoch has another order; otherwise, it is that of the slots
+    augmentation  how images are augmented, differently in each epoch; by default they are unchanged
+    shown         number of slots in an epoch, other slots in each epoch with `shuffle`; None: all
+    classes       number of classes, which the labels of mixed images need
     """
 
     batch_size: int
     seed: int = 0
     shuffle: bool = False
-    augment: bool = False
+    augmentation: Augmentation = Augmentation()
     shown: int | None = None
+    classes: int | None = None
 
 
 class Views:
@@ -88,8 +84,9 @@ class Views:
         self.batch_size = order.batch_size
         self.seed = order.seed
         self.shuffle = order.shuffle
-        self.augment = order.augment
+        self.augmentation = order.augmentation
         self.shown = order.shown or len(rows)
+        self.classes = order.classes
         self._feed = None
 
     def __len__(self) -> int:
@@ -146,16 +143,19 @@ class Views:
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """Yield the batches of given slots, with the augmentation of an epoch."""
-        recipe = None
-        if self.augment:
-            recipe = torch.from_numpy(view_recipe(self.seed, epoch, len(self)))
+        recipe = self.augmentation.recipe(self.seed, epoch, len(self))
+        mixing = None
+        needed = slots_of
+        if self.augmentation.mixup:
+            mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
+            needed = [mixing.with_partners(slots) for slots in slots_of]
         if self._feed is None:
             self._feed = feed(self.store, self.rows, self.device)
-        for slots, stored in zip(slots_of, self._feed(slots_of)):
-            images = stored.to(torch.float32).div_(255)
-            if recipe is not None:
-                images = warp(images, to_device(recipe[slots], self.device))
-            labels = None if self.labels is None else to_device(self.labels[slots], self.device)
+        for slots, used, stored in zip(slots_of, needed, self._feed(needed)):
+            images = augmented(stored, None if recipe is None else recipe.of(used))
+            if mixing is not None:
+                images = mixing.mix(images, slots)
+            labels = self._labels(slots, mixing)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
     def over(self, store: Store | Joined) -> "Views":
@@ -167,47 +167,20 @@ class Views:
         other.store, other.labels, other._feed = store, None, None
         return other
 
+    def _labels(self, slots: np.ndarray, mixing: Mixing | None) -> torch.Tensor | None:
+        """Return the labels of slots as in a Batch, or None if there are none."""
+        if self.labels is None:
+            return None
+        if mixing is None:
+            return to_device(self.labels[slots], self.device)
+        labels = F.one_hot(self.labels[mixing.with_partners(slots)], self.classes)
+        return to_device(mixing.mix(labels.float(), slots), self.device)
+
     def identity(self) -> str:
         """Return a hash that identifies the pixels of every (epoch, slot).
 
         It changes with the images, their preparation and their augmentation.
         """
-        seen = "as they are"
-        if self.augment:
-            seen = f"{_RECIPE} {TURN} {SCALE} {SHIFT} {self.seed}"
+        order = f"{self.shuffle} {self.shown}"
+        seen = self.augmentation.identity(self.seed, order)
         return digest([self.store.recipe, seen, self.store.hashes[self.rows].tobytes().hex()])
-
-
-def view_recipe(seed: int, epoch: int, slots: int) -> np.ndarray:
-    """Return the augmentation of each slot in an epoch: float32 [slots, 2, 3].
-
-    The result holds affine matrices from output to input coordinates (-1..1). Images are mirrored
-    with probability 1/2, rotated by up to 10 degrees, scaled by up to 10 %, and shifted by up to
-    5 % of the side. A matrix depends only on (seed, epoch, slot), not on the number of slots.
-    """
-    random = random_stream(seed, _VIEW, epoch).random((slots, 5))
-    centred = 2 * random - 1
-    mirror = np.where(random[:, 0] < 0.5, 1.0, -1.0)
-    angle = np.deg2rad(TURN) * centred[:, 1]
-    scale = 1 / (1 + SCALE * centred[:, 2])
-    cos = np.cos(angle) * scale
-    sin = np.sin(angle) * scale
-    shift = 2 * SHIFT * centred[:, 3:]
-    across = np.stack([cos * mirror, -sin, shift[:, 0]], 1)
-    down = np.stack([sin * mirror, cos, shift[:, 1]], 1)
-    return np.stack([across, down], 1).astype(np.float32)
-
-
-def warp(images: torch.Tensor, recipe: torch.Tensor) -> torch.Tensor:
-    """Transform images [B, C, S, S] by affine matrices [B, 2, 3].
-
-    Interpolation is bilinear, and pixels outside the image are black.
-    """
-    side = images.shape[-1]
-    centres = (2 * torch.arange(side, dtype=torch.float32, device=images.device) + 1) / side - 1
-    # This computes the grid of F.affine_grid as a sum of rows and columns, with x and y as planes.
-    # It takes a quarter of the time and gives the same bits for a batch of any size.
-    across = recipe[:, :, 0, None, None] * centres.view(1, 1, 1, side)
-    down = recipe[:, :, 1, None, None] * centres.view(1, 1, side, 1) + recipe[:, :, 2, None, None]
-    grid = (across + down).permute(0, 2, 3, 1)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -2,6 +2,7 @@
 
 from kd import losses
 from kd.config.plan import PhasePlan, Plan
+from kd.data.augmentation import Augmentation
 from kd.data.views import Batch, Views
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
@@ -66,7 +67,9 @@ class RunData:
             "batch_size": training.batch_size,
             "seed": training.seed,
             "shuffle": True,
-            "augment": training.augment,
+            "augmentation": Augmentation(
+                training.augment, tuple(training.augment_without), training.mixup
+            ),
         }
         dataset, device = self.dataset, self.device
         shown, rows = dataset.splits.shown, dataset.splits.train

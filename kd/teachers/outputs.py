@@ -139,7 +139,8 @@ class LabelDistribution:
     The true class has probability `correct`, each other class (1 - correct) / (K - 1). The logits
     are the logarithms, so that the distribution is softened like that of a network, as in Yuan et
     al. 2020, arXiv:1909.11723, eq. 8. With correct = 1 / K it is the uniform distribution of label
-    smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    smoothing (Szegedy et al. 2016, arXiv:1512.00567, section 7). It is also that of mixed images,
+    whose classes share the probability `correct`.
 
     Calling it raises ValueError for a batch without labels.
     """
@@ -151,9 +152,12 @@ class LabelDistribution:
         if batch.labels is None:
             raise ValueError("a label distribution needs a batch with labels")
         device, shape = batch.labels.device, (len(batch.labels), self.classes)
-        other = math.log((1 - self.correct) / (self.classes - 1))
-        logits = torch.full(shape, other, device=device)
-        logits.scatter_(1, batch.labels[:, None], math.log(self.correct))
+        other = (1 - self.correct) / (self.classes - 1)
+        if batch.labels.is_floating_point():
+            logits = torch.log(other + (self.correct - other) * batch.labels)
+        else:
+            logits = torch.full(shape, math.log(other), device=device)
+            logits.scatter_(1, batch.labels[:, None], math.log(self.correct))
         return TeacherOutputs(logits[None], torch.ones(1, device=device))
 
 

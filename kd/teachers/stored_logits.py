@@ -92,7 +92,7 @@ class StoredLogits:
         self.network, self.precision = network, precision
         self.slots, self.device = len(views), views.device
         # Whether the views, or the batches that contain them, differ between epochs.
-        self.changing = views.augment or views.shuffle
+        self.changing = views.augmentation.changes or views.shuffle
         self.live: BatchLogits = LiveNetwork(network, precision, own)
         self.path = _path(cache_dir, network, key)
         self.width = len(network.classes)

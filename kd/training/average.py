@@ -54,7 +54,7 @@ class NoAverage:
 class ExponentialAverage:
     """The exponential moving average of the weights, on the device of the network.
 
-    After each step, average = d * average + (1 - d) * weights, with d = `decay_at(updates)` (Polyak,
+    After each step, average = d * average + (1 - d) * weights, d = `decay_at(updates)` (Polyak,
     Juditsky 1992, SIAM Journal on Control and Optimization 30, for the average; the exponential one
     as in timm's `ModelEmaV3`). As there, the floating-point buffers (the running mean and variance
     of BatchNorm) are averaged like the weights, and integer buffers are copied. Modules that are

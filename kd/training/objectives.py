@@ -1,9 +1,8 @@
 """The objective that a phase minimises: on labels, on knowledge, or on both.
 
 An objective is called as objective(student, teacher, labels) with the `Outputs` of the student, the
-`TeacherOutputs` of the teachers (or None) and the labels, int64 [B] (or None). It returns a
-dictionary of scalars: "loss", which has a gradient, and its terms and other batch means by name,
-which do not.
+`TeacherOutputs` of the teachers (or None) and the labels of a `Batch`. It returns a dictionary of
+scalars: "loss", which has a gradient, and its terms and other batch means by name, which do not.
 """
 
 from dataclasses import dataclass, field
@@ -176,8 +175,14 @@ def _detached(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _agreement(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Return the share of rows of logits [B, K] whose largest value is at `classes`, int64 [B]."""
-    return (logits.detach().argmax(1) == classes).float().mean()
+    """Return the share of rows of logits [B, K] whose largest value is at `classes`, int64 [B].
+
+    With the share of each class, floating point [B, K], a row counts with the share of its class.
+    """
+    predicted = logits.detach().argmax(1)
+    if classes.is_floating_point():
+        return classes.gather(1, predicted[:, None]).mean()
+    return (predicted == classes).float().mean()
 
 
 def gradient_ratio(

@@ -26,6 +26,7 @@ import torch  # noqa: E402
 import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
+from kd.data.augmentation import Augmentation  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
@@ -60,7 +61,7 @@ def measured(images):
     bare = memory()
     first = opened(images)[1]
     dataset, second = opened(images)
-    views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augment=True)
+    views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augmentation=Augmentation("light"))
     with_data = memory()
     training = Training(batch_size=16)
     state = State(models.build("resnet18", dataset.index.classes), training, FLOAT)

@@ -17,6 +17,7 @@ import torch  # noqa: E402
 import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 from kd import models  # noqa: E402
 from kd.config.settings import Data, Training  # noqa: E402
+from kd.data.augmentation import Augmentation  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.data.readers import synthetic  # noqa: E402
 from kd.loop import Hooks, Phase, train_epoch  # noqa: E402
@@ -163,7 +164,7 @@ class Floor:
 def training_views(data, device, batch_size, repeat=1):
     """Return the shuffled and augmented views of the train split, each image `repeat` times."""
     rows = np.tile(data.splits.train, repeat)
-    order = {"batch_size": batch_size, "seed": 0, "shuffle": True, "augment": True}
+    order = {"batch_size": batch_size, "seed": 0, "shuffle": True, "augmentation": Augmentation("light")}
     return data.views("train", device, rows=rows, **order)
 
 

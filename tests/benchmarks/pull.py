@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from kd import losses, models  # noqa: E402
 from kd.config import parsing  # noqa: E402
 from kd.config.settings import DistillSettings  # noqa: E402
+from kd.data.augmentation import Augmentation  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
 from kd.methods import KNOWLEDGE  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
@@ -60,7 +61,7 @@ def norm(loss, network):
 def main():
     [settings] = parsing.parse(DistillSettings, ["--config", str(ROOT / "configs/controls.toml")])
     dataset = open_dataset(settings.data, read_index(settings.data))
-    views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augment=True)
+    views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augmentation=Augmentation("light"))
     print(f"| teacher, student resnet18 | {' | '.join(KNOWLEDGE)} |\n{'|---' * (len(KNOWLEDGE) + 1)}|")
     for name in ("resnet34", "seresnet50"):
         teacher = model_file.load(RUNS / name / "seed0/model.pt").network
