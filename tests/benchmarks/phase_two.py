@@ -37,16 +37,15 @@ from kd.config.resolve import resolve  # noqa: E402
 from kd.config.settings import DistillSettings  # noqa: E402
 from kd.data.views import Batch  # noqa: E402
 from kd.loop import Hooks, Phase, fit, predict  # noqa: E402
-from kd.models import Outputs  # noqa: E402
 from kd.reports import metrics  # noqa: E402
 from kd.runs.data import RunData  # noqa: E402
+from kd.runs.folder import RunFolder  # noqa: E402
 from kd.runs.phases import PhaseBuilder  # noqa: E402
 from kd.runs.run import build_student, find_teachers, join  # noqa: E402
-from kd.runs.folder import RunFolder  # noqa: E402
 from kd.runs.session import Session  # noqa: E402
 from kd.system.signals import StopSignals  # noqa: E402
 from kd.teachers.outputs import TeacherOutputs, no_teacher  # noqa: E402
-from kd.training.objectives import Distillation, Knowledge, Matching, Supervised  # noqa: E402
+from kd.training.objectives import Distillation, Knowledge, Supervised  # noqa: E402
 from kd.training.precision import training_precision  # noqa: E402
 from kd.training.state import State  # noqa: E402
 
@@ -121,7 +120,7 @@ class Study:
         [settings] = parsing.parse(DistillSettings, list(map(str, words)))
         self.plan = resolve(settings)
         self.training = self.plan.settings.training
-        self.session = Session(self.plan.settings.data, StopSignals())
+        self.session = Session(StopSignals())
         self.data = RunData(self.plan, self.session)
         self.folder = RunFolder(self.plan.folder)
         self.first = self.data.first_batch(self.plan)
