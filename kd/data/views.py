@@ -91,6 +91,7 @@ class Views:
         self.augment = order.augment
         self.shown = order.shown or len(rows)
         self._feed = None
+        self._last_recipe = None, None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,9 +147,7 @@ class Views:
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """Yield the batches of given slots, with the augmentation of an epoch."""
-        recipe = None
-        if self.augment:
-            recipe = torch.from_numpy(view_recipe(self.seed, epoch, len(self)))
+        recipe = self._recipe(epoch) if self.augment else None
         if self._feed is None:
             self._feed = feed(self.store, self.rows, self.device)
         for slots, stored in zip(slots_of, self._feed(slots_of)):
@@ -157,6 +156,13 @@ class Views:
                 images = warp(images, to_device(recipe[slots], self.device))
             labels = None if self.labels is None else to_device(self.labels[slots], self.device)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
+
+    def _recipe(self, epoch: int) -> torch.Tensor:
+        """Return the augmentation of each slot; that of the last epoch is kept."""
+        key = self.seed, epoch
+        if self._last_recipe[0] != key:
+            self._last_recipe = key, torch.from_numpy(view_recipe(*key, len(self)))
+        return self._last_recipe[1]
 
     def over(self, store: Store | Joined) -> "Views":
         """Return the same views of the images in another store, without labels.
