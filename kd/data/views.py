@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kd.data.augmentation import Augmentation, Mixing, augmented
+from kd.data.augmentation import Augmentation, Mixing, Recipe, augmented
 from kd.data.feed import feed
 from kd.data.index import digest
 from kd.data.store import Joined, Store
@@ -88,6 +88,7 @@ class Views:
         self.shown = order.shown or len(rows)
         self.classes = order.classes
         self._feed = None
+        self._last_recipe = None, None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -143,11 +144,9 @@ class Views:
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """Yield the batches of given slots, with the augmentation of an epoch."""
-        recipe = self.augmentation.recipe(self.seed, epoch, len(self))
-        mixing = None
+        recipe, mixing = self._recipe(epoch)
         needed = slots_of
-        if self.augmentation.mixup:
-            mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
+        if mixing is not None:
             needed = [mixing.with_partners(slots) for slots in slots_of]
         if self._feed is None:
             self._feed = feed(self.store, self.rows, self.device)
@@ -157,6 +156,17 @@ class Views:
                 images = mixing.mix(images, slots)
             labels = self._labels(slots, mixing)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
+
+    def _recipe(self, epoch: int) -> tuple[Recipe | None, Mixing | None]:
+        """Return the augmentation and the mixing of each slot; those of the last epoch are kept.
+
+        A teacher with images of its own asks for a single batch at a time.
+        """
+        if self._last_recipe[0] != epoch:
+            recipe = self.augmentation.recipe(self.seed, epoch, len(self))
+            mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
+            self._last_recipe = epoch, (recipe, mixing)
+        return self._last_recipe[1]
 
     def over(self, store: Store | Joined) -> "Views":
         """Return the same views of the images in another store, without labels.

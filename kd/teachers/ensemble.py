@@ -66,6 +66,7 @@ class Ensemble:
         self.plan, self.members, self.classes = plan, members, classes
         self.device, self.cache, self.stores = device, cache, stores or {}
         self.weights = list(plan.shares)
+        self._own_views: dict[Views, Views] = {}
         for member in members:
             member.trained.network.to(device)
 
@@ -104,8 +105,15 @@ class Ensemble:
         return _own_images(self._seen(views), views)
 
     def _seen(self, views: Views) -> Views:
-        """Return the views that the teachers see while their student sees `views`."""
-        return views.over(self.stores[views.store]) if self.stores else views
+        """Return the views that the teachers see while their student sees `views`.
+
+        They are made once, because their images may be copied to the device.
+        """
+        if not self.stores:
+            return views
+        if views not in self._own_views:
+            self._own_views[views] = views.over(self.stores[views.store])
+        return self._own_views[views]
 
     def try_images(self, images: torch.Tensor) -> None:
         """Raise Problem for a member that cannot process images [B, 3, S, S] of this size.
