@@ -54,11 +54,12 @@ class NoAverage:
 class ExponentialAverage:
     """The exponential moving average of the weights, on the device of the network.
 
-    After each step, average = d * average + (1 - d) * weights, d = `decay_at(updates)` (Polyak,
-    Juditsky 1992, SIAM Journal on Control and Optimization 30, for the average; the exponential one
-    as in timm's `ModelEmaV3`). As there, the floating-point buffers (the running mean and variance
-    of BatchNorm) are averaged like the weights, and integer buffers are copied. Modules that are
-    trained beside the network, such as projectors, are not averaged.
+    After each step, average = d * average + (1 - d) * weights, with d = `decay_at(updates)`. As in
+    timm's `ModelEmaV3`, the floating-point buffers (the running mean and variance of BatchNorm) are
+    averaged like the weights, and integer buffers are copied. Modules that are trained beside the
+    network, such as projectors, are not averaged.
+
+    Source: Polyak, Juditsky 1992, SIAM Journal on Control and Optimization 30 (the average).
 
     The average is a network of its own, neither compiled nor wrapped for several ranks, and the
     network in training never sees it, except at the end of a phase. On several ranks, the weights
