@@ -129,6 +129,7 @@ def test_the_key_of_stored_logits_covers_strength_parts_ranges_and_mixup(store, 
     assert len(set(keys)) == len(keys) == 15
     assert make(store, Augmentation("strong", ("crop", "mirror"))).identity() == keys[-1]
     assert make(store, Augmentation("light", AUGMENTATIONS["light"])).identity() == keys[0]
+    assert [how.changes for how in every[:6]] == [False, True, True, True, True, True]
     assert make(store, MIXED, shown=40).identity() != keys[3] != make(store, MIXED, seed=4).identity()
     assert make(store, STRONG, shown=40).identity() == keys[2]
     for name in ("TURN", "AREA", "ASPECT", "TRIES", "CONTRAST", "BRIGHTNESS", "GAMMA"):
@@ -234,6 +235,7 @@ def test_tones_stay_in_their_ranges_and_keep_the_order_of_grey_levels():
     for factors in (gamma, contrast):
         assert 0.75 <= factors.min() < 0.752 and 1.33 < factors.max() <= 4 / 3 and abs(np.log(factors).mean()) < 0.01
     assert -0.1 <= brightness.min() < -0.099 and 0.099 < brightness.max() <= 0.1
+    assert (np.abs(np.corrcoef(np.column_stack([np.log(gamma), np.log(contrast), brightness]).T) - np.eye(3)) < 0.03).all()
     curves = tone_curves(tones)
     assert curves.dtype == np.float32 and curves.min() >= 0 and curves.max() <= 1 and (np.diff(curves, axis=1) >= 0).all()
     assert np.array_equal(tone_curves(np.array([[1.0, 1.0, 0.0]]))[0], (np.arange(256) / 255).astype(np.float32))

@@ -241,6 +241,8 @@ def augmented(stored: torch.Tensor, recipe: Recipe | None) -> torch.Tensor:
         images = stored.to(torch.float32).div_(255)
     else:
         curves = torch.from_numpy(tone_curves(recipe.tones))
+        if stored.is_cuda:  # from other memory, a copy of more than 64 kB waits for the GPU
+            curves = curves.pin_memory()
         images = _toned(stored, to_device(curves, stored.device))
     if recipe is None or recipe.matrices is None:
         return images
