@@ -32,7 +32,7 @@ def precision_of(device, amp):
     return Precision(device.type, amp)
 
 
-def make_views(device, size=24, batch_size=12):
+def make_views(device, size=24, batch_size=12, augmentation=Augmentation("light")):
     """Return train views of 49 images and validation views of 28 images.
 
     The train views come in batches of 12, with a last one of 13.
@@ -41,7 +41,7 @@ def make_views(device, size=24, batch_size=12):
     store = Store(index, "cache", size, "squash", 0)
     store.ensure(np.arange(112))
     train = Views(store, np.arange(49), index.labels, batch_size=batch_size, device=device, seed=3,
-                  shuffle=True, augmentation=Augmentation("light"))
+                  shuffle=True, augmentation=augmentation, classes=len(synthetic.CLASSES))
     valid = Views(store, np.arange(56, 84), index.labels, batch_size=64, device=device)
     return train, valid
 

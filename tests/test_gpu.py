@@ -30,6 +30,7 @@ from gpu_training import (
 from kd.config import parsing
 from kd.config.settings import DistillSettings, Training
 from kd.data import feed
+from kd.data.augmentation import Augmentation
 from kd.data.dataset import open_dataset, read_index
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
 from kd.loop import LOG_EVERY, predict
@@ -165,8 +166,9 @@ def test_three_steps_of_adam_stay_within_three_steps_of_the_cpu(gpu, record_prop
     assert difference <= 2 * 3 * 1.004 * training.lr + 1e-6
 
 
-def test_views_are_those_of_the_cpu(gpu):
-    batches = [make_views(device, size=64)[0].epoch(1) for device in (gpu, CPU)]
+@pytest.mark.parametrize("how", [Augmentation("light"), Augmentation("strong", mixup=1.0)])
+def test_views_are_those_of_the_cpu(gpu, how):
+    batches = [make_views(device, 64, augmentation=how)[0].epoch(1) for device in (gpu, CPU)]
     for found, expected in zip(*batches, strict=True):
         assert found.images.device.type == gpu.type and found.slots.device == CPU
         assert torch.equal(found.slots, expected.slots)

@@ -34,6 +34,7 @@ from torch import nn
 
 from kd.config.settings import Training
 from kd.data import feed
+from kd.data.augmentation import Augmentation
 from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.runs.active import ActiveRun
@@ -42,6 +43,7 @@ from kd.system.devices import pick_device
 from kd.system.errors import USAGE, Problem
 
 pytestmark = pytest.mark.gpu
+LIGHT, MIXED = Augmentation("light"), Augmentation("strong", mixup=1.0)
 TOO_MUCH = 2**46  # bytes, more than any machine has
 
 
@@ -99,10 +101,11 @@ def test_images_live_on_the_gpu_if_they_fit(gpu, monkeypatch, share, way):
 
 
 @pytest.mark.gpu("steps that do not wait for the device")
-@pytest.mark.parametrize("way, amp, kind", [
-    *(("resident", "bf16", kind) for kind in KNOWLEDGE), ("resident", "fp16", "kd"),
-    ("resident", "off", "kd"), ("ahead", "bf16", "kd")])
-def test_a_step_does_not_wait_for_the_device(gpu, monkeypatch, way, amp, kind):
+@pytest.mark.parametrize("way, amp, kind, how", [
+    *(("resident", "bf16", kind, LIGHT) for kind in KNOWLEDGE), ("resident", "fp16", "kd", LIGHT),
+    ("resident", "off", "kd", LIGHT), ("ahead", "bf16", "kd", LIGHT),
+    ("resident", "bf16", "kd", MIXED), ("ahead", "off", "kd", MIXED)])
+def test_a_step_does_not_wait_for_the_device(gpu, monkeypatch, way, amp, kind, how):
     """Every operation that waits raises an error between the third and the tenth step."""
     monkeypatch.setattr("kd.data.views.feed", getattr(feed, way))
     training = Training(epochs=1, batch_size=4, seed=3, clip_norm=1.0 if amp == "off" else None)
@@ -117,8 +120,9 @@ def test_a_step_does_not_wait_for_the_device(gpu, monkeypatch, way, amp, kind):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the mode is a prototype
-            train(state, make_views(gpu, batch_size=4), amp=amp, training=training, end=11,
-                  teacher=teacher, objective=objective, layers=layers, after_step=after_step)
+            views = make_views(gpu, batch_size=4, augmentation=how)
+            train(state, views, amp=amp, training=training, end=11, teacher=teacher,
+                  objective=objective, layers=layers, after_step=after_step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert state.progress.total == 11

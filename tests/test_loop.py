@@ -105,6 +105,30 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
 
 
 @pytest.mark.case(1)
+@pytest.mark.parametrize("phases", [1, 2])
+def test_strong_and_mixed_views_resume_from_every_step(views, phases):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
+    how = {"batch_size": 12, "device": CPU, "seed": 3, "shuffle": True, "augmentation": Augmentation("strong", ("mirror",), 0.7)}
+    seen, valid = views
+    mixed = Views(seen.store, np.arange(49), seen.store.index.labels, classes=7, **how), valid
+    teach = panel_of(models.build("kdwide", synthetic.CLASSES, seed=9), FLOAT)
+    options = {"teacher": teach, "objective": distillation()}
+    if phases == 2:
+        match, finetune = two_phases(mixed, training, teach)
+        pool = Views(seen.store, np.arange(3, 47), None, **how)
+        options = {"phases": [dataclasses.replace(match, views=pool), finetune]}
+    snapshots = []
+    whole = train(fresh(training), mixed, training, **options,
+                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
+    assert len(snapshots) == 12
+    for snapshot in snapshots:
+        resumed = fresh(Training(seed=77))
+        resumed.load_state_dict(copy.deepcopy(snapshot))
+        train(resumed, mixed, training, **options)
+        assert same(resumed.state_dict(), whole.state_dict())
+
+
+@pytest.mark.case(1)
 def test_a_hint_resumes_only_with_its_projectors(views):
     training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
     wide = models.build("kdwide", synthetic.CLASSES, seed=9)

@@ -140,6 +140,44 @@ def test_weights_from_a_teacher_have_no_gradient_and_pull_an_image_by_its_weight
     assert gradient[1, 2] / gradient[0, 0] == pytest.approx(10, rel=1e-2)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_soft_labels_equal_a_hand_written_float64_reference(weighted):
+    random = np.random.default_rng(0)
+    logits, lam = random.normal(0, 3, (9, 5)), random.random(9)
+    first, second = random.integers(5, size=(2, 9))
+    weights = random.random(5) + 0.5 if weighted else np.ones(5)
+    log_q = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    rows = np.arange(9)
+    of_first, of_second = (-weights[labels] * log_q[rows, labels] for labels in (first, second))
+    expected = (lam * of_first + (1 - lam) * of_second).mean()
+    shares = lam[:, None] * np.eye(5)[first] + (1 - lam[:, None]) * np.eye(5)[second]
+    given = torch.tensor(weights) if weighted else None
+    assert losses.cross_entropy(torch.tensor(logits), torch.tensor(shares), given).item() == pytest.approx(expected, rel=1e-12)
+    assert losses.cross_entropy(torch.tensor(logits), torch.tensor(shares).float(), given).item() == pytest.approx(expected, rel=1e-6)
+    half = torch.tensor(logits).bfloat16()
+    assert losses.cross_entropy(half, torch.tensor(shares).float(), None if given is None else given.float()).dtype == torch.float32
+    hard = torch.eye(5, dtype=torch.float64)[first]
+    whole = losses.cross_entropy(torch.tensor(logits), torch.tensor(first), given).item()
+    assert losses.cross_entropy(torch.tensor(logits), hard, given).item() == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_accuracy_and_the_gradient_ratio_of_soft_labels():
+    student, teacher, labels = torch.randn(6, 4), torch.randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
+    objective, hard = Distillation(kd_at(4.0), 0.5), torch.eye(4)[labels]
+    same, soft = (objective(Outputs(student), taught(teacher), given) for given in (labels, hard))
+    assert {key: value.item() for key, value in soft.items()} == pytest.approx({key: value.item() for key, value in same.items()})
+    shares = torch.tensor([[0.2, 0.8, 0.0], [0.6, 0.0, 0.4]])
+    found = objectives.Supervised()(Outputs(torch.tensor([[0.0, 5.0, 1.0], [0.0, 1.0, 5.0]])), None, shares)
+    assert found["accuracy"].item() == pytest.approx((0.8 + 0.4) / 2)
+    ratios = [objectives.gradient_ratio(student, taught(teacher), given, objective) for given in (labels, hard)]
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-5)
+    q = student.softmax(1)
+    mixed = torch.tensor([0.3, 0.7, 0.0, 0.0]).expand(6, 4)
+    of_labels = ((q - mixed) / 6).norm().item()
+    of_knowledge = 4 * (((student / 4).softmax(1) - (teacher / 4).softmax(1)) / 6).norm().item()
+    assert objectives.gradient_ratio(student, taught(teacher), mixed, objective) == pytest.approx(of_knowledge / of_labels, rel=1e-4)
+
+
 def test_the_matching_loss_takes_no_labels():
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     for knowledge in (MSE, kd_at(2.0)):

@@ -48,12 +48,12 @@ def team(count, call, seconds=90):
     return members
 
 
-def data(rows):
+def data(rows, augmentation=Augmentation("light")):
     index = synthetic.read(112, 0)
     store = Store(index, "cache", 24, "squash", 0)
     store.ensure(np.arange(112))
     how = {"batch_size": 12, "device": CPU}
-    return (Views(store, np.arange(rows), index.labels, seed=3, shuffle=True, augmentation=Augmentation("light"), **how),
+    return (Views(store, np.arange(rows), index.labels, seed=3, shuffle=True, augmentation=augmentation, classes=7, **how),
             Views(store, np.arange(56, 84), index.labels, **how))
 
 
@@ -81,10 +81,10 @@ def plain():
     return Exact("plain", "plain", synthetic.CLASSES, Plain().double(), scale, scale)
 
 
-def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None):
+def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None, augmentation=Augmentation("light")):
     """Return the state after some steps with labels and a teacher, with an incomplete last batch in each epoch."""
     torch.set_num_threads(1)
-    views, valid = data(rows)
+    views, valid = data(rows, augmentation)
     training = Training(lr=lr, batch_size=12, epochs=100, seed=3)
     taught = JointTeacher([lambda batch: batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5], [1.0], CPU)
     objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
@@ -111,6 +111,20 @@ def test_ranks_learn_what_one_process_learns(count, rows):
     found = [torch.load(f"rank{rank}.pt", weights_only=True) for rank in range(count)]
     assert all(same(found[0], other) for other in found[1:])
     assert max((alone[key] - value).abs().max() for key, value in found[0]["weights"].items()) < 1e-10
+
+
+def test_ranks_learn_from_strong_and_mixed_views_what_one_process_learns():
+    how = Augmentation("strong", mixup=1.0)
+    alone = trained(plain(), augmentation=how).network.module.state_dict()
+    other = trained(plain()).network.module.state_dict()
+
+    def work():
+        state = trained(plain(), augmentation=how)
+        torch.save({"weights": state.network.module.state_dict(), "history": state.progress.history}, f"rank{ranks.rank()}.pt")
+    assert [member.code for member in team(2, work)] == [0, 0]
+    first, second = (torch.load(f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert same(first, second) and max((alone[key] - value).abs().max() for key, value in first["weights"].items()) < 1e-10
+    assert max((alone[key] - value).abs().max() for key, value in other.items()) > 1e-6
 
 
 def test_every_rank_has_two_images_or_stands_in_with_two(monkeypatch):

@@ -123,7 +123,7 @@ def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str
 
 
 def _refuse_mixup(settings, mode: Mode, phases: tuple[PhasePlan, ...]) -> None:
-    """Raise Problem for --mixup with knowledge or a teacher that needs one class per image."""
+    """Raise Problem for --mixup with knowledge or a teacher that needs the class of an image."""
     if not settings.training.mixup:
         return
     flag = f"--mixup {settings.training.mixup:g}"
