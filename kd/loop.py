@@ -38,6 +38,8 @@ class Phase:
     start, end  the steps of the run that belong to the phase: `start` to `end` - 1
     lr          learning rate at the start of the phase
     layers      layers of the student whose features the objective uses
+    keeps_start whether the weights at the start of the phase are its result if no epoch has a
+                higher validation accuracy
     """
 
     name: str
@@ -48,6 +50,7 @@ class Phase:
     end: int
     lr: float
     layers: tuple[str, ...] = ()
+    keeps_start: bool = False
 
     @property
     def reads_labels(self) -> bool:
@@ -188,7 +191,7 @@ def _end_phase(state: State, phases: list[Phase], training: Training) -> None:
     elif progress.total >= phase.end and phase is phases[-1]:
         progress.ended = "max_steps" if progress.total == training.max_steps else "epochs"
     elif progress.total >= phase.end:
-        state.end_phase()
+        state.end_phase(phases[progress.phase + 1].keeps_start)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, training: Training, phase: Phase, step: int) -> float:

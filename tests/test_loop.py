@@ -397,6 +397,30 @@ def test_a_phase_begins_with_the_last_weights_and_an_optimizer_without_memory(vi
     assert "train_accuracy" not in state.progress.history[0] and state.progress.best["phase"] == "finetune"
 
 
+@pytest.mark.parametrize("keeps, accuracies, best", [
+    (True, [0.9, 0.6, 0.6, 0.5], 2),    # an equal epoch is not better; the first epoch is not chosen by labels
+    (True, [0.2, 0.6, 0.5, 0.7], 4),
+    (False, [0.2, 0.6, 0.3, 0.1], 3),
+])
+def test_a_phase_may_keep_the_weights_at_its_start_if_no_epoch_is_better(views, monkeypatch, keeps, accuracies, best):
+    training = Training(epochs=3, batch_size=12, lr=3e-3, seed=3)
+    match, finetune = two_phases(views, training, panel_of(models.build("kdwide", synthetic.CLASSES), FLOAT))
+    monkeypatch.setattr("kd.loop._row", lambda state, phase, logits, labels: {
+        "epoch": state.progress.epoch + 1, "phase": phase.name, "steps": state.progress.total,
+        "valid_accuracy": accuracies[state.progress.epoch]})
+    snapshots, ends = [], []
+    options = {"phases": [match, dataclasses.replace(finetune, keeps_start=keeps)]}
+    state = train(fresh(training), views, training, **options,
+                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())),
+                  after_epoch=lambda state, row: ends.append(copy.deepcopy(state.network.module.state_dict())))
+    assert state.progress.best["epoch"] == best and same(state.best_weights, ends[best - 1])
+    assert [row["epoch"] for row in state.progress.history] == [1, 2, 3, 4]
+    for snapshot in snapshots:
+        resumed = fresh(training)
+        resumed.load_state_dict(copy.deepcopy(snapshot))
+        assert same(train(resumed, views, training, **options).state_dict(), state.state_dict())
+
+
 def test_a_phase_without_labels_selects_no_epoch_by_labels(views, monkeypatch):
     falling = iter(np.linspace(1, 0, 9))
     monkeypatch.setattr("kd.loop.metrics.accuracy", lambda logits, labels: float(next(falling)))

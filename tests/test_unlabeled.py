@@ -16,6 +16,7 @@ from conftest import DATA, PAIR, ROOT, TINY, same, weights, write_table
 from faults import in_child
 
 from kd.config import parsing
+from kd.config.earlier import as_present
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.reports import report as reports
@@ -105,7 +106,7 @@ def test_hidden_labels_change_nothing_after_the_draw(script, labelled, monkeypat
 
 
 def test_both_phases_are_in_the_report(script):
-    code, out = script("distill", [*UNLABELED, "--labeled-fraction", "0.3", "--finetune", "kd", "--finetune-lr", "5e-4"])
+    code, out = script("distill", [*UNLABELED, "--labeled-fraction", "0.3", "--finetune", "kd", "--finetune-lr", "5e-4", "--no-keep-matched"])
     assert code == 0, out
     report = reports.read(FEW / "unlabeled/kdwide-kdtiny/seed0")
     steps = report["history"]["steps"]
@@ -191,6 +192,37 @@ def test_a_pool_that_changed_since_a_run_began_is_refused(script, clinic):
     next(clinic.rglob("*.png")).unlink()
     code, out = script("distill", argv)
     assert code == 4 and "began with pool_hash" in out.splitlines()[-1]
+
+
+def test_fine_tuning_that_destroys_what_was_matched_does_not_count(script):
+    words = [*UNLABELED, "--labeled-fraction", "0.3", "--finetune-lr", "0.5"]
+    code, out = script("distill", words)
+    assert code == 0 and "no epoch of finetune had a higher validation accuracy than the end of match" in out
+    report = reports.read(FEW / "unlabeled/kdwide-kdtiny/seed0")
+    matched = [row for row in report["history"]["epochs"] if row["phase"] == "match"][-1]
+    best = report["results"]["best"]
+    assert (best["epoch"], best["valid_accuracy"], best["train_accuracy"]) == (matched["epoch"], matched["valid_accuracy"], None)
+    assert "--keep-matched" in report["results"]["reason"] and report["results"]["last"]["train_accuracy"] is not None
+    code, out = script("distill", [*words, "--no-keep-matched", "--tag", "last"])
+    report = reports.read(FEW / "unlabeled-last/kdwide-kdtiny/seed0")
+    assert code == 0 and report["results"]["best"]["epoch"] > matched["epoch"] and report["results"]["reason"] is None
+
+
+def test_fine_tuning_begins_at_a_tenth_of_the_learning_rate_which_earlier_runs_did_not(script):
+    [settings] = parsing.parse(DistillSettings, [*map(str, UNLABELED), "--lr", "0.002"])
+    match, finetune = resolve(settings).phases
+    assert (match.lr, finetune.lr) == (0.002, pytest.approx(0.0002)) and finetune.keeps_start and not match.keeps_start
+    assert script("train_teacher", ["--model", "kdwide", *TINY, "--batch-size", "12"])[0] == 0
+    assert script("distill", [*UNLABELED, "--max-minutes", "0"])[0] == 143
+    recorded = DATA / "unlabeled/kdwide-kdtiny/seed0/settings.json"
+    old = json.loads(recorded.read_text())
+    del old["keep_matched"]  # an earlier version did not have it
+    recorded.write_text(json.dumps(old))
+    code, out = script("distill", UNLABELED)
+    assert code != 0 and "finetune_lr: 0.001 -> null" in out and "keep_matched: false -> true" in out
+    code, out = script("distill", [*UNLABELED, "--finetune-lr", "0.001", "--no-keep-matched"])
+    assert code == 0 and "continuing from step" in out
+    assert as_present(DistillSettings, old)["finetune_lr"] == old["lr"] == 0.001
 
 
 @pytest.mark.case(2, 6)

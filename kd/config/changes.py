@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from kd.config import parsing
+from kd.config.earlier import as_present
 from kd.config.plan import Plan
 
 PLACES = ("data_dir", "unlabeled_dir", "table")  # of images, whose hashes a run knows
@@ -24,7 +25,7 @@ def changed(old: dict, plan: Plan, ignored: tuple[str, ...] = ()) -> list[str]:
     have their defaults, and values of earlier versions are those that replace them.
     """
     settings = plan.settings
-    old = parsing.as_present(type(settings), old)
+    old = as_present(type(settings), old)
     new, default = portable(parsing.flat(settings)), parsing.flat(type(settings)())
     relevant = parsing.flat(settings, identity_only=True).keys() - plan.unused - set(ignored)
     return [

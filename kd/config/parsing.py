@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from kd.config.earlier import as_present
 from kd.config.evaluate_settings import EvaluateSettings
 from kd.config.flags import make_parser
 from kd.config.paths import expanded, with_paths
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.config.values import checked, empty_list, nearest, present
+from kd.config.values import checked, empty_list, nearest
 from kd.system.errors import Problem, reports_to_user
 from kd.system.messages import first_line
 
@@ -123,16 +124,6 @@ def flat(settings, identity_only: bool = False) -> dict:
     return values
 
 
-def as_present(kind, values: dict) -> dict:
-    """Return the values of a saved run, with those that only earlier versions wrote replaced."""
-    found = dict(values)
-    for section in fields(kind):
-        for entry in fields(section.type):
-            if entry.name in values:
-                found[entry.name] = present(entry, values[entry.name])
-    return found
-
-
 def replace(settings, **changes):
     """Return a copy of settings with some keys changed, whatever their section."""
     sections = {}
@@ -173,6 +164,8 @@ def _read_file(kind, file: Path) -> dict:
             f"--config '{file}' is not valid: it must contain a JSON object of settings. Use the"
             " settings.json of a run, or a TOML file with one 'key = value' per line."
         )
+    if language == "JSON":  # settings.json of a run, perhaps of an earlier version
+        values = as_present(kind, values)
     return _keys_of(kind, values, file)
 
 

@@ -44,6 +44,8 @@ class PhasePlan:
     reads_labels  whether the loss has a term of labels
     knowledge     what the teachers transfer; empty if the loss has no term of teachers
     lr            learning rate
+    keeps_start   whether the result of the phase before is kept if no epoch of this one has a
+                  higher validation accuracy
     """
 
     name: str
@@ -51,6 +53,7 @@ class PhasePlan:
     reads_labels: bool
     knowledge: KnowledgePlan
     lr: float
+    keeps_start: bool = False
 
 
 def kinds_of(phases: tuple[PhasePlan, ...]) -> dict[str, Kind]:

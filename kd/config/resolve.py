@@ -30,6 +30,7 @@ from kd.methods import (
 )
 
 GENERATION_WORD = "-generation"
+FINETUNE_LR = 0.1  # times --lr; configs/README.md has the experiment
 UNTRAINED = 10**6  # above every generation, each of which draws a student's weights
 
 
@@ -157,7 +158,9 @@ def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
     """
     named = PHASE_LOSSES[phase.loss]
     loss = PHASE_LOSSES[named.chosen[settings.unlabeled.finetune]] if named.chosen else named
-    own_lr = settings.unlabeled.finetune_lr if named.chosen else None
+    lr = settings.training.lr
+    if named.chosen:
+        lr = settings.unlabeled.finetune_lr or FINETUNE_LR * lr
     knowledge = KnowledgePlan({}, (), {})
     if loss.passes_knowledge:
         knowledge = _knowledge(settings, mode, phase, alone=not loss.reads_labels)
@@ -166,7 +169,8 @@ def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
         shows_pool=phase.images == "pool",
         reads_labels=loss.reads_labels,
         knowledge=knowledge,
-        lr=settings.training.lr if own_lr is None else own_lr,
+        lr=lr,
+        keeps_start=named.chosen is not None and settings.unlabeled.keep_matched,
     )
 
 

@@ -203,7 +203,12 @@ class Unlabeled:
         "ce", "fine-tune on labels (ce) or labels and teacher (kd)", choices=("ce", "kd")
     )
     finetune_lr: float | None = option(
-        None, "learning rate of fine-tuning (default: --lr)", metavar="LR", above=0
+        None, "learning rate of fine-tuning (default: a tenth of --lr)", metavar="LR", above=0
+    )
+    keep_matched: bool = option(
+        True,
+        "keep the student as it was before fine-tuning if no epoch of fine-tuning has a higher"
+        " validation accuracy",
     )
 
 

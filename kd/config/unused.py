@@ -43,6 +43,7 @@ def unused_by_student(
         "layers": any(kind.inside for kind in kinds.values()),
         "finetune": tunes,
         "finetune_lr": tunes,
+        "keep_matched": tunes,
         "teacher": origin.network == "teacher",
         "generations": is_chain(settings),
         "knowledge": chosen,

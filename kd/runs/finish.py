@@ -135,8 +135,21 @@ def _results(run: ActiveRun, predictions: Predictions) -> dict:
     return {
         "best": _result(progress.best, predictions.test, test),
         "last": _result(progress.history[-1], predictions.last, test),
-        "reason": None if run.phases[-1].reads_labels else NO_LABELS,
+        "reason": _no_train_accuracy(run.phases, progress.best),
     }
+
+
+def _no_train_accuracy(phases: list[Phase], best: dict) -> str | None:
+    """Return why the best epoch has no train accuracy, or None if it has one."""
+    if not phases[-1].reads_labels:
+        return NO_LABELS
+    if "train_accuracy" in best:
+        return None
+    return (
+        f"no epoch of {phases[-1].name} had a higher validation accuracy than the end of"
+        f" {best['phase']}, which is kept (--keep-matched) and read no labels: its train_accuracy"
+        " is null"
+    )
 
 
 def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:

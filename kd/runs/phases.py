@@ -106,6 +106,7 @@ class PhaseBuilder:
             end=end,
             lr=phase.lr,
             layers=self.layers[0] if looks else (),
+            keeps_start=phase.keeps_start,
         )
 
     def _objective(self, phase: PhasePlan) -> Objective:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd.config import parsing
+from kd.config.earlier import as_present
 from kd.config.layout import RunPaths, finished_below
 from kd.config.settings import (
     DistillSettings,
@@ -124,7 +125,8 @@ def read_settings(folder: Path, report: dict, kind: type):
     Settings that `kind` does not have are ignored.
     """
     where = str(RunPaths(folder).report)
-    return parsing.build(kind, {key: (value, where) for key, value in report["settings"].items()})
+    values = as_present(kind, report["settings"])
+    return parsing.build(kind, {key: (value, where) for key, value in values.items()})
 
 
 def read_run(folder: Path) -> Run:

@@ -35,7 +35,8 @@ class Progress:
     history  one row for each finished epoch
     looks    [total, accuracy] of each check on validation images by `AccuracyWatch`
     best     the history row of the current phase with the highest validation accuracy (the first of
-             equals); in a phase without labels, its last row
+             equals); in a phase without labels, its last row. A phase may also keep that of the
+             phase before
     stopped  whether `Hooks.should_stop` has stopped the training
     ended    why the training has ended: "epochs", "max_steps" or "stopped"; "" if it has not
     """
@@ -232,13 +233,17 @@ class State:
             None,
         )
 
-    def end_phase(self) -> None:
+    def end_phase(self, keeps_best: bool) -> None:
         """Start the next phase, with the current weights and an empty optimizer state.
 
-        The current weights are the averaged ones, if there is an average. The phase has a best
-        epoch and an average of its own.
+        The current weights are the averaged ones, if there is an average. The phase has an average
+        and a best epoch of its own.
+
+        keeps_best  whether the best epoch up to now stays the best until an epoch of the next phase
+                    is better
         """
         self.average.end_phase()
         self.optimizer.state.clear()
-        self.progress.phase, self.progress.best = self.progress.phase + 1, None
-        self.best_weights = self.best_logits = None
+        self.progress.phase += 1
+        if not keeps_best:
+            self.progress.best = self.best_weights = self.best_logits = None
