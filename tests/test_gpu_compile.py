@@ -108,7 +108,8 @@ def test_images_live_on_the_gpu_if_they_fit(gpu, monkeypatch, share, way):
 def test_a_step_does_not_wait_for_the_device(gpu, monkeypatch, way, amp, kind, how):
     """Every operation that waits raises an error between the third and the tenth step."""
     monkeypatch.setattr("kd.data.views.feed", getattr(feed, way))
-    training = Training(epochs=1, batch_size=4, seed=3, clip_norm=1.0 if amp == "off" else None)
+    clip_norm, ema = (1.0, 0.9) if amp == "off" else (None, None)
+    training = Training(epochs=1, batch_size=4, seed=3, clip_norm=clip_norm, ema=ema)
     teacher, objective, layers = lesson(gpu, kind, amp)
     state = new_state(gpu, amp, training=training)
 
@@ -199,6 +200,34 @@ def test_a_compiled_network_learns_what_it_learns_without(gpu, compiler, record_
     # One graph for the batches of 12 images and one for those of 13, both as CUDA graphs.
     assert compiler["stats"]["unique_graphs"] == 2
     assert compiler["inductor"]["cudagraph_skips"] == 0
+
+
+def check_average(device, compiled):
+    """Compare the average of a run with one that is computed from its weights after each step."""
+    training, kept = Training(epochs=3, batch_size=12, lr=3e-3, seed=3, ema=0.7), []
+    state = new_state(device, training=training)
+    average = {key: value.double() for key, value in weights_of(state).items()}
+    if compiled:
+        state.network.compile()
+    train(state, make_views(device), training=training,
+          after_step=lambda state: kept.append(weights_of(state)))
+    for n, own in enumerate(kept):
+        decay = min(0.7, (1 + n) / (10 + n))
+        average = {key: decay * average[key] + (1 - decay) * value for key, value in own.items()}
+    found = state.judged.module.state_dict()
+    assert state.judged.compiled is None and len(kept) == 12
+    assert found.pop("bn.num_batches_tracked") == 12
+    for key, value in found.items():
+        assert torch.allclose(value.double().cpu(), average[key], rtol=1e-5, atol=1e-6), key
+
+
+def test_the_average_is_that_of_the_weights(gpu):
+    check_average(gpu, compiled=False)
+
+
+@pytest.mark.gpu("--compile")
+def test_the_average_of_a_compiled_network_is_that_of_its_weights(gpu, compiler):
+    check_average(gpu, compiled=True)
 
 
 @pytest.mark.gpu("--compile")
