@@ -260,9 +260,9 @@ def test_every_setting_that_changes_results_is_compared_at_resume(tmp_path, inje
     keys -= resolve(settings).unused
     for key in keys:
         old = parsing.flat(settings)[key]
-        new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25,
-               str: lambda: "reverse" if key == "mode" else "other",
-               list: lambda: [*old, 9.0], type(None): lambda: "dkd" if key == "knowledge" else 3}[type(old)]()
+        new = {bool: lambda: not old, int: lambda: old + 1, float: lambda: old + 0.25, str: lambda: "other",
+               list: lambda: [*old, 9.0], type(None): lambda: 3}[type(old)]()
+        new = {"mode": "reverse", "knowledge": "dkd", "augment": "strong", "augment_without": ["mirror"]}.get(key, new)
         with pytest.raises(Problem) as caught:
             folder.claim(resolve(parsing.replace(settings, **{key: new})))
         assert caught.value.code == 2 and f"{key}: {json.dumps(old)} -> {json.dumps(new)}" in str(caught.value)
