@@ -404,6 +404,14 @@ def test_arms_name_students_whose_teacher_knew_other_labels(few, script):
     assert "trained on other labels than theirs" not in out
 
 
+def test_arms_that_nobody_trained_are_named_only_where_teachers_have_the_students_data():
+    every = ["alone", "normal (all labels)", "teacher (all labels)"]
+    assert few_labels._names(every) == ["teacher (all labels)", "alone", "normal (all labels)"]
+    assert few_labels._names([*every, "normal"]) == [
+        "teacher", "teacher (all labels)", "alone", "normal", "unlabeled-only", "unlabeled", "normal (all labels)"]
+    assert few_labels._names(["alone"]) == ["teacher", "alone", "normal", "unlabeled-only", "unlabeled"]
+
+
 @pytest.mark.draws
 def test_the_figure_of_the_arms_has_all_of_them(few, script):
     assert script("evaluate", ["--arms", "runs"])[0] == 0

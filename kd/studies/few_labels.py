@@ -266,7 +266,8 @@ def _group(pair: Pair, arms: Arms, unfinished: list[Unfinished]) -> dict:
     every = []
     ended = _unfinished_in(arms, pair, unfinished)
     names = _names([arm for _, arm in (*arms, *ended)])
-    for fraction in sorted({fraction for fraction, _ in arms}):
+    # A fraction that only the teachers' own runs have is not one of the students.
+    for fraction in sorted({fraction for fraction, arm in arms if arm in names and arm != TEACHER}):
         runs_of = {}
         states = {}
         for arm in names:
@@ -283,9 +284,18 @@ def _group(pair: Pair, arms: Arms, unfinished: list[Unfinished]) -> dict:
 
 
 def _names(arms: list[str]) -> list[str]:
-    """Return the arms of a group in order: teachers, then students, own data of teachers last."""
+    """Return the arms of a group in order: teachers, then students, own data of teachers last.
+
+    Arms that are missing are named, too, unless all teachers have data of their own: then only
+    those with the students' data that exist are named.
+    """
     every = sorted({words_of(arm) for arm in arms} - {""})
-    names = [TEACHER, *(_named(TEACHER, words) for words in every), *ARMS]
+    plain = [TEACHER, *ARMS]
+    if every and not any(arm in arms for arm in ARMS if arm != ALONE):
+        plain = [ALONE]
+    names = [name for name in plain if name == TEACHER]
+    names += [_named(TEACHER, words) for words in every]
+    names += [arm for arm in plain if arm in ARMS]
     for words in every:
         names += [_named(arm, words) for arm in ARMS if _named(arm, words) in arms]
     return names
