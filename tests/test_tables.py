@@ -336,6 +336,15 @@ def test_commands_take_over_nothing_that_belongs_to_another_run(make, script):
         assert script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])[0] == 0
 
 
+def test_the_command_of_a_baseline_has_no_flag_of_teachers(make, script):
+    """The only run to take settings from is a student whose teacher is a file."""
+    make("normal", "kdwide", "kdtiny", 0, lambda report: report["settings"].update(teacher_checkpoint=["kdwide.pt"]))
+    [protocol] = tables.write_tables(Path("runs"))["protocols"]
+    [command] = protocol["tables"][0]["missing"]
+    words = shlex.split(command)
+    assert words[1] == "train_teacher.py" and script("train_teacher", [*words[2:], "--dry-run"])[0] == 0, command
+
+
 def test_predictions_survive_a_round_trip_through_csv(templates):
     found, report = read_predictions(templates["student"]), reports.read(templates["student"])
     assert found.right.mean() == report["results"]["best"]["test_accuracy"]
