@@ -196,6 +196,17 @@ def test_settings_that_differ_inside_a_table_are_named(make):
     assert tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"][0]["recipes"] == ["lr: 0.001, 0.5"]
 
 
+def test_a_train_accuracy_is_that_of_all_seeds_of_a_cell_or_none(make):
+    """With --keep-matched, it is unknown in the seeds in which fine-tuning did not help."""
+    for seed, train in ((0, 0.5), (1, None)):
+        make("alone", "", "kdtiny", seed)
+        make("unlabeled", "kdwide", "kdtiny", seed, lambda report: report["results"]["best"].update(train_accuracy=train))
+    [protocol] = tables.write_tables(Path("runs"))["protocols"]
+    [table] = protocol["tables"]
+    [cell] = table["cells"]
+    assert cell["n"] == 2 and cell["train"] is None and cell["valid"] is not None and cell["test"] is not None
+
+
 def test_precision_device_and_ranks_that_differ_inside_a_table_are_named(make):
     def clock(**values):
         return lambda report: report["clock"].update(values)
@@ -323,6 +334,15 @@ def test_commands_take_over_nothing_that_belongs_to_another_run(make, script):
     assert other[other.index("--max-minutes") + 1] == "none"
     for words in (alone, other):
         assert script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])[0] == 0
+
+
+def test_the_command_of_a_baseline_has_no_flag_of_teachers(make, script):
+    """The only run to take settings from is a student whose teacher is a file."""
+    make("normal", "kdwide", "kdtiny", 0, lambda report: report["settings"].update(teacher_checkpoint=["kdwide.pt"]))
+    [protocol] = tables.write_tables(Path("runs"))["protocols"]
+    [command] = protocol["tables"][0]["missing"]
+    words = shlex.split(command)
+    assert words[1] == "train_teacher.py" and script("train_teacher", [*words[2:], "--dry-run"])[0] == 0, command
 
 
 def test_predictions_survive_a_round_trip_through_csv(templates):

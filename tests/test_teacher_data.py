@@ -462,6 +462,14 @@ def test_runs_of_one_tag_are_told_apart_and_no_command_is_refused(script):
     assert any("teacher_labeled_fraction: 1.0, None" in text for text in table["recipes"])
 
 
+def test_a_later_generation_has_no_note_on_data_of_its_own(script):
+    """Its teacher is a student itself, with the data of one."""
+    assert script("distill", ["--student", "kdtiny", "--mode", "self", "--generations", "2", *TINY, *ALL, "--max-steps", "2"])[0] == 0
+    code, out = script("evaluate", ["--tables", "runs"])
+    notes = [line for line in out.splitlines() if line.startswith("Teacher kdtiny")]
+    assert code == 0 and len(notes) == 1 and notes[0].startswith("Teacher kdtiny (all labels): trained on the labels of 100 %")
+
+
 def test_power_keeps_the_teachers_apart(few, script):
     code, out = script("evaluate", ["--power", "runs"])
     found = {study["tag"]: study["mode"] for study in json.loads(Path("runs/power.json").read_text())["studies"] if study["mode"].startswith("normal")}

@@ -225,6 +225,13 @@ def test_fine_tuning_begins_at_a_tenth_of_the_learning_rate_which_earlier_runs_d
     assert as_present(DistillSettings, old)["finetune_lr"] == old["lr"] == 0.001
 
 
+@pytest.mark.parametrize("name, text", [("own.toml", 'finetune_lr = 0.001\nlr = 0.01'), ("own.json", '{"finetune_lr": 0.001, "lr": 0.01}')])
+def test_a_file_with_some_settings_has_the_present_defaults_in_both_languages(name, text):
+    Path(name).write_text(text)
+    [settings] = parsing.parse(DistillSettings, [*map(str, UNLABELED), "--config", name])
+    assert settings.unlabeled.finetune_lr == 0.001 and settings.unlabeled.keep_matched
+
+
 @pytest.mark.case(2, 6)
 @pytest.mark.parametrize("phase", ["match", "finetune"])
 def test_a_kill_in_either_phase_changes_nothing(script, prepared, phase):

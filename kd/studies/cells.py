@@ -29,17 +29,17 @@ def of_runs(runs: dict[int, Run], unfinished: list[Unfinished] = ()) -> dict:
 
 
 def means(accuracies: dict[str, list[float | None]], n: int) -> dict:
-    """Return the `mean_sd` of each split's known accuracies, and the number of runs as `n`.
+    """Return the `mean_sd` of each split's accuracies, and the number of runs as `n`.
 
-    A split without known accuracies has None.
+    A split whose accuracy is not known of every run has None: a mean over the others would be taken
+    for that of `n` runs. With --keep-matched, these would be the seeds in which fine-tuning helped.
 
     accuracies  split -> one value per run, None where unknown
     n           the number of runs
     """
     cell = {"n": n}
     for split, values in accuracies.items():
-        known = [value for value in values if value is not None]
-        cell[split] = mean_sd(known) if known else None
+        cell[split] = mean_sd(values) if values and None not in values else None
     return cell
 
 

@@ -115,7 +115,8 @@ def _distance(run: Run, cell: Cell) -> tuple:
 
 def _not_carried_over(like: Run, cell: Cell) -> list[str]:
     """Return the settings that belong to one run only and that another cell must not inherit."""
-    other_teacher = like.teacher != cell.teacher
+    # train_teacher.py skips the settings of teachers, and does not have their flags.
+    other_teacher = is_mode(cell.role) and like.teacher != cell.teacher
     foreign = {
         "stop_at_val_accuracy": cell.role == ALONE,
         "teacher_checkpoint": other_teacher,

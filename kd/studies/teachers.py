@@ -83,13 +83,16 @@ def _sharing_notes(teacher: str, runs: list[Run]) -> list[str]:
 
 
 def own_data_notes(runs: list[Run]) -> list[str]:
-    """Return a sentence on each teacher that has labels or an image size of its own."""
+    """Return a sentence on each teacher that has labels or an image size of its own.
+
+    Later generations of a chain have its words, but the data of a student.
+    """
     texts = set()
     for run in runs:
-        if words_of(run.teacher):
-            differences = set()
-            for member in run.report["teacher"]["members"]:
-                differences.update(member["differences"])
+        differences = set()
+        for member in run.report["teacher"]["members"] if words_of(run.teacher) else ():
+            differences.update(member["differences"])
+        if differences:
             texts.add(f"Teacher {printable(run.teacher)}: {'; '.join(sorted(differences))}.")
     return sorted(texts)
 
