@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA, PAIR, RUN, TINY, same, weights
-from test_loop import CPU, FLOAT, distillation, fresh, panel_of, train, two_phases
+from test_loop import CPU, FLOAT, distillation, fresh, panel_of, resumed_from_every_step, train, two_phases
 from test_loop import views as views  # a fixture
 from test_ranks import plain, team
 from test_ranks import trained as trained_by_ranks
@@ -90,16 +90,8 @@ def test_resuming_from_every_step_ends_in_the_same_average_bit_for_bit(views, am
     options = {"teacher": teach, "objective": distillation()}
     if phases == 2:
         options = {"phases": two_phases(views, training, teach)}
-    snapshots = []
-    whole = train(fresh(training, amp), views, training, amp, **options,
-                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
-    assert len(snapshots) == 12
-    for snapshot in snapshots:
-        resumed = fresh(Training(seed=77, ema=0.7, optimizer=optimizer), amp)
-        resumed.load_state_dict(copy.deepcopy(snapshot))
-        train(resumed, views, training, amp, **options)
-        assert same(resumed.state_dict(), whole.state_dict())
-        assert same(resumed.judged.module.state_dict(), whole.judged.module.state_dict())
+    start = Training(seed=77, ema=0.7, optimizer=optimizer)
+    whole, snapshots = resumed_from_every_step(views, training, start, amp, **options)
     without_it = fresh(training, amp)
     start = fresh(training, amp).state_dict()["average"]
     without_it.load_state_dict(copy.deepcopy(snapshots[5]) | {"average": copy.deepcopy(start)})

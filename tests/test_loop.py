@@ -82,6 +82,25 @@ def two_phases(views, training, teacher):
             Phase("finetune", seen, teacher, distillation(), 7, 12, training.lr / 3)]
 
 
+def resumed_from_every_step(views, training, start, amp="off", **options):
+    """Train to the end, and again from the state after each step, which must end in the same state bit for bit.
+
+    `start` are the settings of the state that each state is loaded into. Returns (the state at the end, the states after the steps).
+    """
+    snapshots = []
+    whole = train(fresh(training, amp), views, training, amp, **options,
+                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
+    assert len(snapshots) == 12
+    for snapshot in snapshots:
+        torch.manual_seed(12345)  # the generator of a new process may hold anything
+        resumed = fresh(start, amp)
+        resumed.load_state_dict(copy.deepcopy(snapshot))
+        train(resumed, views, training, amp, **options)
+        assert same(resumed.state_dict(), whole.state_dict())
+        assert same(resumed.judged.module.state_dict(), whole.judged.module.state_dict())
+    return whole, snapshots
+
+
 @pytest.mark.case(1)
 @pytest.mark.parametrize("phases", [1, 2])
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
@@ -92,16 +111,8 @@ def test_resuming_from_every_step_ends_in_the_same_state_bit_for_bit(views, amp,
     options = {"teacher": teach, "objective": distillation()}
     if phases == 2:
         options = {"phases": two_phases(views, training, teach)}
-    snapshots = []
-    whole = train(fresh(training, amp), views, training, amp, **options,
-                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
-    assert len(snapshots) == 12 and whole.progress.ended == "epochs" and whole.progress.phase == phases - 1
-    for snapshot in snapshots:
-        torch.manual_seed(12345)  # the generator of a new process may hold anything
-        resumed = fresh(Training(seed=77), amp)
-        resumed.load_state_dict(copy.deepcopy(snapshot))
-        train(resumed, views, training, amp, **options)
-        assert same(resumed.state_dict(), whole.state_dict())
+    whole, _ = resumed_from_every_step(views, training, Training(seed=77), amp, **options)
+    assert whole.progress.ended == "epochs" and whole.progress.phase == phases - 1
 
 
 @pytest.mark.case(1)
@@ -117,15 +128,7 @@ def test_strong_and_mixed_views_resume_from_every_step(views, phases):
         match, finetune = two_phases(mixed, training, teach)
         pool = Views(seen.store, np.arange(3, 47), None, **how)
         options = {"phases": [dataclasses.replace(match, views=pool), finetune]}
-    snapshots = []
-    whole = train(fresh(training), mixed, training, **options,
-                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
-    assert len(snapshots) == 12
-    for snapshot in snapshots:
-        resumed = fresh(Training(seed=77))
-        resumed.load_state_dict(copy.deepcopy(snapshot))
-        train(resumed, mixed, training, **options)
-        assert same(resumed.state_dict(), whole.state_dict())
+    resumed_from_every_step(mixed, training, Training(seed=77), **options)
 
 
 @pytest.mark.case(1)
@@ -408,17 +411,14 @@ def test_a_phase_may_keep_the_weights_at_its_start_if_no_epoch_is_better(views, 
     monkeypatch.setattr("kd.loop._row", lambda state, phase, logits, labels: {
         "epoch": state.progress.epoch + 1, "phase": phase.name, "steps": state.progress.total,
         "valid_accuracy": accuracies[state.progress.epoch]})
-    snapshots, ends = [], []
+    ends = []
     options = {"phases": [match, dataclasses.replace(finetune, keeps_start=keeps)]}
     state = train(fresh(training), views, training, **options,
-                  after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())),
                   after_epoch=lambda state, row: ends.append(copy.deepcopy(state.network.module.state_dict())))
     assert state.progress.best["epoch"] == best and same(state.best_weights, ends[best - 1])
     assert [row["epoch"] for row in state.progress.history] == [1, 2, 3, 4]
-    for snapshot in snapshots:
-        resumed = fresh(training)
-        resumed.load_state_dict(copy.deepcopy(snapshot))
-        assert same(train(resumed, views, training, **options).state_dict(), state.state_dict())
+    whole, _ = resumed_from_every_step(views, training, training, **options)
+    assert same(whole.state_dict(), state.state_dict())
 
 
 def test_a_phase_without_labels_selects_no_epoch_by_labels(views, monkeypatch):

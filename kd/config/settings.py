@@ -168,7 +168,7 @@ class Transfer(KindOptions):
     """knowledge (see --list-modes)"""
 
     balance_knowledge: bool = option(
-        False, "with --balance weights, weigh the images in the knowledge like those in the labels"
+        False, "with --balance weights, weight the knowledge by class, too, like the labels"
     )
     layers: list[str] = option(
         [],
@@ -415,7 +415,7 @@ class Training:
     mixup: float = option(
         0.0,
         "mix each image and its label with those of another one, with a share from Beta(P, P);"
-        " 1: any share is as likely; 0: off",
+        " 1: all shares are equally likely; 0: off",
         metavar="P",
         least=0,
         most=100,

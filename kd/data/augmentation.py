@@ -115,13 +115,11 @@ class Augmentation:
             return None
         return _MAKERS[self.strength](self.parts, random_stream(seed, _VIEW, epoch), slots)
 
-    def mixing(self, seed: int, epoch: int, order: np.ndarray, slots: int) -> Mixing | None:
-        """Return the partner of each slot in an epoch, or None without mixup.
+    def mixing(self, seed: int, epoch: int, order: np.ndarray, slots: int) -> Mixing:
+        """Return the partner and the share of each slot in an epoch, for `mixup` above 0.
 
         order  the slots that the epoch shows, from which partners are drawn
         """
-        if not self.mixup:
-            return None
         shares = random_stream(seed, _SHARE, epoch).beta(self.mixup, self.mixup, slots)
         drawn = random_stream(seed, _PARTNER, epoch).random(slots)
         return Mixing(shares.astype(np.float32), order[(drawn * len(order)).astype(np.int64)])

@@ -164,7 +164,9 @@ class Views:
         """
         if self._last_recipe[0] != epoch:
             recipe = self.augmentation.recipe(self.seed, epoch, len(self))
-            mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
+            mixing = None
+            if self.augmentation.mixup:
+                mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
             self._last_recipe = epoch, (recipe, mixing)
         return self._last_recipe[1]
 

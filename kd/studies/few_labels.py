@@ -124,10 +124,10 @@ def _named(name: str, words: str) -> str:
 
 
 def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
-    """Return (the arms of every pair that used unlabelled images, the excluded runs).
+    """Return (the arms of every pair, the excluded runs).
 
-    So are those of a pair whose teacher has data of its own. Runs are comparable if they were
-    evaluated on the same images.
+    The pairs are those that used unlabelled images, and those whose teacher has data of its own.
+    Runs are comparable if they were evaluated on the same images.
     """
     trained = {run.report["student"]["weights_hash"]: run for run in runs}
     runs_on = {}
@@ -286,16 +286,14 @@ def _group(pair: Pair, arms: Arms, unfinished: list[Unfinished]) -> dict:
 def _names(arms: list[str]) -> list[str]:
     """Return the arms of a group in order: teachers, then students, own data of teachers last.
 
-    Arms that are missing are named, too, unless all teachers have data of their own: then only
-    those with the students' data that exist are named.
+    If no student has a teacher with the student's own data, the arms of such teachers are left out.
+    Otherwise all of them are named, so that the page shows which ones are missing.
     """
     every = sorted({words_of(arm) for arm in arms} - {""})
-    plain = [TEACHER, *ARMS]
-    if every and not any(arm in arms for arm in ARMS if arm != ALONE):
-        plain = [ALONE]
-    names = [name for name in plain if name == TEACHER]
+    plain = not every or any(arm in arms for arm in ARMS if arm != ALONE)
+    names = [TEACHER] if plain else []
     names += [_named(TEACHER, words) for words in every]
-    names += [arm for arm in plain if arm in ARMS]
+    names += [*ARMS] if plain else [ALONE]
     for words in every:
         names += [_named(arm, words) for arm in ARMS if _named(arm, words) in arms]
     return names
@@ -364,11 +362,14 @@ def _notes(runs: list[Run]) -> list[str]:
     """Return notes on whether the arms are equal in steps, labels of the teachers and settings."""
     other_labels = other_labels_note(runs)
     own_data = own_data_notes(runs)
-    which = "Every other" if own_data else "Every"
-    same_labels = f"{which} teacher was trained on exactly the labels of its student."
+    others = [run for run in runs if run.teacher and not words_of(run.teacher)]
+    same_labels = ""
+    if others:
+        which = "Every other" if own_data else "Every"
+        same_labels = f"{which} teacher was trained on exactly the labels of its student."
     leaking = [run.report["data"] for run in runs if run.report["data"]["leaks"]]
     notes = [leak_text(leaking[0])] if leaking else []
-    notes += [_steps_note(runs), *own_data, other_labels or same_labels]
+    notes += [_steps_note(runs), *own_data, *filter(None, [other_labels or same_labels])]
     splits = {}
     for run in runs:
         settings = run.report["settings"]

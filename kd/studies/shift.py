@@ -113,8 +113,8 @@ def judge(entries: list[Entry], datasets: dict[int, Dataset], how: Judging) -> t
     whether a network predicts one class for all images of a version, bool [V], by row and seed).
 
     Each network is loaded only once, and sees the images of its own size. Teachers together are
-    mixed at T = 1. Raises Problem (4) for a
-    network that does not belong to its report or is damaged.
+    mixed at T = 1. Raises Problem (4) for a network that does not belong to its report or is
+    damaged.
     """
     views_of = {}
     for size, dataset in datasets.items():
