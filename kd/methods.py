@@ -7,8 +7,8 @@ student, knowledge, its location and its transfer. The training loop does not de
 This module does not import torch, so that --help and the report of a mistyped flag are fast.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 SE_NETS = ("seresnet50", "seresnet101")
 PLAIN_NETS = ("vgg11", "resnet18", "resnet34", "resnet50")
@@ -247,13 +247,11 @@ class PhaseLoss:
                       kinds
     reads_labels      whether labels are part of the loss
     passes_knowledge  whether the teacher is part of the loss
-    chosen            value of --finetune -> key of the loss that it selects; None: this loss itself
     """
 
     words: str
     reads_labels: bool
     passes_knowledge: bool
-    chosen: dict[str, str] | None = None
 
 
 PHASE_LOSSES = {
@@ -262,12 +260,6 @@ PHASE_LOSSES = {
         "(1 - alpha) CE + alpha {knowledge}", reads_labels=True, passes_knowledge=True
     ),
     "match": PhaseLoss("{knowledge}", reads_labels=False, passes_knowledge=True),
-    "finetune": PhaseLoss(
-        "CE (with --finetune kd: CE and KD)",
-        reads_labels=True,
-        passes_knowledge=False,
-        chosen={"ce": "labels", "kd": "distil"},
-    ),
 }
 
 
@@ -276,21 +268,30 @@ class ModePhase:
     """A phase of the student's training, as written in the row of a mode.
 
     images     `train`: the labelled train split; `pool`: every image that may be used in training,
-               without its label
+               without its label; `half`: one half of each batch is of `pool`, the other of `train`.
+               A loss of labels is then that of the labelled half
     loss       a key of PHASE_LOSSES
     knowledge  the kinds of this phase, which take precedence over those of the mode and of
                --knowledge; empty: not fixed for this phase
+    choices    value of --finetune -> the phase that it selects instead of this one; empty for a
+               phase that does not depend on --finetune
     """
 
     name: str
     images: str
     loss: str
     knowledge: str = ""
+    choices: Mapping[str, "ModePhase"] = field(default_factory=dict)
 
 
 DISTIL = ModePhase("distil", "train", "distil")
 MATCH = ModePhase("match", "pool", "match")
-FINETUNE = ModePhase("finetune", "train", "finetune", "kd")
+FINETUNES = {
+    "mixed": ModePhase("finetune", "half", "distil"),
+    "ce": ModePhase("finetune", "train", "labels"),
+    "kd": ModePhase("finetune", "train", "distil", "kd"),
+}
+FINETUNE = replace(FINETUNES["mixed"], choices=FINETUNES)
 ALONE = (ModePhase("train", "train", "labels"),)  # a network without a teacher
 
 

@@ -6,6 +6,7 @@ from kd.methods import KNOWLEDGE, MODES, PHASE_LOSSES, Kind, Mode, ModePhase
 from kd.system.markdown import table
 
 IMAGES = {"train": "labelled images", "pool": "all images without their labels"}
+IMAGES["half"] = f"batches of which one half is of {IMAGES['train']}, the other of {IMAGES['pool']}"
 
 
 def list_modes() -> str:

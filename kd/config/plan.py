@@ -41,6 +41,8 @@ class PhasePlan:
     name          name of the phase in reports and messages
     shows_pool    True: all images that may be used in training, without their labels; False: the
                   labelled train split
+    half_labelled whether one half of each batch is of the train split, and the other half of all
+                  images without their labels
     reads_labels  whether the loss has a term of labels
     knowledge     what the teachers transfer; empty if the loss has no term of teachers
     lr            learning rate
@@ -53,6 +55,7 @@ class PhasePlan:
     reads_labels: bool
     knowledge: KnowledgePlan
     lr: float
+    half_labelled: bool = False
     keeps_start: bool = False
 
 
@@ -156,7 +159,7 @@ class Plan:
     @property
     def shows_pool(self) -> bool:
         """Whether the run uses images without their labels."""
-        return any(phase.shows_pool for phase in self.phases)
+        return any(phase.shows_pool or phase.half_labelled for phase in self.phases)
 
     @property
     def kinds(self) -> dict[str, Kind]:

@@ -2,7 +2,7 @@
 
 from kd.config.layout import LONGEST, is_folder_name, slug
 from kd.config.plan import PhasePlan, kinds_of
-from kd.config.rows import chosen_kinds, teacher_names
+from kd.config.rows import chosen_kinds, chosen_phases, teacher_names
 from kd.config.settings import AUGMENTATIONS, DistillSettings, Training
 from kd.methods import KNOWLEDGE, Mode, ModePhase
 from kd.system.errors import Problem
@@ -45,7 +45,7 @@ def refuse_misfits(
     """
     where = f"cannot be used with --mode {settings.distillation.mode}"
     _refuse_kinds(settings, mode, phases, where)
-    for row, phase in zip(mode.phases, phases):
+    for row, phase in zip(chosen_phases(settings, mode), phases):
         _refuse_phase(settings, mode, row, phase, where)
     _refuse_lengths(settings, mode, unused)
     _refuse_mixup(settings, mode, phases)
@@ -91,13 +91,20 @@ def _refuse_kinds(settings, mode: Mode, phases: tuple[PhasePlan, ...], where: st
 def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where: str) -> None:
     """Raise Problem for a phase that needs labels but does not read any."""
     lacking = [name for name, kind in phase.knowledge.kinds.items() if kind.labels]
-    if lacking and not phase.reads_labels:
+    if lacking and (phase.half_labelled or not phase.reads_labels):
+        reads = "does not have them for all images" if phase.half_labelled else "reads none"
         raise Problem(
-            f"--knowledge {lacking[0]} {where}: it needs labels, but phase '{row.name}' reads none."
+            f"--knowledge {lacking[0]} {where}: it needs labels, but phase '{row.name}' {reads}."
             " Use another kind."
         )
+    if phase.half_labelled and settings.training.batch_size < 2:
+        raise Problem(
+            "--finetune mixed needs batches of at least 2 images, because one half of each batch is"
+            " labelled. Increase --batch-size, or use another --finetune."
+        )
     labels_in_pool = phase.shows_pool and phase.reads_labels
-    if labels_in_pool or not (phase.reads_labels or mode.teacher.is_network):
+    needs_network = phase.half_labelled or not phase.reads_labels
+    if labels_in_pool or (needs_network and not mode.teacher.is_network):
         raise Problem(
             f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: loss"
             f" '{row.loss}' on images '{row.images}' with the teacher '{mode.teacher.words}' needs"

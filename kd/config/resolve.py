@@ -8,7 +8,7 @@ from kd.config import parsing
 from kd.config.layout import data_name, run_path
 from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
 from kd.config.refusals import refuse_misfits, refuse_parts, refuse_tag
-from kd.config.rows import chosen_kinds, is_chain, teacher_names
+from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
     data_of_teachers,
@@ -42,7 +42,10 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         return _resolve_alone(settings)
     settings = without_equal(settings)
     mode = MODES[settings.distillation.mode]
-    phases = tuple(_phase(settings, mode, phase) for phase in mode.phases)
+    phases = tuple(
+        _phase(settings, mode, row, tunes=bool(phase.choices))
+        for phase, row in zip(mode.phases, chosen_phases(settings, mode))
+    )
     unused = unused_by_student(settings, mode, phases)
     refuse_misfits(settings, mode, phases, unused)
     refuse_thesis(settings, unused)
@@ -99,7 +102,7 @@ def another_seed(seed: int, number: int) -> int:
 def _resolve_alone(settings: TeacherSettings) -> Plan:
     """Return the plan of a network that is trained on labels only."""
     model, stops = settings.teacher.model, settings.teacher.stop_at_val_accuracy is not None
-    phases = tuple(_phase(settings, None, phase) for phase in ALONE)
+    phases = tuple(_phase(settings, None, phase, tunes=False) for phase in ALONE)
     unused = unused_by_network_alone(settings, phases)
     return Plan(
         settings=settings,
@@ -151,15 +154,15 @@ def _distribution(settings: DistillSettings, origin: Origin) -> Distribution | N
 # Phases and knowledge
 
 
-def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
-    """Return the plan of a phase, with --finetune applied.
+def _phase(settings, mode: Mode | None, phase: ModePhase, tunes: bool) -> PhasePlan:
+    """Return the plan of a phase.
 
-    mode  None for a network that is trained without a teacher
+    mode   None for a network that is trained without a teacher
+    tunes  whether the phase is one of fine-tuning, whose settings it has
     """
-    named = PHASE_LOSSES[phase.loss]
-    loss = PHASE_LOSSES[named.chosen[settings.unlabeled.finetune]] if named.chosen else named
+    loss = PHASE_LOSSES[phase.loss]
     lr = settings.training.lr
-    if named.chosen:
+    if tunes:
         lr = settings.unlabeled.finetune_lr or FINETUNE_LR * lr
     knowledge = KnowledgePlan({}, (), {})
     if loss.passes_knowledge:
@@ -170,7 +173,8 @@ def _phase(settings, mode: Mode | None, phase: ModePhase) -> PhasePlan:
         reads_labels=loss.reads_labels,
         knowledge=knowledge,
         lr=lr,
-        keeps_start=named.chosen is not None and settings.unlabeled.keep_matched,
+        half_labelled=phase.images == "half",
+        keeps_start=tunes and settings.unlabeled.keep_matched,
     )
 
 

@@ -1,7 +1,7 @@
 """The entries of the tables of modes and knowledge that a student's settings select."""
 
 from kd.config.settings import DistillSettings
-from kd.methods import MODES, Mode
+from kd.methods import MODES, Mode, ModePhase
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
@@ -25,3 +25,9 @@ def is_chain(settings: DistillSettings) -> bool:
 def chosen_kinds(settings: DistillSettings, mode: Mode) -> list[str]:
     """Return the kinds in --knowledge, or by default those of the mode."""
     return (settings.transfer.knowledge or mode.knowledge).split("+")
+
+
+def chosen_phases(settings: DistillSettings, mode: Mode) -> list[ModePhase]:
+    """Return the phases of a mode, each as --finetune selects it."""
+    which = settings.unlabeled.finetune
+    return [phase.choices[which] if phase.choices else phase for phase in mode.phases]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import ClassVar
 
 from kd.config.option import option
-from kd.methods import KNOWLEDGE, MODES, option_key
+from kd.methods import FINETUNES, KNOWLEDGE, MODES, option_key
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 
@@ -200,7 +200,10 @@ class Unlabeled:
         0.8, "share of the steps in the first of several phases", above=0, most=0.99
     )
     finetune: str = option(
-        "ce", "fine-tune on labels (ce) or labels and teacher (kd)", choices=("ce", "kd")
+        "mixed",
+        "fine-tune on labels (ce), on labels and teacher (kd), or on both in batches of which one"
+        " half is unlabelled (mixed)",
+        choices=tuple(FINETUNES),
     )
     finetune_lr: float | None = option(
         None, "learning rate of fine-tuning (default: a tenth of --lr)", metavar="LR", above=0

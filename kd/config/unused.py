@@ -2,9 +2,9 @@
 
 from kd.config import parsing
 from kd.config.plan import PhasePlan, kinds_of
-from kd.config.rows import is_chain, teacher_names
+from kd.config.rows import chosen_phases, is_chain, teacher_names
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
+from kd.methods import KNOWLEDGE, Mode, option_key
 
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
@@ -29,10 +29,9 @@ def unused_by_student(
     """Return the settings that belong to another mode, teacher or kind of knowledge."""
     kinds = kinds_of(phases)
     origin = mode.teacher
-    tunes = any(PHASE_LOSSES[row.loss].chosen for row in mode.phases)
-    chosen = any(
-        phase.knowledge.weights and not row.knowledge for row, phase in zip(mode.phases, phases)
-    )
+    tunes = any(row.choices for row in mode.phases)
+    rows = chosen_phases(settings, mode)
+    chosen = any(phase.knowledge.weights and not row.knowledge for row, phase in zip(rows, phases))
     files = origin.trained and origin.is_network
     weighs = any(phase.reads_labels and phase.knowledge.weights for phase in phases)
     used = _used_by_any(settings, phases) | {

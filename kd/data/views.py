@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     """A batch, or one rank's share of it.
 
     images  float32 [B, 3, S, S] in 0..1; grey images have one channel in memory, expanded to three
-    labels  int64 [B]; with mixup, float32 [B, K]: the share of each class in the image; or None
+    labels  int64 [B]; or float32 [B, K]: the share of each class in the image, if images are mixed
+            or some have no label; or None
     slots   int64 [B], on the CPU: positions in the split
     epoch   the epoch that the batch belongs to
     whole   number of images of all ranks together
@@ -188,11 +189,16 @@ class Views:
         labels = F.one_hot(self.labels[mixing.with_partners(slots)], self.classes)
         return to_device(mixing.mix(labels.float(), slots), self.device)
 
+    @property
+    def kind_of_order(self) -> str:
+        """What the order of an epoch depends on beside the seed and the slots, as text."""
+        return f"{self.shuffle} {self.shown}"
+
     def identity(self) -> str:
         """Return a hash that identifies the pixels of every (epoch, slot).
 
         It changes with the images, their preparation and their augmentation.
         """
-        order = f"{self.shuffle} {self.shown}"
+        order = self.kind_of_order
         seen = self.augmentation.identity(self.seed, order)
         return digest([self.store.recipe, seen, self.store.hashes[self.rows].tobytes().hex()])

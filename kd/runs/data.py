@@ -3,6 +3,7 @@
 from kd import losses
 from kd.config.plan import PhasePlan, Plan
 from kd.data.augmentation import Augmentation
+from kd.data.half_labelled import HalfLabelled
 from kd.data.views import Batch, Views
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
@@ -17,6 +18,7 @@ class RunData:
     train          training views of the train split, with labels
     unlabeled      the same views, without labels
     pool           training views of `pool_images`, or None
+    half_labelled  training views whose batches are half from `pool` and half from `train`, or None
     valid, test    views for evaluation, which is in float32
     class_weights  [K] for --balance weights, otherwise None; of the labels that are kept
     steps          number of optimizer steps of the complete run
@@ -56,6 +58,8 @@ class RunData:
         """Return the views that a phase uses, without labels if it does not read them."""
         if phase.shows_pool:
             return self.pool
+        if phase.half_labelled:
+            return self.half_labelled
         return self.train if phase.reads_labels else self.unlabeled
 
     def first_batch(self, plan: Plan) -> Batch:
@@ -75,7 +79,10 @@ class RunData:
         shown, rows = dataset.splits.shown, dataset.splits.train
         self.train = dataset.views("train", device, shown=shown, **order)
         self.unlabeled = Views(dataset.store, rows, None, device=device, shown=shown, **order)
-        self.pool = self.pool_images and self.pool_images.views(device, **order)
+        self.pool = self.half_labelled = None
+        if self.pool_images is not None:
+            self.pool = self.pool_images.views(device, **order)
+            self.half_labelled = HalfLabelled(self.pool, self.train)
 
     def _count_steps(self, plan: Plan) -> int:
         """Return the number of steps in --epochs of the train split, or --max-steps if lower.

@@ -123,7 +123,8 @@ class PhaseBuilder:
         )
         if not phase.reads_labels:
             return Matching(knowledge)
-        return Distillation(knowledge, self.plan.alpha, self.data.class_weights)
+        share = self.data.half_labelled.labelled_share if phase.half_labelled else 1.0
+        return Distillation(knowledge, self.plan.alpha, self.data.class_weights, share)
 
     def _check_maps(self, own: tuple, others: tuple) -> None:
         """Raise Problem if a kind needs maps and the features of a layer are not maps."""

@@ -134,21 +134,28 @@ class Distillation:
     With `kd` as the knowledge, this is the objective of Hinton, Vinyals, Dean 2015
     (arXiv:1503.02531, section 2).
 
-    class_weights  weight of each class in CE [K]; None for equal weights
+    The cross-entropy is a mean over the labelled images. If only a share of the images has a label,
+    the labels are shares of the classes [B, K], which are zero for an image without a label. They
+    are then not used by the knowledge.
+
+    class_weights   weight of each class in CE [K]; None for equal weights
+    labelled_share  share of the images of a batch that have a label
     """
 
     knowledge: Knowledge
     alpha: float
     class_weights: torch.Tensor | None = None
+    labelled_share: float = 1.0
 
     def __call__(self, student, teacher, labels):
-        ce = losses.cross_entropy(student.logits, labels, self.class_weights)
-        terms = self.knowledge.terms(student, teacher, labels)
+        ce = losses.cross_entropy(student.logits, labels, self.class_weights) / self.labelled_share
+        known = labels if self.labelled_share == 1 else None
+        terms = self.knowledge.terms(student, teacher, known)
         return {
             "loss": (1 - self.alpha) * ce + self.alpha * self.knowledge.total(terms),
             "ce": ce.detach(),
             **_detached(terms),
-            "accuracy": _agreement(student.logits, labels),
+            "accuracy": _agreement(student.logits, labels) / self.labelled_share,
         }
 
 

@@ -31,12 +31,11 @@ sys.path.insert(0, str(ROOT))
 
 import kd  # noqa: E402, F401  (imported first: it sets up the allocator)
 import train_teacher  # noqa: E402
-from kd import losses  # noqa: E402
 from kd.config import parsing  # noqa: E402
 from kd.config.resolve import resolve  # noqa: E402
 from kd.config.settings import DistillSettings  # noqa: E402
-from kd.data.views import Batch  # noqa: E402
 from kd.loop import Hooks, Phase, fit, predict  # noqa: E402
+from kd.methods import KNOWLEDGE  # noqa: E402
 from kd.reports import metrics  # noqa: E402
 from kd.runs.data import RunData  # noqa: E402
 from kd.runs.folder import RunFolder  # noqa: E402
@@ -44,7 +43,7 @@ from kd.runs.phases import PhaseBuilder  # noqa: E402
 from kd.runs.run import build_student, find_teachers, join  # noqa: E402
 from kd.runs.session import Session  # noqa: E402
 from kd.system.signals import StopSignals  # noqa: E402
-from kd.teachers.outputs import TeacherOutputs, no_teacher  # noqa: E402
+from kd.teachers.outputs import no_teacher  # noqa: E402
 from kd.training.objectives import Distillation, Knowledge, Supervised  # noqa: E402
 from kd.training.precision import training_precision  # noqa: E402
 from kd.training.state import State  # noqa: E402
@@ -52,6 +51,7 @@ from kd.training.state import State  # noqa: E402
 RECIPE = """--dataset synthetic --synthetic-images 5124 --valid-per-class 100 --test-per-class 300 --image-size 32
     --batch-size 32 --epochs 6 --lr 1e-3 --schedule cosine --no-pretrained --no-log-images""".split()
 KD = Knowledge({"kd": 1.0}, (4.0,))
+MATCHING = Knowledge({"logit-mse": KNOWLEDGE["logit-mse"].weight}, (1.0,))
 # name: (loss, factor of the learning rate, share of warm-up)
 VARIANTS = {
     "labels, lr": ("ce", 1.0, 0.0),
@@ -69,43 +69,6 @@ VARIANTS = {
 
 
 START, ONE_PHASE = "end of phase one", "one phase, mixed batches"
-
-
-class MixedViews:
-    """Batches of which one half are unlabelled images and the other half labelled ones.
-
-    They are taken from two `Views`, whose epochs are repeated as often as needed. `labels` of a
-    batch are those of its second half.
-    """
-
-    def __init__(self, unlabelled, labelled):
-        self.unlabelled, self.labelled = unlabelled, labelled
-        self.labels, self.device, self.steps = labelled.labels, labelled.device, labelled.steps
-        self.rows = np.concatenate([unlabelled.rows, labelled.rows])
-
-    def epoch(self, epoch, first_step=0):
-        pairs = zip(self.unlabelled.epoch(epoch, first_step), self.labelled.epoch(epoch, first_step))
-        for plain, known in pairs:
-            half = len(plain.images) // 2
-            rest = len(known.images) - half
-            images = torch.cat([plain.images[:half], known.images[:rest]])
-            slots = torch.cat([plain.slots[:half], known.slots[:rest]])
-            yield Batch(images, known.labels[:rest], slots, epoch, len(slots), 1.0)
-
-
-class Mixed:
-    """(1 - alpha) CE on the labelled half of a batch + alpha knowledge on all of it."""
-
-    def __init__(self, knowledge, alpha):
-        self.knowledge, self.alpha = knowledge, alpha
-
-    def __call__(self, student, teacher, labels):
-        known = student.logits[-len(labels):]
-        ce = losses.cross_entropy(known, labels)
-        terms = self.knowledge.terms(student, teacher, None)
-        right = (known.detach().argmax(1) == labels).float().mean()
-        loss = (1 - self.alpha) * ce + self.alpha * self.knowledge.total(terms)
-        return {"loss": loss, "ce": ce.detach(), "accuracy": right}
 
 
 class Study:
@@ -158,38 +121,30 @@ class Study:
     def phase_two(self, variant, weights):
         """Return [validation, test] accuracies of the best epoch of a second phase."""
         loss, factor, warmup = VARIANTS[variant]
-        views, teacher = self.data.train, no_teacher
-        if loss != "ce":
-            teacher = self.ensemble.on(views, self.data.precision, [])
-        objective = {
-            "ce": Supervised(self.data.class_weights),
-            "kd": Distillation(KD, 0.5, self.data.class_weights),
-            "mixed": Mixed(Knowledge({"logit-mse": 0.15}, (1.0,)), 0.5),
-        }[loss]
-        if loss == "mixed":
-            views = MixedViews(self.data.pool, self.data.train)
-            teacher = self.live_teacher()
         first, last = self.phases
-        phase = Phase("finetune", views, teacher, objective, first.end, last.end, factor * self.training.lr)
+        phase = self.phase(loss, first.end, last.end, factor * self.training.lr)
         training = dataclasses.replace(self.training, warmup=warmup) if warmup else self.training
         state = self.train(phase, weights, training)
         return self.accuracies(state.best_weights)
 
-    def live_teacher(self):
-        network, precision = self.ensemble.members[0].trained.network, self.data.precision
-
-        def outputs(batch):
-            with torch.no_grad(), precision.autocast():
-                logits = network(batch.images).float()
-            return TeacherOutputs(logits[None], torch.ones(1))
-        return outputs
-
     def one_phase(self):
         """Return [validation, test] accuracies of one phase over mixed batches, of the same steps."""
-        views = MixedViews(self.data.pool, self.data.train)
-        objective = Mixed(Knowledge({"logit-mse": 0.15}, (1.0,)), 0.5)
-        phase = Phase("mixed", views, self.live_teacher(), objective, 0, self.phases[-1].end, self.training.lr)
+        phase = self.phase("mixed", 0, self.phases[-1].end, self.training.lr)
         return self.accuracies(self.train(phase).best_weights)
+
+    def phase(self, loss, start, end, lr):
+        """Return a phase of training on labels with one of the losses of VARIANTS."""
+        data, views, teacher = self.data, self.data.train, no_teacher
+        if loss == "mixed":
+            views = data.half_labelled
+        if loss != "ce":
+            teacher = self.ensemble.on(views, data.precision, [])
+        objective = {
+            "ce": Supervised(data.class_weights),
+            "kd": Distillation(KD, 0.5, data.class_weights),
+            "mixed": Distillation(MATCHING, 0.5, data.class_weights, data.half_labelled.labelled_share),
+        }[loss]
+        return Phase(loss, views, teacher, objective, start, end, lr)
 
 
 def teacher_file(options):
@@ -220,7 +175,7 @@ def cell(options, seed, labels):
     """Return {variant: [valid, test]} of one seed of the training and one of the labels."""
     store = options.out / f"results-{options.fraction:g}-seed{seed}-labels{labels}.json"
     own = json.loads(store.read_text()) if store.exists() else {}
-    wanted = [name for name in (START, *VARIANTS, ONE_PHASE) if name not in own and (options.warmup or "warm-up" not in name)]
+    wanted = [name for name in (START, *options.variants) if name not in own]
     if not wanted:
         return own
     study = Study(options, seed, labels)
@@ -259,7 +214,7 @@ def main():
     parser.add_argument("--teacher", default="resnet34")
     parser.add_argument("--student", default="resnet18")
     parser.add_argument("--series", nargs="+", default=["fixed labels", "fixed seed"], choices=("fixed labels", "fixed seed"))
-    parser.add_argument("--no-warmup", dest="warmup", action="store_false", help="leave out the variants with warm-up")
+    parser.add_argument("--variants", nargs="+", default=[*VARIANTS, ONE_PHASE], choices=[*VARIANTS, ONE_PHASE])
     parser.add_argument("--out", type=Path, default=Path("benchmark-phase-two"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
