@@ -59,9 +59,8 @@ class Phase:
 
     def describe(self) -> str:
         """Return the steps and images of the phase in words."""
-        labels = "" if self.reads_labels else " without labels"
         return (
-            f"{self.name}: {self.end - self.start} steps on {self.images} images{labels},"
+            f"{self.name}: {self.end - self.start} steps on {self.views.describe()},"
             f" {self.views.steps} steps per epoch"
         )
 

@@ -198,4 +198,4 @@ def test_what_mixed_batches_cannot_do_is_refused():
 def test_a_run_of_mixed_batches_reports_both_terms(script, more):
     assert script("train_teacher", ["--model", "kdwide", *TINY, "--batch-size", "12", *(more if "fraction" in more[0] else [])])[0] == 0
     code, out = script("distill", [*PAIR, "--mode", "unlabeled", *more, "--max-steps", "8", "--match-share", "0.5"])
-    assert code == 0 and "finetune: 4 steps on" in out, out
+    assert code == 0 and "finetune: 4 steps on batches of which one half is of" in out, out

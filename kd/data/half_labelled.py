@@ -49,6 +49,13 @@ class HalfLabelled(Views):
         """The share of the images of a batch that have a label."""
         return 1 - self.unlabelled_size / self.batch_size
 
+    def describe(self) -> str:
+        """Return the numbers of distinct images of both halves in words."""
+        first, second = self.halves
+        return (
+            f"batches of which one half is of {second.describe()}, the other of {first.describe()}"
+        )
+
     @property
     def kind_of_order(self) -> str:
         first, second = self.halves

@@ -189,6 +189,11 @@ class Views:
         labels = F.one_hot(self.labels[mixing.with_partners(slots)], self.classes)
         return to_device(mixing.mix(labels.float(), slots), self.device)
 
+    def describe(self) -> str:
+        """Return the number of distinct images in words, and whether they have labels."""
+        labels = "" if self.labels is not None else " without labels"
+        return f"{len(np.unique(self.rows))} images{labels}"
+
     @property
     def kind_of_order(self) -> str:
         """What the order of an epoch depends on beside the seed and the slots, as text."""
