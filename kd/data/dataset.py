@@ -14,6 +14,7 @@ from kd.config.settings import Data, Reading
 from kd.data import ranges
 from kd.data.duplicates import without_copies
 from kd.data.files.find import is_common
+from kd.data.flow import flow_of
 from kd.data.index import Index, digest
 from kd.data.readers import folder, mura, retinopathy, synthetic
 from kd.data.readers.retinopathy import RETINOPATHY
@@ -33,13 +34,17 @@ _OF_FOLDERS = ("table", "columns", "uncertain", "patient_pattern", "site")
 
 @dataclass(frozen=True)
 class Dataset:
-    """An index with its splits, whose images are decoded."""
+    """An index with its splits, whose images are decoded.
+
+    flow  how many images were found, excluded and used (see `kd.data.flow`)
+    """
 
     settings: Data
     index: Index
     splits: Splits
     store: Store
     split_hash: str
+    flow: tuple[dict, ...] = ()
 
     def views(
         self, name: str, device: torch.device, rows: np.ndarray | None = None, **options
@@ -101,6 +106,7 @@ class Dataset:
             "per_class": {name: self._per_class(rows) for name, rows in splits.items()},
             "distinct_images": {name: len(np.unique(rows)) for name, rows in splits.items()},
             "overlaps": shared,
+            "flow": list(self.flow),
             "skipped_files": index.skipped,
             "other_files": _common(index.others),
             "ranges": ranges.as_plain(self.store.ranges),
@@ -203,6 +209,7 @@ def open_dataset(
         (data.train_per_class, data.valid_per_class, data.test_per_class),
         Kept(data.labeled_fraction, data.labeled_seed, data.balance),
     )
+    flow = tuple(flow_of(index, splits))
     index = index.without_labels(np.setdiff1d(splits.pool, splits.train))
     rows = np.concatenate([rows for _, rows in splits.items()])
     # The pool is the train split before labels are withheld, so that every fraction of the labels
@@ -212,7 +219,7 @@ def open_dataset(
         store = decoded(data, index, rows, measured_on, check_stop)
     else:
         store = ranges.open_store(store, data.cache_dir, rows, measured_on, check_stop)
-    return Dataset(data, index, splits, store, splits.hash(index))
+    return Dataset(data, index, splits, store, splits.hash(index), flow)
 
 
 def decoded(

@@ -45,7 +45,8 @@ def without_copies(index: Index) -> Index:
     others = _of_other_patients(index, copies)
     note += f", {others} of them of another patient." if others else "."
     index = _with_patients(index, copies)
-    return index.only([row for row in range(len(index.samples)) if row not in excluded], note)
+    kept = index.only([row for row in range(len(index.samples)) if row not in excluded], note)
+    return replace(kept, copies=len(excluded))
 
 
 def _with_patients(index: Index, copies: list[list[int]]) -> Index:

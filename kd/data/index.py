@@ -66,6 +66,7 @@ class Index:
     channels  1 for grey, 3 for colour, 0 if it depends on the images
     skipped   number of files that were skipped on purpose (hidden files and files in folders of
               the system), for the report
+    copies    number of images that were excluded because an identical file is kept
     others    number of all other files that are not images, by extension: {".pdf": 3}
     lost      what could not be read while the images were listed, {path: reason}; only for a
               trained network that predicts the others
@@ -92,6 +93,7 @@ class Index:
     sizes: tuple[int, int, int] | None = None
     channels: int = 0
     skipped: int = 0
+    copies: int = 0
     others: dict[str, int] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     extra: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from kd.system.errors import Problem, counted, first_names
 from kd.system.messages import first_line
 
 PARTS = ("elbow", "finger", "forearm", "hand", "humerus", "shoulder", "wrist")
+BODY_PART = "body part"  # name of a further column
 THESIS_SIZES = (2201, 250, 245)
 # The official test set is not public, so the official validation set is the test split here.
 FOLDERS = {"train": "train", "valid": "test"}
@@ -50,7 +51,13 @@ def read(data_dir: str | None, label: str) -> Index:
         sizes=THESIS_SIZES if label == "part" else None,
         skipped=skipped,
         others=count_extensions(others),
+        extra={} if label == "part" else {BODY_PART: _body_parts(samples)},
     )
+
+
+def _body_parts(samples: list[Sample]) -> tuple[str, ...]:
+    """Return the body part of each image, by which MURA's leaderboard reports kappa."""
+    return tuple(_STUDY.fullmatch(sample.path)[2].lower() for sample in samples)
 
 
 def _classes(label: str) -> tuple[str, ...]:

@@ -1,0 +1,98 @@
+"""Subgroups by a column of the table, the positive one of two classes, and the flow of the images."""
+
+import numpy as np
+import pytest
+from conftest import write_table
+from test_data_readers import mura_tree as mura_tree  # a fixture
+
+from kd.config.settings import Data
+from kd.data.dataset import open_dataset, read_index
+from kd.reports.groups import MANY, MOST, groups_of
+from kd.reports.positive import positive_class
+from kd.system.errors import Problem
+
+
+def groups(column, values):
+    found = {name: rows.tolist() for name, rows in groups_of(column, values).items()}
+    assert sorted(sum(found.values(), [])) == list(range(len(values)))  # each image is in one group
+    return found
+
+
+def test_categories_are_in_alphabetical_order_and_unknown_values_are_a_group_at_the_end():
+    assert groups("site", ["Zürich", "", "Bern", "Zürich ", "unknown"]) == {"Bern": [2], "Zürich": [0, 3], "unknown": [1, 4]}
+    assert groups("view", []) == {}
+
+
+@pytest.mark.parametrize("column", ["age", "Patient Age", "PatientAge", "age_years"])
+def test_ages_are_in_bands(column):
+    values = ["0", "17", "18", "39.5", "40", "64", "65", "101", "30", "31", ""]
+    assert groups(column, values) == {"0 to 17": [0, 1], "18 to 39": [2, 3, 8, 9], "40 to 64": [4, 5], "65 and above": [6, 7], "unknown": [10]}
+
+
+def test_ages_as_in_dicom_are_in_years():
+    values = ["064Y", "006M", "012W", "003D", "018Y", "040Y", "065Y", "017Y", "039Y"]
+    assert groups("age", values) == {"0 to 17": [1, 2, 3, 7], "18 to 39": [4, 8], "40 to 64": [0, 5], "65 and above": [6]}
+
+
+@pytest.mark.parametrize("column", ["image", "stage", "dosage", "percentage"])
+def test_other_numbers_are_divided_at_their_quartiles(column):
+    values = [str(number) for number in range(1, 13)]
+    assert groups(column, values) == {"below 3": [0, 1], "3 to below 6": [2, 3, 4], "6 to below 9": [5, 6, 7], "9 and above": [8, 9, 10, 11]}
+
+
+def test_few_distinct_numbers_are_categories_and_so_are_numbers_with_words():
+    assert groups("grade", ["2", "0", "2", "1"]) == {"0": [1], "1": [3], "2": [0, 2]}
+    values = [str(number) for number in range(MANY + 1)]
+    assert len(groups("room", values)) == 4 and len(groups("room", [*values, "b"])) == MANY + 2
+
+
+def test_a_number_that_most_images_share_makes_fewer_bands():
+    found = groups("dose", ["0"] * 30 + [str(number) for number in range(1, 10)])
+    assert sum(map(len, found.values())) == 39 and all(found.values())
+
+
+def test_rare_categories_are_put_together():
+    values = [f"scanner {number:02}" for number in range(MOST + 5) for _ in range(MOST + 5 - number)]
+    found = groups("device", values)
+    assert len(found) == MOST and list(found)[-1] == "other" and len(found["other"]) == sum(range(1, 7))
+
+
+@pytest.mark.parametrize("classes, named, expected", [
+    (("abnormal", "normal"), None, 0), (("normal", "pneumonia"), None, 1), (("no_finding", "effusion"), None, 1),
+    (("Effusion", "No Finding"), None, 0), (("0", "1"), None, 1), (("negative", "positive"), None, 1), (("benign", "malignant"), None, 1),
+    (("cat", "dog"), None, 1), (("cat", "dog"), "cat", 0), (("normal", "north"), None, 1), (("a", "b", "c"), None, None)])
+def test_the_positive_class_is_the_one_with_the_finding(classes, named, expected):
+    assert positive_class(classes, named) == expected
+
+
+@pytest.mark.parametrize("classes, named", [(("a", "b"), "c"), (("a", "b", "c"), "a")])
+def test_a_positive_class_that_does_not_exist_is_refused(classes, named):
+    with pytest.raises(Problem, match=f"--positive '{named}'"):
+        positive_class(classes, named)
+
+
+def test_images_of_mura_have_their_body_part(mura_tree):
+    index = read_index(Data(dataset="mura", data_dir=str(mura_tree), label="abnormal"))
+    parts = [sample.path.split("/")[1].removeprefix("XR_").lower() for sample in index.samples]
+    assert index.extra == {"body part": tuple(parts)} and len(set(parts)) > 1
+    assert not read_index(Data(dataset="mura", data_dir=str(mura_tree))).extra
+
+
+def test_the_flow_counts_every_image_once(labelled):
+    """Images are found, excluded as copies, left out of the splits, unlabelled, or withheld."""
+    files = sorted(path.relative_to(labelled).as_posix() for path in labelled.rglob("*.png"))
+    (labelled / "copy.png").write_bytes((labelled / files[0]).read_bytes())
+    data = Data(dataset="folder", data_dir=str(labelled), test_per_class=2, labeled_fraction=0.4)
+    table = (labelled / "images.csv").read_text().splitlines()
+    first = next(line for line in table if line.startswith(files[0]))
+    write_table(labelled, [*(line.split(",") for line in table[1:]), first.replace(files[0], "copy.png").split(",")], table[0])
+    dataset = open_dataset(data, read_index(data))
+    steps = {step["step"]: step["images"] for step in dataset.describe()["flow"]}
+    found = steps.pop("image files found")
+    assert found == len(files) + 1 and steps["excluded: identical to another file"] == -1
+    used = sum(count for count in steps.values() if count > 0)
+    excluded = sum(count for count in steps.values() if count < 0)
+    assert found + excluded == used
+    splits = dataset.splits
+    assert steps["test split, with labels"] == len(np.unique(splits.test))
+    assert steps["train split, with labels"] + steps["train split, whose labels --labeled-fraction withholds"] == len(splits.pool)
