@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
+from kd.config.reporting import Reporting
+from kd.data.index import Index
 from kd.reports import evidence, metrics
 from kd.reports.calibration import probabilities
 from kd.reports.text import report_text
@@ -46,7 +48,8 @@ def test_a_report_has_one_macro_f1_and_a_collapsed_network_gains_nothing(absent)
     labels = random.integers(0, 4 - absent, 60)  # the last class may be absent
     logits = random.normal(size=(60, 4))
     table = metrics.classification_report(logits, labels, tuple("abcd"))["macro avg"]
-    own = evidence.summarise(logits, labels, [None] * 60, None, False)
+    index = Index("x", tuple("abcd"), ())
+    own = evidence.summarise(evidence.Labelled(logits, labels, np.arange(60), [None] * 60, {}), index, None, None, Reporting())
     assert own["macro_f1"] == table["f1-score"] and own["balanced_accuracy"] == table["recall"]
     present = sorted(set(labels.tolist()))
     assert own["macro_f1"] == pytest.approx(np.mean(f1_score(labels, logits.argmax(1), average=None, labels=present)))

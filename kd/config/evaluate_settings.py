@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 from kd.config.option import option
+from kd.config.reporting import Reporting
 from kd.config.settings import DATASETS, Data, Protocol, Reading
 
 
@@ -79,7 +80,7 @@ class OtherData:
 
 
 @dataclass(frozen=True)
-class Judging(Protocol, Reading, OtherData):
+class Judging(Reporting, Protocol, Reading, OtherData):
     """more options"""
 
     margin: float | None = option(

@@ -74,7 +74,7 @@ class RunPaths:
         return self.path.parent.name
 
     def figure(self, name: str) -> Path:
-        """A figure of the run: `confusion` or `reliability`."""
+        """A figure of the run, for example `confusion`, `reliability` or `roc`."""
         return self.path / f"{name}.png"
 
     @property

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 from kd.config.option import option
+from kd.config.values import LONGEST
+from kd.system.errors import Problem
+from kd.system.messages import shortened
+
+DEFAULT_RULE = "youden"
 
 
 @dataclass(frozen=True)
@@ -38,4 +43,44 @@ class Reporting:
         metavar="COLUMN",
         nargs="*",
         identity=False,
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a threshold is chosen: `youden`, or by the `sensitivity` or `specificity` to reach.
+
+    level  the rate to reach, above 0 and below 1; None for `youden`
+    """
+
+    name: str
+    level: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The rule as it is written after the flag."""
+        return self.name if self.level is None else f"{self.name}={self.level:g}"
+
+
+def parse_rule(text: str) -> Rule:
+    """Return the rule that a text after --operating-point means. Raises Problem if it means none."""
+    name, equals, number = str(text).strip().partition("=")
+    name = name.strip().lower()
+    if name == "youden" and not equals:
+        return Rule(name)
+    if name not in ("sensitivity", "specificity"):
+        raise _invalid(text, "it is none of the rules")
+    try:
+        level = float(number)
+    except ValueError:
+        raise _invalid(text, f"the {name} to reach is not a number") from None
+    if not 0 < level < 1:
+        raise _invalid(text, f"the {name} to reach must be above 0 and below 1")
+    return Rule(name, level)
+
+
+def _invalid(text: str, why: str) -> Problem:
+    return Problem(
+        f"--operating-point {shortened(str(text), LONGEST)} is not valid: {why}. Use youden,"
+        " sensitivity=0.95 or specificity=0.9, with any number between 0 and 1."
     )

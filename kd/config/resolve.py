@@ -8,6 +8,7 @@ from kd.config import parsing
 from kd.config.layout import data_name, run_path
 from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
 from kd.config.refusals import refuse_misfits, refuse_parts, refuse_tag
+from kd.config.reporting import DEFAULT_RULE, parse_rule
 from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
@@ -37,6 +38,7 @@ UNTRAINED = 10**6  # above every generation, each of which draws a student's wei
 def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     """Return the plan of a run. Raises Problem for settings that contradict each other."""
     refuse_tag(settings.output.tag)
+    parse_rule(settings.output.operating_point or DEFAULT_RULE)
     refuse_parts(settings.training)
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import ClassVar
 
 from kd.config.option import option
+from kd.config.reporting import Reporting
 from kd.methods import FINETUNES, KNOWLEDGE, MODES, option_key
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
@@ -448,8 +449,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Output:
-    """output"""
+class Output(Reporting):
+    """output and metrics"""
 
     out: str = option("runs", "folder of all runs", common=True, metavar="DIR", identity=False)
     log_images: bool = option(True, "write training views to TensorBoard", identity=False)

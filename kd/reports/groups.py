@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kd.data.index import Index
+from kd.system.errors import Problem, first_ten, printable
+
 UNKNOWN = "unknown"
 OTHER = "other"
 MOST = 20  # groups of a column with categories; the rarest are put together
@@ -90,3 +93,25 @@ def _categories(names: np.ndarray) -> tuple[np.ndarray, list[str]]:
         names = np.where(np.isin(names.astype(str), kept), names, OTHER)
         kept = [*(name for name in kept if name != OTHER), OTHER]
     return names, kept
+
+
+def columns_of(index: Index, wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return {name: text of each row} of the columns whose groups are reported.
+
+    wanted  their names. Without any, they are all columns of a published data set, and none of a
+            table, whose columns may be anything
+
+    Raises Problem if the table has no such column.
+    """
+    if not wanted:
+        return index.extra if index.space else {}
+    for name in wanted:
+        if name not in index.extra:
+            has = "has no further columns"
+            if index.extra:
+                has = f"has {first_ten([printable(other) for other in index.extra])}"
+            raise Problem(
+                f"--subgroups '{printable(name)}' is not valid: the data set '{index.name}' {has}."
+                " Name a further column of its table, exactly as it is written there."
+            )
+    return {name: index.extra[name] for name in wanted}

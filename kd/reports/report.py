@@ -10,7 +10,7 @@ from kd.system import checkpoint
 from kd.system.errors import BAD_CHECKPOINT, Problem, first_ten
 from kd.system.files import read_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _NUMBER = (float, type(None))
 _COUNT = (int, type(None))  # None where a report of an earlier version does not tell
 _SCORES = {"ece": float, "nll": float, "brier": float}
@@ -39,6 +39,7 @@ SCHEMA = {
         "per_class": dict,
         "distinct_images": dict,
         "overlaps": {"patients": int, "files": int},
+        "flow": list,
         "skipped_files": int,
         "other_files": dict,
         "ranges": dict,
@@ -74,6 +75,11 @@ SCHEMA = {
             "reason": (str, type(None)),
         },
         "grades": (dict, type(None)),
+        "positive": (str, type(None)),
+        "operating_point": (dict, type(None)),
+        "prevalence": _NUMBER,
+        "metrics": dict,
+        "subgroups": dict,
     },
     "agreement": (dict, type(None)),
     "clock": {
@@ -128,6 +134,10 @@ POOL = {
 GRADES = {"quadratic_kappa": _NUMBER, "referable_auc": _NUMBER, "reason": (str, type(None))}
 PHASE = {"name": str, "steps": int, "images": int, "labelled": bool}
 ROW = {"epoch", "phase", "steps", "train_loss", "valid_accuracy"}
+METRIC = {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "reason": (str, type(None))}
+OPERATING_POINT = {"rule": str, "threshold": _NUMBER, "reason": (str, type(None))}
+SUBGROUP = {"images": int, "patients": int, "note": (str, type(None)), "metrics": dict}
+STEP = {"step": str, "images": int, "patients": _COUNT}
 AVERAGE = {"precision", "recall", "f1-score"}
 AGREEMENT = {
     "same_prediction": float,
@@ -176,10 +186,35 @@ def _optional_sections(report: dict) -> Iterator[tuple]:
     yield report["data"]["pool"], POOL, "data.pool"
     yield report["evidence"]["grades"], GRADES, "evidence.grades"
     yield report["evidence"]["calibration"]["after"], _SCORES, "evidence.calibration.after"
+    yield report["evidence"]["operating_point"], OPERATING_POINT, "evidence.operating_point"
+    yield from _metrics(report["evidence"]["metrics"], "evidence.metrics")
+    yield from _subgroups(report["evidence"]["subgroups"])
+    for step in report["data"]["flow"]:
+        yield _present(step), STEP, "data.flow"
     for phase in report["history"]["phases"]:
         yield phase, PHASE, "history.phases"
     for member in teacher["members"] if teacher is not None else ():
         yield member, MEMBER, "teacher.members"
+
+
+def _metrics(entry: dict, where: str) -> Iterator[tuple]:
+    for name, one in entry.items():
+        yield _present(one), METRIC, f"{where}.{name}"
+
+
+def _subgroups(columns: dict) -> Iterator[tuple]:
+    """Yield as `_optional_sections` does. What follows a fault is never asked for."""
+    for column, groups in columns.items():
+        where = f"evidence.subgroups.{column}"
+        yield _present(groups), dict, where
+        for group, own in groups.items():
+            yield _present(own), SUBGROUP, f"{where}.{group}"
+            yield from _metrics(own["metrics"], f"{where}.{group}.metrics")
+
+
+def _present(value):
+    """Return a value that must not be None; None is a fault of its type."""
+    return "null" if value is None else value
 
 
 def _table_fault(report: dict) -> str:

@@ -34,36 +34,6 @@ def difference_text(gap: dict) -> str:
     return " ".join(difference_texts(gap))
 
 
-def study_text(study: dict) -> str:
-    """Format the accuracy over studies (`metrics.by_study`): `0.9123 (n = 45)`."""
-    left_out = []
-    if study["several_labels"]:
-        one = ("study with several labels", "studies with several labels")
-        left_out.append(counted(study["several_labels"], *one))
-    if study["unknown"]:
-        left_out.append(counted(study["unknown"], "image", "images") + " of an unknown study")
-    without = f", without {' and '.join(left_out)}" if left_out else ""
-    if study["accuracy"] is None:
-        return f"undefined ({study['reason']})"
-    return f"{study['accuracy']:.4f} (n = {study['studies']}{without})"
-
-
-def calibration_text(calibration: dict) -> str:
-    """Format the scores before and after temperature scaling (`calibration`) as one line."""
-    before = _scores_text(calibration["before"])
-    if calibration["temperature"] is None:
-        return f"without temperature scaling: {before} ({calibration['reason']})"
-    after = _scores_text(calibration["after"])
-    return (
-        f"before temperature scaling: {before}; after temperature scaling: {after}"
-        f" (T = {calibration['temperature']:.3f})"
-    )
-
-
-def _scores_text(scores: dict) -> str:
-    return ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
-
-
 def units_text(patients: int, unknown: int) -> str:
     """Format what images are of: `77 patients`, or `84 images, whose patients are not known`.
 
@@ -75,18 +45,6 @@ def units_text(patients: int, unknown: int) -> str:
         return known
     images = counted(unknown, "image, whose patient is", "images, whose patients are")
     return f"{known} and {images} not known" if patients else f"{images} not known"
-
-
-def grades_text(grades: dict) -> str:
-    """Format the metrics of ordered grades as one line."""
-    texts = {}
-    for key in ("quadratic_kappa", "referable_auc"):
-        texts[key] = "undefined" if grades[key] is None else f"{grades[key]:.4f}"
-    reason = f" ({grades['reason']})" if grades["reason"] else ""
-    return (
-        f"quadratic weighted kappa {texts['quadratic_kappa']}, AUC of referable disease"
-        f" (grade >= 2) {texts['referable_auc']}{reason}"
-    )
 
 
 def report_text(report: dict, classes: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from kd.reports.calibration import NO_TEMPERATURE, is_fitted
 
-OLD_VERSION = 4  # of the schema, the only earlier one that can be read
+OLD_VERSIONS = (4, 5)  # of the schema, the only earlier ones that can be read
 _WITHOUT_PATIENTS = ("aptos", "messidor", "messidor2")
 _WITH_STUDIES = ("mura", "synthetic")
 _PATIENT_AS_STUDY = (
@@ -16,14 +16,17 @@ _PATIENT_AS_STUDY = (
 
 
 def upgraded(report: dict, version: int) -> dict:
-    """Return a report of OLD_VERSION as one of `version`, and any other report unchanged.
+    """Return a report of OLD_VERSIONS as one of `version`, and any other report unchanged.
 
     What the old report does not contain is None. A damaged report stays damaged, for
     `kd.reports.report.check` to name the fault.
     """
-    if report.get("schema_version") != OLD_VERSION:
+    if report.get("schema_version") not in OLD_VERSIONS:
         return report
-    for upgrade in (_uncounted, _temperature, _study, _macro_average, _patients, _ranks):
+    upgrades = [_without_metrics]
+    if report["schema_version"] == 4:
+        upgrades += [_uncounted, _temperature, _study, _macro_average, _patients, _ranks]
+    for upgrade in upgrades:
         with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
             upgrade(report)
     return report | {"schema_version": version}
@@ -87,3 +90,15 @@ def _patients(report: dict) -> None:
 
 def _ranks(report: dict) -> None:
     report["clock"].setdefault("ranks", None)
+
+
+def _without_metrics(report: dict) -> None:
+    """Add the metrics with intervals, subgroups and the flow of images, which are not known."""
+    report["evidence"] |= {
+        "positive": None,
+        "operating_point": None,
+        "prevalence": None,
+        "metrics": {},
+        "subgroups": {},
+    }
+    report["data"]["flow"] = []

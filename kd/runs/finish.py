@@ -14,6 +14,8 @@ from kd.loop import Phase, predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
 from kd.reports.calibration import fit_temperature, probabilities
+from kd.reports.evidence_figures import figures_of_two
+from kd.reports.positive import positive_class
 from kd.reports.predictions import predictions_csv
 from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
@@ -163,18 +165,21 @@ def _result(row: dict, test_logits: np.ndarray, test: Views) -> dict:
 
 def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     """Return the entries of the report that evaluate the test split beyond its accuracy."""
-    index, rows = run.data.dataset.index, run.data.dataset.splits.test
-    samples = [index.samples[row] for row in rows]
+    index, how = run.data.dataset.index, run.plan.settings.output
     logits, labels = predictions.test, run.data.test.labels.numpy()
-    temperature = fit_temperature(predictions.valid, run.data.valid.labels.numpy())
-    studies, agreement = [sample.known_study for sample in samples], None
+    valid_labels = run.data.valid.labels.numpy()
+    temperature = fit_temperature(predictions.valid, valid_labels)
+    positive = positive_class(index.classes, how.positive)
+    point = evidence.fixed_point(predictions.valid, valid_labels, temperature, positive, how)
+    own = evidence.labelled(index, run.data.dataset.splits.test, logits, how)
+    agreement = None
     if predictions.teacher is not None:
         first_line = 2 + len(predictions.valid)  # below the header and the validation split
         agreement = metrics.agreement(logits.argmax(1), predictions.teacher, labels, first_line)
     return {
         "classification_report": metrics.classification_report(logits, labels, index.classes),
         "confusion_matrix": metrics.confusion_matrix(logits, labels),
-        "evidence": evidence.summarise(logits, labels, studies, temperature, index.graded),
+        "evidence": evidence.summarise(own, index, temperature, point, how),
         "agreement": agreement,
     }
 
@@ -246,7 +251,10 @@ def _drawn(run: ActiveRun, predictions: Predictions, report: dict) -> dict[str, 
     calibration = report["evidence"]["calibration"]
     confusion = figures.confusion(report["confusion_matrix"], index.classes, title)
     reliability = _reliability(calibration, predictions.test, index.labels[rows], title)
-    return {"confusion": figures.pixels(confusion), "reliability": figures.pixels(reliability)}
+    own = evidence.labelled(index, rows, predictions.test, run.plan.settings.output)
+    drawn = {"confusion": confusion, "reliability": reliability}
+    drawn |= figures_of_two(own, report["evidence"], index.classes, title)
+    return {name: figures.pixels(figure) for name, figure in drawn.items()}
 
 
 def _reliability(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kd.reports.text import grades_text
+from kd.reports.headline import headline
 
 
 def summary(report: dict, folder: Path) -> str:
@@ -14,8 +14,7 @@ def summary(report: dict, folder: Path) -> str:
         lines.append(f"{name:>6}{row['epoch']:>7}{''.join(cells)}")
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
-    if report["evidence"]["grades"]:
-        lines.append(f"test split: {grades_text(report['evidence']['grades'])}")
+    lines += [f"test split, {line}" for line in headline(report["evidence"])]
     if report["teacher"]:
         lines += _teacher_lines(report["teacher"])
     lines.append(f"results: {folder}")

@@ -1,19 +1,27 @@
 """Evaluation of finished runs on their own test split or on other images."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from kd.config.evaluate_settings import Judging
 from kd.config.layout import RunPaths
+from kd.config.reporting import Reporting
 from kd.data.index import Index
 from kd.data.ranges import as_plain
 from kd.data.views import Views
 from kd.loop import predict
 from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
-from kd.reports.predictions import predictions_csv
-from kd.reports.text import calibration_text, grades_text, report_text, study_text
+from kd.reports.evidence import Labelled
+from kd.reports.evidence_figures import figures_of_many, figures_of_two
+from kd.reports.headline import headline
+from kd.reports.operating_point import OperatingPoint
+from kd.reports.positive import positive_class
+from kd.reports.predictions import predictions_csv, read_predictions
+from kd.reports.text import report_text
 from kd.studies.images import check_finite, own_test_images
 from kd.studies.predicting import Incomplete, NewImages, open_new_images, unreadable_csv
 from kd.system.console import log
@@ -23,7 +31,7 @@ from kd.system.files import make_folder, write_json, write_text
 from kd.system.names import stored
 from kd.teachers import leakage, model_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def evaluate(run: Path, how: Judging) -> dict:
@@ -72,7 +80,8 @@ def _own_test_split(
     dataset = own_test_images(folder.path, report, model, how)
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = check_finite(predict(model.network, views), folder.model)
-    result = _judge(dataset.index, dataset.splits.test, logits, report)
+    judged = _judge(dataset.index, dataset.splits.test, logits, report, folder, how)
+    result = judged.result
     reported = report["results"]["best"]["test_accuracy"]
     same_table = result["classification_report"] == report["classification_report"]
     equal = result["accuracy"] == reported and same_table
@@ -82,7 +91,7 @@ def _own_test_split(
         "equals_report": equal,
     }
     log(f"test accuracy in the report: {reported:.6f} ({'' if equal else 'NOT '}reproduced)")
-    return _write(folder, folder, result, dataset.index)
+    return _write(folder, folder, judged, dataset.index)
 
 
 def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how: Judging) -> dict:
@@ -110,10 +119,10 @@ def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how
         faults = [printable(f"{path} ({why})") for path, why in images.unreadable.items()]
         log(f"unreadable: {len(faults)} of {images.all_of}: {first_ten(faults)}")
     labelled = np.flatnonzero(index.labels[rows] >= 0)
-    result = _judge(index, rows[labelled], logits[labelled], report)
-    result |= {"data": data, "predicted": predicted}
+    judged = _judge(index, rows[labelled], logits[labelled], report, folder, how)
     scaling = {key: calibration[key] for key in ("temperature", "reason")}
-    result = _write(target, folder, result | {"probabilities": scaling}, index)
+    judged.result.update(data=data, predicted=predicted, probabilities=scaling)
+    result = _write(target, folder, judged, index)
     if images.unreadable:
         raise Incomplete(_incomplete_text(images, target))
     return result
@@ -168,13 +177,22 @@ def _incomplete_text(images: NewImages, target: RunPaths) -> str:
     )
 
 
-def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> dict:
-    """Return the metrics over labelled rows, with the calibration scaled by the run's temperature.
+class Judged(NamedTuple):
+    """The metrics of a network, and the labelled images that they are of; None if there are none."""
+
+    result: dict
+    own: Labelled | None
+
+
+def _judge(
+    index: Index, rows: np.ndarray, logits: np.ndarray, report: dict, folder: RunPaths, how: Judging
+) -> Judged:
+    """Return the metrics over labelled rows, with the run's temperature and operating point.
 
     The metrics are None, with a reason, if there are no such rows. rows [n], logits [n, K].
     """
     if not len(rows):
-        return {
+        result = {
             "accuracy": None,
             "nll": None,
             "evidence": None,
@@ -182,50 +200,69 @@ def _judge(index: Index, rows: np.ndarray, logits: np.ndarray, report: dict) -> 
             "confusion_matrix": None,
             "reason": "no image has a label",
         }
-    labels = index.labels[rows]
+        return Judged(result, None)
     own = report["evidence"]
-    return {
-        "accuracy": metrics.accuracy(logits, labels),
-        "nll": metrics.nll(logits, labels),
-        "evidence": evidence.summarise(
-            logits,
-            labels,
-            [index.samples[row].known_study for row in rows],
-            own["calibration"]["temperature"],
-            own["grades"] is not None,
+    index = replace(index, graded=own["grades"] is not None)
+    reporting = _reporting(report, index, how)
+    images = evidence.labelled(index, rows, logits, reporting)
+    point = _operating_point(report, index, folder, reporting)
+    temperature = own["calibration"]["temperature"]
+    result = {
+        "accuracy": metrics.accuracy(logits, images.labels),
+        "nll": metrics.nll(logits, images.labels),
+        "evidence": evidence.summarise(images, index, temperature, point, reporting),
+        "classification_report": metrics.classification_report(
+            logits, images.labels, index.classes
         ),
-        "classification_report": metrics.classification_report(logits, labels, index.classes),
-        "confusion_matrix": metrics.confusion_matrix(logits, labels),
+        "confusion_matrix": metrics.confusion_matrix(logits, images.labels),
         "reason": None,
     }
+    return Judged(result, images)
 
 
-def _evidence_text(own: dict) -> str:
-    """Format the metrics beyond accuracy (`evidence`) as two or three lines."""
-    lines = [
-        (
-            f"study accuracy {study_text(own['study'])}, macro F1 {own['macro_f1']:.4f}, balanced"
-            f" accuracy {own['balanced_accuracy']:.4f}"
-        ),
-        calibration_text(own["calibration"]),
-    ]
-    if own["grades"]:
-        lines.append(grades_text(own["grades"]))
-    return "\n".join(lines)
+def _reporting(report: dict, index: Index, how: Judging) -> Reporting:
+    """Return the settings of the metrics: those that are given, otherwise those of the run.
+
+    Columns of the run that other images do not have are left out.
+    """
+    recorded = report["settings"]
+    own = [name for name in recorded.get("subgroups", []) if name in index.extra]
+    return Reporting(
+        positive=how.positive or recorded.get("positive"),
+        operating_point=how.operating_point or recorded.get("operating_point"),
+        prevalence=how.prevalence or recorded.get("prevalence"),
+        subgroups=how.subgroups or own,
+    )
 
 
-def _write(target: RunPaths, folder: RunPaths, result: dict, index: Index) -> dict:
-    """Write evaluation.json and confusion.png into `target`, print the result and return it."""
-    result = {"schema_version": SCHEMA_VERSION, "run": str(folder.path), **result}
+def _operating_point(
+    report: dict, index: Index, folder: RunPaths, how: Reporting
+) -> OperatingPoint | None:
+    """Return the operating point, fixed on the predictions of the run for its validation split."""
+    positive = positive_class(index.classes, how.positive)
+    if positive is None:
+        return None
+    valid = read_predictions(folder.path, "valid")
+    temperature = report["evidence"]["calibration"]["temperature"]
+    return evidence.fixed_point(valid.logits, valid.labels, temperature, positive, how)
+
+
+def _write(target: RunPaths, folder: RunPaths, judged: Judged, index: Index) -> dict:
+    """Write evaluation.json and figures into `target`, print the result and return it."""
+    result = {"schema_version": SCHEMA_VERSION, "run": str(folder.path), **judged.result}
     write_json(target.evaluation, result)
     matrix = result["confusion_matrix"]
     if matrix is not None:
         images = sum(map(sum, matrix))
         title = f"{folder.pair} on {index.name} (n = {images})"
-        figure = figures.confusion(matrix, index.classes, title)
-        figures.save(target.figure("confusion"), figures.pixels(figure))
+        own = result["evidence"]
+        drawn = {"confusion": figures.confusion(matrix, index.classes, title)}
+        drawn |= figures_of_two(judged.own, own, index.classes, title)
+        drawn |= figures_of_many(judged.own, own, index.classes, title)
+        for name, figure in drawn.items():
+            figures.save(target.figure(name), figures.pixels(figure))
         log(report_text(result["classification_report"], index.classes))
-        log(_evidence_text(result["evidence"]))
+        log("\n".join(headline(own)))
     written = target.evaluation.name
     if target.path != folder.path:
         broken = f", {target.unreadable.name}" if result["data"]["unreadable"] else ""

@@ -214,6 +214,9 @@ def _index(
         samples.append(Sample(row["path"], label, patient, row["study"] or patient, row["split"]))
     names = dict.fromkeys(name for row in rows for name in row["extra"])
     extra = {name: tuple(row["extra"].get(name, "") for row in rows) for name in names}
+    sites = tuple(row["site"] for row in rows)
+    if any(sites):
+        extra.setdefault("site", sites)
     return Index(
         slug(root.resolve().name),
         classes,

@@ -1,0 +1,51 @@
+"""The five metrics that are printed: what a reader needs first; the report has all others."""
+
+from collections.abc import Mapping
+
+_TWO_CLASSES = ("accuracy", "auroc", "sensitivity", "specificity", "ece")
+_STUDIES = ("kappa_by_study", "auroc", "sensitivity", "specificity", "ece")
+_GRADES = ("accuracy", "quadratic_kappa", "referable_auc", "balanced_accuracy", "ece")
+_CLASSES = ("accuracy", "balanced_accuracy", "auroc", "kappa", "ece")
+_WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "kappa": "Cohen's kappa",
+    "kappa_by_study": "Cohen's kappa by study",
+    "quadratic_kappa": "quadratic kappa",
+    "referable_auc": "AUC, grade >= 2",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ece": "ECE, calibrated",
+}
+
+
+def headline(evidence: Mapping) -> list[str]:
+    """Return five metrics with their 95 % intervals, a line each, and a line on where the others are.
+
+    Reports of earlier versions have none, and the list is then empty.
+    """
+    if not evidence["metrics"]:
+        return []
+    names = _CLASSES
+    if evidence["grades"] is not None:
+        names = _GRADES
+    elif evidence["positive"] is not None:
+        of_studies = evidence["metrics"]["kappa_by_study"]["value"] is not None
+        names = _STUDIES if of_studies else _TWO_CLASSES
+    lines = [_line(evidence, name) for name in names]
+    return [*lines, f"({len(evidence['metrics'])} metrics with 95 % intervals are in `evidence`)"]
+
+
+def _line(evidence: Mapping, name: str) -> str:
+    own, words = evidence["metrics"][name], _WORDS[name]
+    if name in ("sensitivity", "specificity"):
+        words += f" ({evidence['operating_point']['rule']})"
+    if name == "ece" and evidence["calibration"]["temperature"] is None:
+        words = "ECE, not scaled"
+    if own["value"] is None:
+        return f"{words}: undefined ({own['reason']})"
+    text = f"{words}: {own['value']:.4f}"
+    if own["low"] is None:
+        return f"{text} (no interval: {own['reason']})"
+    return f"{text} [{own['low']:.4f}, {own['high']:.4f}]"
