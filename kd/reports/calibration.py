@@ -33,7 +33,7 @@ def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
     """
     confidence = p.max(1)
     correct = p.argmax(1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    bin_of = _equal_steps(confidence, bins)
     rows = []
     for number in range(bins):
         inside = bin_of == number
@@ -43,6 +43,23 @@ def confidence_bins(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list
             row["accuracy"] = float(correct[inside].mean())
         rows.append(row)
     return rows
+
+
+def _equal_steps(values: np.ndarray, bins: int) -> np.ndarray:
+    """Return the bin of each value in 0..1; a value on a border belongs to the lower bin."""
+    return np.clip(np.ceil(values * bins).astype(int) - 1, 0, bins - 1)
+
+
+def equal_counts(values: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Return the bin of each value, in bins of about equal counts: int [N], 0, 1, ... without gaps.
+
+    A bin begins at the value of rank b * N / bins. Equal values belong to the same bin, whatever
+    their order, so there can be fewer bins, whose counts differ. There are never more than N.
+    values [N], N >= 1.
+    """
+    ranks = np.arange(bins) * len(values) // bins
+    starts = np.unique(np.sort(values)[ranks])  # the first one is the smallest value
+    return np.searchsorted(starts, values, side="right") - 1
 
 
 def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
@@ -56,6 +73,56 @@ def ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
         if row["count"]:
             total += row["count"] * abs(row["accuracy"] - row["confidence"])
     return total / len(labels)
+
+
+def adaptive_ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Return the expected calibration error of the confidence, with bins of about equal counts.
+
+    Bins of equal steps leave most of them almost empty if most confidences are near 1 (Nixon et al.
+    2019, 1904.01685; for the bins, see `equal_counts`). p [N, K], labels [N].
+    """
+    confidence = p.max(1)
+    return _gap(equal_counts(confidence, bins), confidence, p.argmax(1) == labels)
+
+
+def classwise_ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Return the mean over classes of the calibration error of the probability of each class.
+
+    For class k, it is the sum over bins of n_b / N * |frequency of k in b - mean p_k in b|, with
+    bins of equal steps (the static calibration error of Nixon et al. 2019, 1904.01685).
+    All K classes count: the frequency of a class without images is 0, so all its probability is
+    error. With many classes, most probabilities are near 0 and so is the result; compare it only
+    between networks for the same classes. p [N, K], labels [N].
+    """
+    classes = range(p.shape[1])
+    return float(
+        np.mean([_gap(_equal_steps(p[:, k], bins), p[:, k], labels == k) for k in classes])
+    )
+
+
+def _gap(bin_of: np.ndarray, predicted: np.ndarray, observed: np.ndarray) -> float:
+    """Return the sum over bins of n_b / N * |mean observed - mean predicted|; all arrays are [N]."""
+    return float(np.abs(np.bincount(bin_of, observed - predicted)).sum() / len(bin_of))
+
+
+def frequency_bins(p: np.ndarray, happened: np.ndarray, bins: int = 10) -> list[dict]:
+    """Return the count, mean probability and observed frequency in bins of about equal counts.
+
+    p [N]: the predicted probability of an event, such as a class; happened [N]: bool. The bins are
+    those of `equal_counts`, in ascending order.
+    """
+    bin_of = equal_counts(p, bins)
+    rows = []
+    for number in range(bin_of.max() + 1):
+        inside = bin_of == number
+        rows.append(
+            {
+                "count": int(inside.sum()),
+                "predicted": float(p[inside].mean()),
+                "observed": float(happened[inside].mean()),
+            }
+        )
+    return rows
 
 
 def brier(p: np.ndarray, labels: np.ndarray) -> float:
