@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -215,6 +216,25 @@ def axes_and_bar(figure: Figure, width: float) -> tuple[Axes, Axes]:
     bar.tick_params(labelsize=NAME_SIZE)
     bar.yaxis.label.set_size(9)
     return axes, bar
+
+
+def square_panels(captions: Iterable[str], width: float) -> tuple[Figure, list[Axes], float]:
+    """Return a figure with a panel `width` inches wide per caption, the panels, and their height.
+
+    There are at most three panels in a row. The height of all rows is in inches.
+    """
+    captions = list(captions)
+    columns = min(3, len(captions))
+    rows = -(-len(captions) // columns)
+    figure = new(width * columns)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(captions) :]:
+        axes.set_axis_off()
+    panels = grid.flat[: len(captions)].tolist()
+    for axes, caption in zip(panels, captions):
+        axes.set_title(wrapped(drawable(caption), width - 0.4, 9), fontsize=9)
+        axes.set_aspect("equal")
+    return figure, panels, width * rows
 
 
 def linear_axis(axis) -> None:

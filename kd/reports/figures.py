@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from kd.reports import figure_layout as layout
-from kd.reports.calibration import confidence_bins
+from kd.reports.calibration import BINS, confidence_bins, frequency_bins
 from kd.reports.text import difference_texts
 from kd.system.files import replacing
 
@@ -80,25 +80,38 @@ def _print_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
 
 
-def reliability(panels: dict[str, tuple[np.ndarray, np.ndarray]], title: str) -> Figure:
+def reliability(
+    panels: dict[str, tuple[np.ndarray, np.ndarray]], title: str, equal_counts: bool = False
+) -> Figure:
     """Draw reliability diagrams, which show accuracy by confidence.
 
     `panels` is title of a panel -> (p [N, K], labels [N]). The accuracy of a calibrated network is
     on the diagonal.
+
+    equal_counts  whether to also mark the accuracies in bins of about equal counts, which divide
+                  the range where most confidences are (those of `adaptive_ece`)
     """
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = layout.new(4.4 * columns)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (name, (p, labels)) in zip(grid.flat, panels.items()):
+    figure, grid, height = layout.square_panels(panels, 4.4)
+    for axes, (p, labels) in zip(grid, panels.values()):
         handles = _draw_bins(axes, p, labels)
+        if equal_counts:
+            handles.insert(1, _mark_equal_counts(axes, p, labels))
         axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy or share")
-        axes.set_title(layout.wrapped(layout.drawable(name), 4, 9), fontsize=9)
-        axes.set_aspect("equal")
-    layout.complete(figure, 4.4 * rows, title, handles=handles)
+    layout.complete(figure, height, title, handles=handles)
     return figure
+
+
+def _mark_equal_counts(axes: Axes, p: np.ndarray, labels: np.ndarray):
+    """Mark accuracy against mean confidence in bins of about equal counts.
+
+    Returns the legend handle.
+    """
+    rows = frequency_bins(p.max(1), p.argmax(1) == labels, BINS)
+    predicted, observed = ([row[key] for row in rows] for key in ("predicted", "observed"))
+    style = {"color": "white", "markeredgecolor": "black", "markersize": 5, "linestyle": "none"}
+    [marks] = axes.plot(predicted, observed, marker="D", clip_on=False, zorder=4, **style)
+    marks.set_label("accuracy in bins of equal counts")
+    return marks
 
 
 def _draw_bins(axes: Axes, p: np.ndarray, labels: np.ndarray) -> list:
