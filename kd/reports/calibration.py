@@ -94,10 +94,10 @@ def classwise_ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
     error. With many classes, most probabilities are near 0 and so is the result; compare it only
     between networks for the same classes. p [N, K], labels [N].
     """
-    classes = range(p.shape[1])
-    return float(
-        np.mean([_gap(_equal_steps(p[:, k], bins), p[:, k], labels == k) for k in classes])
-    )
+    gaps = []
+    for k in range(p.shape[1]):
+        gaps.append(_gap(_equal_steps(p[:, k], bins), p[:, k], labels == k))
+    return float(np.mean(gaps))
 
 
 def _gap(bin_of: np.ndarray, predicted: np.ndarray, observed: np.ndarray) -> float:
