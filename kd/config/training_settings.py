@@ -12,6 +12,9 @@ AUGMENTATIONS = {
 }
 AUGMENTATION_PARTS = tuple(dict.fromkeys(sum(AUGMENTATIONS.values(), ())))
 
+# The metrics by which an epoch is chosen; `kd.training.selection` computes them.
+SELECTIONS = ("accuracy", "balanced_accuracy", "auroc", "kappa", "nll")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -44,6 +47,11 @@ class Training:
         most=0.999999,
     )
     clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
+    select: str = option(
+        "accuracy",
+        "metric of the validation split by which the best epoch is chosen",
+        choices=SELECTIONS,
+    )
     augment: str = option(
         "light",
         "views to train on, the same for teacher and student; light: mirrored, rotated, scaled,"
