@@ -202,8 +202,8 @@ class Unlabeled:
     )
     keep_matched: bool = option(
         True,
-        "keep the student as it was before fine-tuning if no epoch of fine-tuning has a higher"
-        " validation accuracy",
+        "keep the student as it was before fine-tuning if no epoch of fine-tuning is better on the"
+        " validation split",
     )
 
 

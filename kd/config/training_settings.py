@@ -49,7 +49,8 @@ class Training:
     clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
     select: str = option(
         "accuracy",
-        "metric of the validation split by which the best epoch is chosen",
+        "metric of the validation split by which the best epoch is chosen; with rare classes,"
+        " accuracy prefers the majority",
         choices=SELECTIONS,
     )
     augment: str = option(

@@ -39,30 +39,32 @@ def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 def auroc(logits: np.ndarray, labels: np.ndarray) -> float | None:
     """Return the area under the ROC curve, by the probability of each class.
 
-    With two classes, it is that of the second class against the first. With more, it is the mean
-    of each class against the rest, over the classes of which some but not all images are (Fawcett
-    2006, Pattern Recognition Letters 27, section 9, with equal weights). Returns None if all labels
-    are of one class. logits [N, K], labels [N], N >= 1.
+    With two classes, it is that of the second class against the first. With more, it is the mean of
+    each class against the rest, over the classes that are present, as of scikit-learn's
+    `roc_auc_score` with `multi_class="ovr"`. Returns None if all labels are of one class. logits
+    [N, K], labels [N], N >= 1.
     """
     present = np.unique(labels)
     if len(present) < 2:
         return None
-    positives = [1] if logits.shape[1] == 2 else present
-    return float(np.mean([_one_auc(logits, labels == k, [k]) for k in positives]))
+    areas = []
+    for number in [1] if logits.shape[1] == 2 else present:
+        others = np.delete(logits, number, axis=1)
+        areas.append(_area(logits[:, [number]], others, labels == number))
+    return float(np.mean(areas))
 
 
-def _one_auc(logits: np.ndarray, positive: np.ndarray, columns: Sequence[int]) -> float:
+def _area(own: np.ndarray, others: np.ndarray, positive: np.ndarray) -> float:
     """Return the area under the ROC curve of some classes together against all others.
 
     The softmax probabilities are summed and converted to log-odds, which have the same order and
     keep it near 0 and 1.
 
-    positive  bool [N], whether the label is one of these classes; not all are equal
-    columns   columns of these classes in the logits [N, K]
+    own, others  logits of these classes and of all others, [N, A] and [N, B]
+    positive     bool [N], whether the label is one of these classes; not all are equal
     """
-    logits = logits.astype(np.float64)
-    others = np.delete(logits, columns, axis=1)
-    odds = logsumexp(logits[:, columns], axis=1) - logsumexp(others, axis=1)
+    own, others = own.astype(np.float64), others.astype(np.float64)
+    odds = logsumexp(own, axis=1) - logsumexp(others, axis=1)
     # Different logits can give equal probabilities. Without rounding, their last bits would break
     # such ties.
     return float(sklearn_metrics.roc_auc_score(positive, odds.round(10)))
@@ -175,7 +177,7 @@ def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float 
     referable = labels >= at
     if logits.shape[1] <= at or referable.all() or not referable.any():
         return None
-    return _one_auc(logits, referable, range(at, logits.shape[1]))
+    return _area(logits[:, at:], logits[:, :at], referable)
 
 
 def grades(logits: np.ndarray, labels: np.ndarray) -> dict:

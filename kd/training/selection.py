@@ -1,4 +1,4 @@
-"""Which epoch of a phase counts: the best one by a metric of the validation split (--select)."""
+"""The choice of the epoch that a phase delivers, by a metric of the validation split (--select)."""
 
 import numpy as np
 
