@@ -21,6 +21,7 @@ from kd.system.errors import DIVERGED, Problem
 from kd.system.seeds import seed_step
 from kd.teachers.outputs import BatchTeacher, collect_logits
 from kd.training.objectives import Objective
+from kd.training.selection import METRICS, column, is_better
 from kd.training.state import State
 
 LOG_EVERY = 20  # steps
@@ -32,14 +33,14 @@ class Phase:
 
     name        the phase's name in printed lines and in the history
     views       the batches of the phase. If they have no labels, the phase keeps the weights of its
-                last epoch instead of choosing an epoch by accuracy
+                last epoch instead of choosing an epoch by labels
     teacher     callable from a batch to `TeacherOutputs`, or to None in a phase without a teacher
     objective   callable that returns the loss and its terms (see `training.objectives`)
     start, end  the steps of the run that belong to the phase: `start` to `end` - 1
     lr          learning rate at the start of the phase
     layers      layers of the student whose features the objective uses
-    keeps_start whether the weights at the start of the phase are its result if no epoch has a
-                higher validation accuracy
+    keeps_start whether the weights at the start of the phase are its result if no epoch is better
+    select      metric of the validation split by which an epoch is better than another
     """
 
     name: str
@@ -51,6 +52,7 @@ class Phase:
     lr: float
     layers: tuple[str, ...] = ()
     keeps_start: bool = False
+    select: str = "accuracy"
 
     @property
     def reads_labels(self) -> bool:
@@ -105,8 +107,8 @@ def fit(
     judged.
 
     state      the network in training, changed in place
-    phases     all phases of the run, including finished ones
-    valid      the validation split
+    phases     all phases of the run, including finished ones; they select by the same metric
+    valid      the validation split, for which this metric is defined
     training   settings of the optimizer and its schedule
     precision  precision of the training; validation is always in float32
     hooks      callbacks
@@ -177,7 +179,7 @@ def _keep_best(state: State, phase: Phase, row: dict, logits: np.ndarray) -> Non
     progress = state.progress
     # The result of a stopped run is its last weights, even if an earlier epoch was better.
     always = progress.best is None or progress.stopped or not phase.reads_labels
-    if always or row["valid_accuracy"] > progress.best["valid_accuracy"]:
+    if always or is_better(row, progress.best, phase.select):
         progress.best, state.best_weights = row, state_on_cpu(state.judged.module)
         state.best_logits = logits
 
@@ -230,6 +232,9 @@ def _row(state: State, phase: Phase, logits: np.ndarray, labels: np.ndarray) -> 
             " new run with --tag NAME.",
             DIVERGED,
         )
+    selected = {}
+    if phase.select not in ("accuracy", "nll"):  # every row has these
+        selected[column(phase.select)] = METRICS[phase.select](logits, labels)
     return {
         "epoch": state.progress.epoch + 1,
         "phase": phase.name,
@@ -237,6 +242,7 @@ def _row(state: State, phase: Phase, logits: np.ndarray, labels: np.ndarray) -> 
         **{f"train_{name}": value for name, value in means.items()},
         "valid_accuracy": metrics.accuracy(logits, labels),
         "valid_nll": metrics.nll(logits, labels),
+        **selected,
     }
 
 

@@ -13,7 +13,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from kd.config import parsing
 from kd.config.resolve import resolve
-from kd.config.settings import AUGMENTATION_PARTS, AUGMENTATIONS, DistillSettings, TeacherSettings
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.config.training_settings import AUGMENTATION_PARTS, AUGMENTATIONS
 from kd.data import augmentation
 from kd.data.augmentation import Augmentation, augmented, crops, tone_curves
 from kd.data.dataset import open_dataset, read_index

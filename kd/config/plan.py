@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kd.config.settings import Data, DistillSettings, TeacherSettings
+from kd.config.training_settings import Training
 from kd.methods import KNOWLEDGE, Kind
 
 
@@ -46,8 +47,8 @@ class PhasePlan:
     reads_labels  whether the loss has a term of labels
     knowledge     what the teachers transfer; empty if the loss has no term of teachers
     lr            learning rate
-    keeps_start   whether the result of the phase before is kept if no epoch of this one has a
-                  higher validation accuracy
+    keeps_start   whether the result of the phase before is kept if no epoch of this one is better
+                  on the validation split
     """
 
     name: str
@@ -146,6 +147,11 @@ class Plan:
     def stop_at(self) -> float | None:
         """The validation accuracy above which the training of a defective teacher stops."""
         return None if self.distils else self.settings.teacher.stop_at_val_accuracy
+
+    @property
+    def select(self) -> str:
+        """The metric of the validation split by which an epoch is better than another."""
+        return Training.select if "select" in self.unused else self.settings.training.select
 
     @property
     def weighs_knowledge(self) -> bool:

@@ -3,7 +3,8 @@
 from kd.config.layout import LONGEST, is_folder_name, slug
 from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_kinds, chosen_phases, teacher_names
-from kd.config.settings import AUGMENTATIONS, DistillSettings, Training
+from kd.config.settings import DistillSettings
+from kd.config.training_settings import AUGMENTATIONS, Training
 from kd.methods import KNOWLEDGE, Mode, ModePhase
 from kd.system.errors import Problem
 from kd.system.messages import shortened

@@ -1,7 +1,7 @@
 """All settings of a run; every one is declared once, here, with its default, help and limits.
 
 `parsing` reads them from files and flags, and `flags` makes --help from them. The docstring of a
-section is the title of its group in --help.
+section is the title of its group in --help. The section of training has a file of its own.
 """
 
 from dataclasses import dataclass, field, make_dataclass
@@ -9,20 +9,12 @@ from typing import ClassVar
 
 from kd.config.option import option
 from kd.config.reporting import Reporting
+from kd.config.training_settings import Training
 from kd.methods import FINETUNES, KNOWLEDGE, MODES, option_key
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 
-
 DATASETS = ("mura", "folder", "synthetic", "eyepacs", "aptos", "messidor", "messidor2")
-
-# The parts of each strength of --augment; `kd.data.augmentation` has their ranges.
-AUGMENTATIONS = {
-    "none": (),
-    "light": ("mirror", "rotation", "scale", "shift"),
-    "strong": ("mirror", "rotation", "crop", "intensity"),
-}
-AUGMENTATION_PARTS = tuple(dict.fromkeys(sum(AUGMENTATIONS.values(), ())))
 
 
 @dataclass(frozen=True)
@@ -211,8 +203,8 @@ class Unlabeled:
     )
     keep_matched: bool = option(
         True,
-        "keep the student as it was before fine-tuning if no epoch of fine-tuning has a higher"
-        " validation accuracy",
+        "keep the student as it was before fine-tuning if no epoch of fine-tuning is better on the"
+        " validation split",
     )
 
 
@@ -368,83 +360,6 @@ class Network:
     )
     drop_rate: float | None = option(
         None, "dropout before the classifier (default: vgg11 0.5, SE nets 0.2)", least=0, most=0.99
-    )
-
-
-@dataclass(frozen=True)
-class Training:
-    """training"""
-
-    epochs: int = option(20, "passes over the train split", common=True, least=1, most=10**6)
-    batch_size: int = option(16, "images per step", common=True, least=1, most=10**6)
-    lr: float = option(1e-4, "learning rate", above=0)
-    schedule: str = option("constant", "learning rate schedule", choices=("constant", "cosine"))
-    warmup: float = option(
-        0.0,
-        "share of the steps of each phase in which the learning rate rises from near 0, before the"
-        " schedule",
-        metavar="SHARE",
-        least=0,
-        most=0.5,
-    )
-    optimizer: str = option(
-        "adam", "adam, or adamw: decoupled weight decay", choices=("adam", "adamw")
-    )
-    weight_decay: float = option(
-        0.0, "weight decay of all parameters: L2 penalty (adam), or decoupled (adamw)", least=0
-    )
-    ema: float | None = option(
-        None,
-        "judge and deliver an exponential moving average of the weights with this decay, such as"
-        " 0.999",
-        metavar="DECAY",
-        above=0,
-        most=0.999999,
-    )
-    clip_norm: float | None = option(None, "clip the norm of the gradient to this value", above=0)
-    augment: str = option(
-        "light",
-        "views to train on, the same for teacher and student; light: mirrored, rotated, scaled,"
-        " shifted; strong: mirrored, rotated, cropped, with other intensities",
-        choices=tuple(AUGMENTATIONS),
-        former={True: "light", False: "none"},
-    )
-    augment_without: list[str] = option(
-        [],
-        f"parts of the views to switch off: {', '.join(AUGMENTATION_PARTS)}",
-        metavar="PART",
-        nargs="*",
-        choices=AUGMENTATION_PARTS,
-    )
-    mixup: float = option(
-        0.0,
-        "mix each image and its label with those of another one, with a share from Beta(P, P);"
-        " 1: all shares are equally likely; 0: off",
-        metavar="P",
-        least=0,
-        most=100,
-    )
-    seed: int = option(0, "seed of the weights, image order and views", least=0, most=2**31)
-    amp: str = option(
-        "auto",
-        "training precision; evaluation always uses float32",
-        choices=("auto", "bf16", "fp16", "off"),
-    )
-    sync_bn: bool = option(False, "BatchNorm over all ranks of torchrun; CUDA only")
-    compile: bool = option(False, "torch.compile with CUDA graphs; CUDA only")
-    max_steps: int | None = option(None, "end training after this number of steps", least=1)
-    device: str = option(
-        "auto",
-        "cpu, cuda, cuda:1 or mps; auto: the fastest one",
-        common=True,
-        metavar="DEVICE",
-        identity=False,
-    )
-    save_every_minutes: float = option(
-        5.0, "minutes between saves for resuming", least=0, identity=False
-    )
-    max_minutes: float | None = option(
-        None, "save and stop after this time; run again to continue", least=0, identity=False
     )
 
 

@@ -10,16 +10,20 @@ from kd.methods import KNOWLEDGE, Mode, option_key
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
     """Return {setting: whether a run of any kind uses it}; unlisted settings are always used."""
     pooled = any(phase.shows_pool for phase in phases)
+    # A phase without labels ends with its last epoch, and so does a network that stops early.
+    selects = any(phase.reads_labels for phase in phases)
+    stops = isinstance(settings, TeacherSettings) and settings.teacher.stop_at_val_accuracy
     others = pooled and settings.unlabeled.unlabeled_dir is not None
     used = {
         "match_share": len(phases) > 1,
         "unlabeled_dir": pooled,
         "unlabeled_dataset": others,
         "strict": others,
+        "select": selects and not stops,
         "labeled_seed": settings.data.labeled_fraction < 1 or settings.data.balance == "draw",
     }
     if isinstance(settings, TeacherSettings):
-        used["look_every"] = settings.teacher.stop_at_val_accuracy is not None
+        used["look_every"] = bool(stops)
     return used
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kd.config.settings import AUGMENTATIONS
+from kd.config.training_settings import AUGMENTATIONS
 from kd.system.devices import to_device
 from kd.system.seeds import random_stream
 

@@ -28,6 +28,48 @@ def nll(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-log_p[np.arange(len(labels)), labels].mean())
 
 
+def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean recall over the classes that are present in the labels.
+
+    logits [N, K], labels [N], N >= 1.
+    """
+    return macro_averages(logits, labels)["recall"]
+
+
+def auroc(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return the area under the ROC curve, by the probability of each class.
+
+    With two classes, it is that of the second class against the first. With more, it is the mean of
+    each class against the rest, over the classes that are present, as of scikit-learn's
+    `roc_auc_score` with `multi_class="ovr"`. Returns None if all labels are of one class. logits
+    [N, K], labels [N], N >= 1.
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        return None
+    areas = []
+    for number in [1] if logits.shape[1] == 2 else present:
+        others = np.delete(logits, number, axis=1)
+        areas.append(_area(logits[:, [number]], others, labels == number))
+    return float(np.mean(areas))
+
+
+def _area(own: np.ndarray, others: np.ndarray, positive: np.ndarray) -> float:
+    """Return the area under the ROC curve of some classes together against all others.
+
+    The softmax probabilities are summed and converted to log-odds, which have the same order and
+    keep it near 0 and 1.
+
+    own, others  logits of these classes and of all others, [N, A] and [N, B]
+    positive     bool [N], whether the label is one of these classes; not all are equal
+    """
+    own, others = own.astype(np.float64), others.astype(np.float64)
+    odds = logsumexp(own, axis=1) - logsumexp(others, axis=1)
+    # Different logits can give equal probabilities. Without rounding, their last bits would break
+    # such ties.
+    return float(sklearn_metrics.roc_auc_score(positive, odds.round(10)))
+
+
 def by_study(logits: np.ndarray, labels: np.ndarray, studies: list[Hashable | None]) -> dict:
     """Return the number of studies and the accuracy of the mean probability over their views.
 
@@ -99,37 +141,43 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
     ).tolist()
 
 
-def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return Cohen's kappa of predicted and true grades, with disagreements weighted by (i - j)^2.
+def kappa(logits: np.ndarray, labels: np.ndarray, weights: str | None = None) -> float | None:
+    """Return Cohen's kappa of predicted and true classes: agreement beyond that by chance.
 
-    Cohen 1968, Psychological Bulletin 70. Returns None if no disagreement is expected, so that
-    kappa is 0 / 0: labels and predictions contain one and the same grade only. logits [N, K],
-    column k for grade k, labels [N], N >= 1.
+    Cohen 1960, Educational and Psychological Measurement 20. Returns None if no disagreement is
+    expected, so that kappa is 0 / 0: labels and predictions contain one and the same class only.
+    logits [N, K], labels [N], N >= 1.
+
+    weights  of the disagreements, as in scikit-learn; None: all are equal
     """
     predicted = logits.argmax(1)
     if len({*labels.tolist(), *predicted.tolist()}) < 2:
         return None
-    kappa = sklearn_metrics.cohen_kappa_score(
-        labels, predicted, labels=range(logits.shape[1]), weights="quadratic"
+    found = sklearn_metrics.cohen_kappa_score(
+        labels, predicted, labels=range(logits.shape[1]), weights=weights
     )
-    return float(kappa)
+    return float(found)
+
+
+def quadratic_weighted_kappa(logits: np.ndarray, labels: np.ndarray) -> float | None:
+    """Return Cohen's kappa of predicted and true grades, with disagreements weighted by (i - j)^2.
+
+    Cohen 1968, Psychological Bulletin 70. Undefined as `kappa` is. logits [N, K], column k for
+    grade k, labels [N], N >= 1.
+    """
+    return kappa(logits, labels, "quadratic")
 
 
 def referable_auc(logits: np.ndarray, labels: np.ndarray, at: int = 2) -> float | None:
     """Return the area under the ROC curve of `grade >= at`, by the probability of those grades.
 
-    The softmax probabilities are summed and converted to log-odds, which have the same order and
-    keep it near 0 and 1. Returns None if all images are below `at` or none is, or if no column is
-    for a grade >= `at`. logits [N, K], column k for grade k, labels [N], N >= 1.
+    Returns None if all images are below `at` or none is, or if no column is for a grade >= `at`.
+    logits [N, K], column k for grade k, labels [N], N >= 1.
     """
     referable = labels >= at
     if logits.shape[1] <= at or referable.all() or not referable.any():
         return None
-    logits = logits.astype(np.float64)
-    odds = logsumexp(logits[:, at:], axis=1) - logsumexp(logits[:, :at], axis=1)
-    # Different logits can give equal probabilities. Without rounding, their last bits would break
-    # such ties.
-    return float(sklearn_metrics.roc_auc_score(referable, odds.round(10)))
+    return _area(logits[:, at:], logits[:, :at], referable)
 
 
 def grades(logits: np.ndarray, labels: np.ndarray) -> dict:
@@ -138,14 +186,18 @@ def grades(logits: np.ndarray, labels: np.ndarray) -> dict:
     The reason explains why one of the metrics is None. Otherwise it is None. logits [N, K],
     column k for grade k, labels [N], N >= 1.
     """
-    kappa = quadratic_weighted_kappa(logits, labels)
+    quadratic = quadratic_weighted_kappa(logits, labels)
     auc = referable_auc(logits, labels)
     reasons = []
-    if kappa is None:
+    if quadratic is None:
         reasons.append("quadratic_kappa: labels and predictions contain only one grade")
     if auc is None:
         reasons.append(f"referable_auc: {_why_no_auc(logits.shape[1], labels)}")
-    return {"quadratic_kappa": kappa, "referable_auc": auc, "reason": "; ".join(reasons) or None}
+    return {
+        "quadratic_kappa": quadratic,
+        "referable_auc": auc,
+        "reason": "; ".join(reasons) or None,
+    }
 
 
 def _why_no_auc(classes: int, labels: np.ndarray) -> str:

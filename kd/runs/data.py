@@ -9,6 +9,7 @@ from kd.reports import evidence
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
 from kd.system.errors import Problem
+from kd.training.selection import refuse_undefined
 
 
 class RunData:
@@ -27,7 +28,8 @@ class RunData:
     fixed          hashes that must be the same when the run continues
     teachers_stores  stores of the run -> the same images at another size, for the teachers
 
-    Raises Problem if the device cannot be used, or if there are fewer steps than phases.
+    Raises Problem if the device cannot be used, if there are fewer steps than phases, or if the
+    metric of --select is undefined for the labels of the validation split.
     """
 
     def __init__(self, plan: Plan, session: Session):
@@ -40,6 +42,7 @@ class RunData:
         self.precision = pick_precision(training.amp, self.device)
         self.valid = self.dataset.views("valid", self.device)
         self.test = self.dataset.views("test", self.device)
+        refuse_undefined(plan.select, self.valid.labels.numpy(), self.classes)
         self._make_training_views(training)
         self.steps = self._count_steps(plan)
         self.class_weights = None

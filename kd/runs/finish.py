@@ -25,6 +25,7 @@ from kd.system.errors import Problem
 from kd.system.files import reason, write_json, write_text
 from kd.teachers import model_file
 from kd.teachers.stored_logits import key_of, store
+from kd.training.selection import better
 
 # Why a run that ends without labels has no train accuracy; printed, and kept in its report.
 NO_LABELS = (
@@ -148,7 +149,7 @@ def _no_train_accuracy(phases: list[Phase], best: dict) -> str | None:
     if "train_accuracy" in best:
         return None
     return (
-        f"no epoch of {phases[-1].name} had a higher validation accuracy than the end of"
+        f"no epoch of {phases[-1].name} had a {better(phases[-1].select)} than the end of"
         f" {best['phase']}, which is kept (--keep-matched) and read no labels: its train_accuracy"
         " is null"
     )

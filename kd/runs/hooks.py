@@ -7,6 +7,7 @@ from kd.loop import Hooks
 from kd.runs.active import ActiveRun
 from kd.runs.defective import accuracy_watch
 from kd.system.console import ProgressLines, log, progress
+from kd.training.selection import column, in_words
 from kd.training.state import State
 
 
@@ -45,9 +46,12 @@ class RunHooks(Hooks):
         self.run.events.epoch(row)
         shown = "train" if "train_accuracy" in row else "agreement"
         figure = row.get("train_accuracy", row.get("train_agreement"))
+        valid, select = f"valid {row['valid_accuracy']:.4f}", self.run.plan.select
+        if select != "accuracy":
+            valid += f"  {in_words(select)} {row[column(select)]:.4f}"
         log(
             f"{row['phase']}: epoch {row['epoch']}, step {row['steps']}/{self.steps}  loss"
-            f" {row['train_loss']:.4f}  {shown} {figure:.4f}  valid {row['valid_accuracy']:.4f} "
+            f" {row['train_loss']:.4f}  {shown} {figure:.4f}  {valid} "
             f" {self.run.clock.seconds():.0f} s"
         )
         if isinstance(self.bar, ProgressLines):

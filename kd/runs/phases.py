@@ -107,6 +107,7 @@ class PhaseBuilder:
             lr=phase.lr,
             layers=self.layers[0] if looks else (),
             keeps_start=phase.keeps_start,
+            select=self.plan.select,
         )
 
     def _objective(self, phase: PhasePlan) -> Objective:

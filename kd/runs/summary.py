@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from kd.reports.headline import headline
+from kd.training.selection import best, column
 
 
 def summary(report: dict, folder: Path) -> str:
@@ -12,6 +13,7 @@ def summary(report: dict, folder: Path) -> str:
         row = report["results"][name]
         cells = [_cell(row[f"{split}_accuracy"]) for split in ("train", "valid", "test")]
         lines.append(f"{name:>6}{row['epoch']:>7}{''.join(cells)}")
+    lines += _selection_lines(report)
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
     lines += [f"test split, {line}" for line in headline(report["evidence"])]
@@ -19,6 +21,17 @@ def summary(report: dict, folder: Path) -> str:
         lines += _teacher_lines(report["teacher"])
     lines.append(f"results: {folder}")
     return "\n".join(lines)
+
+
+def _selection_lines(report: dict) -> list[str]:
+    """Return a line on what made an epoch the best; none if it was the accuracy, as by default."""
+    select, history = report["settings"].get("select", "accuracy"), report["history"]
+    chosen = any(phase["labelled"] for phase in history["phases"]) and history["ended"] != "stopped"
+    if select == "accuracy" or not chosen:
+        return []
+    epoch = report["results"]["best"]["epoch"]
+    [value] = [row[column(select)] for row in history["epochs"] if row["epoch"] == epoch]
+    return [f"(best: {best(select)}, {value:.4f})"]
 
 
 def _cell(accuracy: float | None) -> str:

@@ -108,7 +108,7 @@ class Run(InCell):
         )
 
     def accuracy(self, split: str) -> float | None:
-        """Return the accuracy in the best epoch by validation accuracy, as a fraction.
+        """Return the accuracy in the best epoch, which --select has chosen, as a fraction.
 
         None for `train` if the run used no labels.
         """

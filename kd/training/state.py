@@ -34,7 +34,7 @@ class Progress:
     sums     running sums of the current epoch: name -> sum over images, and "images"
     history  one row for each finished epoch
     looks    [total, accuracy] of each check on validation images by `AccuracyWatch`
-    best     the history row of the current phase with the highest validation accuracy (the first of
+    best     the history row of the best epoch of the current phase, by `Phase.select` (the first of
              equals); in a phase without labels, its last row. A phase may also keep that of the
              phase before
     stopped  whether `Hooks.should_stop` has stopped the training
