@@ -10,9 +10,10 @@ from kd.data.index import Index
 from kd.reports import metrics
 from kd.reports.calibration import calibration, probabilities
 from kd.reports.groups import columns_of, groups_of
-from kd.reports.measures import MEASURES, Predicted, measure
+from kd.reports.measures import MEASURES, Measure, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.positive import positive_class
+from kd.reports.resampled import Predicted
 
 FEW_PATIENTS = 20  # below which a subgroup is called small
 
@@ -123,7 +124,7 @@ def _subgroups(
 
     Metrics that the data or settings do not allow in any group are left out.
     """
-    names = [name for name, one in MEASURES.items() if _applies(one, predicted, prevalence)]
+    names = [name for name, one in MEASURES.items() if applies(one, predicted, prevalence)]
     return {
         column: {
             group: _subgroup(predicted, rows, names, prevalence)
@@ -133,12 +134,13 @@ def _subgroups(
     }
 
 
-def _applies(one, predicted: Predicted, prevalence: float | None) -> bool:
+def applies(one: Measure, predicted: Predicted, prevalence: float | None) -> bool:
+    """Return whether a metric can be computed at all for such images and settings."""
     has = {
         "positive": predicted.positive is not None,
         "point": predicted.operating_point is not None,
         "prevalence": prevalence is not None,
-        "studies": any(study is not None for study in predicted.studies),
+        "studies": any(study is not None for study in predicted.studies or ()),
         "grades": predicted.graded,
     }
     return all(has[need] for need in one.needs)

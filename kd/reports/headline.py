@@ -6,7 +6,7 @@ _TWO_CLASSES = ("accuracy", "auroc", "sensitivity", "specificity", "ece")
 _STUDIES = ("kappa_by_study", "auroc", "sensitivity", "specificity", "ece")
 _GRADES = ("accuracy", "quadratic_kappa", "referable_auc", "balanced_accuracy", "ece")
 _CLASSES = ("accuracy", "balanced_accuracy", "auroc", "kappa", "ece")
-_WORDS = {
+WORDS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
@@ -27,18 +27,22 @@ def headline(evidence: Mapping) -> list[str]:
     """
     if not evidence["metrics"]:
         return []
-    names = _CLASSES
-    if evidence["grades"] is not None:
-        names = _GRADES
-    elif evidence["positive"] is not None:
-        of_studies = evidence["metrics"]["kappa_by_study"]["value"] is not None
-        names = _STUDIES if of_studies else _TWO_CLASSES
-    lines = [_line(evidence, name) for name in names]
+    lines = [_line(evidence, name) for name in names_of(evidence)]
     return [*lines, f"({len(evidence['metrics'])} metrics with 95 % intervals are in `evidence`)"]
 
 
+def names_of(evidence: Mapping) -> tuple[str, ...]:
+    """Return the names of the five metrics, which depend on the classes and on known studies."""
+    if evidence["grades"] is not None:
+        return _GRADES
+    if evidence["positive"] is None:
+        return _CLASSES
+    by_study = evidence["metrics"].get("kappa_by_study", {"value": None})
+    return _TWO_CLASSES if by_study["value"] is None else _STUDIES
+
+
 def _line(evidence: Mapping, name: str) -> str:
-    own, words = evidence["metrics"][name], _WORDS[name]
+    own, words = evidence["metrics"][name], WORDS[name]
     if name in ("sensitivity", "specificity"):
         words += f" ({evidence['operating_point']['rule']})"
     if name == "ece" and evidence["calibration"]["temperature"] is None:

@@ -96,6 +96,13 @@ class Predictions:
         return np.where(unknown, np.char.add("study ", self.studies), self.patients)
 
     @property
+    def known_studies(self) -> list[tuple[str, str] | None]:
+        """The study of each image as (patient, study), None where it is not known."""
+        unknown = (self.studies == self.patients) | (self.studies == self.paths)
+        pairs = zip(self.patients.tolist(), self.studies.tolist())
+        return [None if out else pair for pair, out in zip(pairs, unknown.tolist())]
+
+    @property
     def right(self) -> np.ndarray:
         """Whether each image is classified correctly: bool [N]."""
         return self.logits.argmax(1) == self.labels

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from kd.reports import figures
+from kd.reports.headline import names_of
 from kd.reports.verdicts import judge
 from kd.studies.cells import of_runs
 from kd.studies.effects import effects
 from kd.studies.flags import flags
+from kd.studies.metric_gaps import metric_gaps
 from kd.studies.missing import missing_commands
 from kd.studies.modes import stop_accuracy
 from kd.studies.outputs import write_outputs
@@ -88,6 +90,7 @@ def _write_heat_maps(root: Path, protocols: list[dict]) -> int:
 def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
     """Return one table as plain values."""
     teachers, _ = study.pairs(mode, tag)
+    evidence = study.first.report["evidence"]
     printed = _printed(study, mode, tag)
     cells = _cells(study, mode, tag, printed["students"])
     _compare(study, cells, (mode, tag), margin)
@@ -103,6 +106,7 @@ def _table(study: Study, mode: str, tag: str, margin: float) -> dict:
         "title": f"{TITLES.get(mode, mode)} {tag}" if tag else TITLES.get(mode, mode),
         "teachers": rows,
         "cells": cells,
+        "first_metrics": [name for name in names_of(evidence) if name != "accuracy"],
         "notes": teacher_notes(study, mode, tag),
         "recipes": _unexpected_differences(study.recipes(mode, tag), mode),
         "missing": missing_commands(study, mode, tag),
@@ -151,6 +155,9 @@ def _compare(study: Study, cells: list[dict], key: tuple[str, str], margin: floa
     for cell, from_alone, from_teacher in zip(cells, judge(alone), judge(teachers, margin)):
         cell["minus_alone"] = from_alone
         cell["minus_teacher"] = from_teacher
+    for cell in cells:
+        runs = study.at(*key, cell["teacher"], cell["student"])
+        cell["metrics_minus_alone"] = metric_gaps(runs, study.alone(cell["student"], key[1]))
 
 
 def _unexpected_differences(recipes: list[str], mode: str) -> list[str]:

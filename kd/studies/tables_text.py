@@ -3,6 +3,7 @@
 from kd.reports.text import NOT_KNOWN
 from kd.studies.cells import EXPLANATION, accuracies_text, gap_texts
 from kd.studies.effects import effects_text
+from kd.studies.metric_gaps import gaps_text
 from kd.studies.outputs import left_out_lines
 from kd.studies.overview import overview_text
 from kd.studies.unfinished import unfinished_lines
@@ -36,7 +37,7 @@ def _table(table: dict) -> list[str]:
     """Format one table with its evidence and the commands for missing runs."""
     lines = [f"## {printable(table['title'])}", "", *_grid(table), "", *_published_note(table)]
     if any(cell["n"] for cell in table["cells"]):
-        lines += [*_evidence(table), ""]
+        lines += [*_evidence(table), "", *gaps_text(table["cells"], table["first_metrics"])]
     for note in table["notes"]:
         lines += [note, ""]
     for report in table["reports"]:

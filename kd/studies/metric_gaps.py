@@ -1,0 +1,76 @@
+"""Differences of students from the same networks alone in every metric, with intervals."""
+
+from kd.reports.evidence import applies
+from kd.reports.headline import WORDS
+from kd.reports.measures import MEASURES, differences
+from kd.reports.operating_point import OperatingPoint
+from kd.reports.resampled import Predicted
+from kd.studies.runs import Run
+from kd.system.markdown import table
+
+
+def metric_gaps(first: dict[int, Run], second: dict[int, Run]) -> dict[str, dict]:
+    """Return {metric: its difference with interval} of two cells, paired by seed.
+
+    See `kd.reports.measures.differences`. Each network has its own temperature and operating point.
+    The result is empty without a seed that both have. Metrics that do not apply are left out.
+
+    first, second  seed -> run, of the same test images
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return {}
+    sides = [{seed: predicted(side[seed]) for seed in seeds} for side in (first, second)]
+    every = [*sides[0].values(), *sides[1].values()]
+    names = []
+    for name, one in MEASURES.items():
+        if all(applies(one, own, None) for own in every):
+            names.append(name)
+    return differences(*sides, names)
+
+
+def predicted(run: Run) -> Predicted:
+    """Return the predictions of a run for its test split, as its report evaluates them."""
+    test, evidence = run.test, run.report["evidence"]
+    point, positive = evidence["operating_point"], None
+    if evidence["positive"] is not None:
+        positive = run.report["data"]["classes"].index(evidence["positive"])
+    return Predicted(
+        logits=test.logits,
+        labels=test.labels,
+        clusters=test.clusters,
+        studies=test.known_studies,
+        temperature=evidence["calibration"]["temperature"] or 1.0,
+        positive=positive,
+        operating_point=None if point is None else OperatingPoint(**point),
+        graded=evidence["grades"] is not None,
+    )
+
+
+def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
+    """Return a table of the differences in some metrics, as Markdown.
+
+    cells  of a table, with `metrics_minus_alone`
+    """
+    rows = []
+    for cell in cells:
+        gaps = cell["metrics_minus_alone"]
+        if gaps:
+            texts = [_gap_text(gaps.get(name)) for name in names]
+            rows.append([f"{cell['student']} <- {cell['teacher']}", *texts])
+    if not rows:
+        return []
+    header = ["student <- teacher, minus baseline", *(WORDS[name] for name in names)]
+    return [
+        "Other metrics, differences with 95 % intervals, without verdicts (all are in tables.json):",
+        "",
+        *table(header, rows),
+        "",
+    ]
+
+
+def _gap_text(gap: dict | None) -> str:
+    if gap is None or gap["value"] is None:
+        return "-"
+    text = f"{gap['value']:+.4f}"
+    return text if gap["low"] is None else f"{text} [{gap['low']:+.4f}, {gap['high']:+.4f}]"
