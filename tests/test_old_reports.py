@@ -11,9 +11,27 @@ import pytest
 from kd.reports import report as reports
 from kd.system.errors import Problem
 
+NEW = ("positive", "operating_point", "prevalence", "metrics", "subgroups")  # entries of `evidence` that version 5 does not have
+
+
+def as_version_5(report):
+    """Change a report into what the version before would have written."""
+    report["schema_version"] = 5
+    del report["data"]["flow"]
+    evidence = report["evidence"]
+    for key in NEW:
+        del evidence[key]
+    own = evidence["calibration"]
+    del own["ece_if_calibrated"]
+    for scores in (own["before"], own["after"]):
+        for key in ("classwise_ece", "adaptive_ece"):
+            if scores is not None:
+                scores.pop(key, None)
+
 
 def as_version_4(report):
-    """Change a report into what the version before would have written."""
+    """Change a report into what the version before that would have written."""
+    as_version_5(report)
     report["schema_version"] = 4
     own = report["evidence"]["calibration"]
     if own["temperature"] is None:
@@ -37,6 +55,10 @@ def old(make):
 
 def test_an_old_report_says_what_a_new_one_does_except_the_ranks(old, templates):
     new, read = reports.read(templates["student"]), reports.read(old())
+    as_version_5(new)
+    assert [read["evidence"].pop(key) for key in NEW] == [None, None, None, {}, {}] and read["data"].pop("flow") == []
+    assert read["evidence"]["calibration"].pop("ece_if_calibrated") is None
+    assert read["evidence"]["calibration"]["before"].pop("classwise_ece") is None is read["evidence"]["calibration"]["before"].pop("adaptive_ece")
     for key in ("evidence", "data", "classification_report", "history"):
         assert read[key] == new[key], key
     assert read["schema_version"] == reports.SCHEMA_VERSION and read["clock"]["ranks"] is None and new["clock"]["ranks"] == 1
@@ -106,7 +128,7 @@ def test_the_first_reports_of_the_old_version_lack_more(old):
     (lambda report: report["evidence"].update(calibration=3), "calibration is int"),
     (lambda report: report.update(data=[]), "report.data is list"),
     (lambda report: report["data"].update(parts=None), "report.data.parts is NoneType"),
-    (lambda report: report.update(schema_version=3), "schema_version is 3, but 5 is required")])
+    (lambda report: report.update(schema_version=3), "schema_version is 3, but 6 is required")])
 def test_a_damaged_old_report_is_refused(old, change, message):
     folder = old()
     report = json.loads((folder / "report.json").read_text())
@@ -122,3 +144,21 @@ def test_old_and_new_runs_share_a_table(old, make, script):
     code, out = script("evaluate", ["--tables", "runs"])
     assert code == 0 and "# Excluded" not in out and "| resnet18 <- resnet34 |" in out
     assert Path("runs/tables.md").read_text().count("# synthetic, patient split") == 1
+
+
+def test_a_report_of_version_5_has_no_metrics_with_intervals(make, templates):
+    read = reports.read(make("normal", "resnet34", "resnet18", 0, as_version_5))
+    assert read["evidence"]["metrics"] == {} and read["data"]["flow"] == []
+    assert read["evidence"]["study"] == reports.read(templates["student"])["evidence"]["study"]  # unlike in version 4, it is right
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda own: own["metrics"].update(accuracy=None), "evidence.metrics.accuracy is _Null"),
+    (lambda own: own.update(subgroups={"site": 3}), "evidence.subgroups.site is int"),
+    (lambda own: own.update(subgroups={"site": {"a": None}}), "evidence.subgroups.site.a is _Null"),
+    (lambda own: own.update(subgroups={"site": {"a": {"images": 3, "patients": 2, "note": None, "metrics": {"ece": 1}}}}), "a.metrics.ece is int"),
+    (lambda own: own.update(operating_point={"rule": 3}), "evidence.operating_point has other keys")])
+def test_damaged_metrics_are_refused(make, change, message):
+    folder = make("normal", "resnet34", "resnet18", 0, lambda report: change(report["evidence"]))
+    with pytest.raises(Problem, match=re.escape(message)):
+        reports.read(folder)

@@ -170,7 +170,7 @@ def test_unusable_runs_are_listed_and_the_others_are_printed(make, script):
     code, out = script("evaluate", ["--tables", "runs"])
     left = out[out.index("# Excluded"):]
     assert code == 0 and "| resnet18 <- resnet50 |" in out and out.count("# synthetic, patient split") == 2
-    assert "is in the same table cell as" in left and "schema_version is 1, but 5 is required" in left
+    assert "is in the same table cell as" in left and "schema_version is 1, but 6 is required" in left
     assert left.count("' is damaged: it does not contain a JSON object") == 2 and "predictions.csv' cannot be read" in left
     assert all(words in left for words in ("not finite", "other columns", "or in another order", "differ in accuracy",
                                            "lacks its averages")), left

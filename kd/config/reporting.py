@@ -63,7 +63,7 @@ class Rule:
 
 
 def parse_rule(text: str) -> Rule:
-    """Return the rule that a text after --operating-point means. Raises Problem if it means none."""
+    """Return the rule that a text after --operating-point means, or raise Problem."""
     name, equals, number = str(text).strip().partition("=")
     name = name.strip().lower()
     if name == "youden" and not equals:

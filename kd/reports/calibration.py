@@ -101,7 +101,7 @@ def classwise_ece(p: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
 
 
 def _gap(bin_of: np.ndarray, predicted: np.ndarray, observed: np.ndarray) -> float:
-    """Return the sum over bins of n_b / N * |mean observed - mean predicted|; all arrays are [N]."""
+    """Return the sum of bins of n_b / N * |mean observed - mean predicted|; all arrays are [N]."""
     return float(np.abs(np.bincount(bin_of, observed - predicted)).sum() / len(bin_of))
 
 
@@ -181,6 +181,8 @@ def _scores(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
     p = probabilities(logits, temperature)
     return {
         "ece": ece(p, labels),
+        "classwise_ece": classwise_ece(p, labels),
+        "adaptive_ece": adaptive_ece(p, labels),
         "nll": metrics.nll(logits / temperature, labels),
         "brier": brier(p, labels),
     }

@@ -10,7 +10,7 @@ from kd.data.index import Index
 from kd.reports import metrics
 from kd.reports.calibration import calibration, probabilities
 from kd.reports.groups import columns_of, groups_of
-from kd.reports.measures import MEASURES, Measure, measure
+from kd.reports.measures import MEASURES, Measure, ece_of_calibrated, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.positive import positive_class
 from kd.reports.resampled import Predicted
@@ -54,7 +54,7 @@ def labelled(index: Index, rows: np.ndarray, logits: np.ndarray, how: Reporting)
 
 
 def check(index: Index, how: Reporting) -> None:
-    """Raise Problem if the settings of the metrics do not fit the classes or columns of an index."""
+    """Raise Problem if settings of the metrics do not fit the classes or columns of an index."""
     positive_class(index.classes, how.positive)
     columns_of(index, how.subgroups)
 
@@ -107,7 +107,8 @@ def summarise(
         "macro_f1": averages["f1-score"],
         "balanced_accuracy": averages["recall"],
         "study": metrics.by_study(logits, labels, own.studies),
-        "calibration": calibration(logits, labels, temperature),
+        "calibration": calibration(logits, labels, temperature)
+        | {"ece_if_calibrated": ece_of_calibrated(predicted)},
         "grades": metrics.grades(logits, labels) if index.graded else None,
         "positive": None if positive is None else index.classes[positive],
         "operating_point": None if point is None else asdict(point),

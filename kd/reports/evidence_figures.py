@@ -41,7 +41,7 @@ def figures_of_two(own: Labelled, evidence: dict, classes: Sequence[str], title:
 
 
 def figures_of_many(own: Labelled, evidence: dict, classes: Sequence[str], title: str) -> dict:
-    """Return {name: Figure} of each class against the rest; {} if one of two classes is positive."""
+    """Return {name: Figure} of each class against the rest; {} if a class is positive."""
     if evidence["positive"] is not None:
         return {}
     found = {}

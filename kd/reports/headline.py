@@ -21,7 +21,7 @@ WORDS = {
 
 
 def headline(evidence: Mapping) -> list[str]:
-    """Return five metrics with their 95 % intervals, a line each, and a line on where the others are.
+    """Return five metrics with 95 % intervals, a line each, and a line on where the others are.
 
     Reports of earlier versions have none, and the list is then empty.
     """

@@ -1,4 +1,4 @@
-"""Every metric of a classifier, and differences of two, with intervals from resamples of patients."""
+"""Every metric of a classifier, and differences of two, with intervals over patients."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,13 @@ from kd.system.files import read_json
 SCHEMA_VERSION = 6
 _NUMBER = (float, type(None))
 _COUNT = (int, type(None))  # None where a report of an earlier version does not tell
-_SCORES = {"ece": float, "nll": float, "brier": float}
+_SCORES = {
+    "ece": float,
+    "classwise_ece": _NUMBER,
+    "adaptive_ece": _NUMBER,
+    "nll": float,
+    "brier": float,
+}
 _RESULT = {"epoch": int, "train_accuracy": _NUMBER, "valid_accuracy": float, "test_accuracy": float}
 # Key -> type, tuple of types, or nested keys. Only `clock` depends on the time or the machine.
 SCHEMA = {
@@ -70,6 +76,7 @@ SCHEMA = {
         },
         "calibration": {
             "temperature": _NUMBER,
+            "ece_if_calibrated": _NUMBER,
             "before": _SCORES,
             "after": (dict, type(None)),
             "reason": (str, type(None)),
@@ -212,9 +219,13 @@ def _subgroups(columns: dict) -> Iterator[tuple]:
             yield from _metrics(own["metrics"], f"{where}.{group}.metrics")
 
 
+class _Null:
+    """A value that is None although it must not be."""
+
+
 def _present(value):
-    """Return a value that must not be None; None is a fault of its type."""
-    return "null" if value is None else value
+    """Return a value that must not be None, so that None is a fault of its type."""
+    return _Null() if value is None else value
 
 
 def _table_fault(report: dict) -> str:

@@ -102,3 +102,8 @@ def _without_metrics(report: dict) -> None:
         "subgroups": {},
     }
     report["data"]["flow"] = []
+    own = report["evidence"]["calibration"]
+    own["ece_if_calibrated"] = None
+    for scores in (own["before"], own["after"]):
+        if scores is not None:
+            scores |= {"classwise_ece": None, "adaptive_ece": None}

@@ -268,9 +268,10 @@ def _reliability(
     fitted = calibration["temperature"]
     if fitted is None:
         caption = f"not scaled (no temperature fits): ECE {calibration['before']['ece']:.3f}"
-        return figures.reliability({caption: (probabilities(logits), labels)}, title)
+        unscaled = {caption: (probabilities(logits), labels)}
+        return figures.reliability(unscaled, title, equal_counts=True)
     panels = {}
     for name, temperature in (("before", 1.0), ("after", fitted)):
         caption = f"{name} scaling (T = {temperature:.2f}): ECE {calibration[name]['ece']:.3f}"
         panels[caption] = probabilities(logits, temperature), labels
-    return figures.reliability(panels, title)
+    return figures.reliability(panels, title, equal_counts=True)

@@ -178,7 +178,7 @@ def _incomplete_text(images: NewImages, target: RunPaths) -> str:
 
 
 class Judged(NamedTuple):
-    """The metrics of a network, and the labelled images that they are of; None if there are none."""
+    """The metrics of a network, and the labelled images that they are of, or None."""
 
     result: dict
     own: Labelled | None

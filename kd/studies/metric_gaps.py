@@ -62,7 +62,7 @@ def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
         return []
     header = ["student <- teacher, minus baseline", *(WORDS[name] for name in names)]
     return [
-        "Other metrics, differences with 95 % intervals, without verdicts (all are in tables.json):",
+        "Other metrics, differences with 95 % intervals, no verdicts (all are in tables.json):",
         "",
         *table(header, rows),
         "",
