@@ -1,13 +1,18 @@
 """Intervals of metrics from their values on resamples of patients: one rule for all metrics.
 
-    1. The metric is taken to 0..1 by its range, and two patients are added, one for whom it is 1 and
-       one for whom it is 0 (as in `statistics.compare`).
-    2. The variance is that over the resamples, and that of the two added patients.
-    3. The interval is symmetric on the scale of the log-odds, by Student's t, and extended to the
-       value if that is outside.
+The percentiles of resamples are too narrow if few patients decide, and have no width where a
+sensitivity is 1. The intervals here are score intervals, as Wilson's (1927, J. Am. Stat. Assoc.
+22): all true values from which the observed one is at most t standard errors away. The standard
+error is that at the true value x. It is known at the observed value, from the resamples, and
+elsewhere it is taken to be
 
-The number of patients is the effective number of those that the metric rests on: of the patients with
-positive images for sensitivity, of the rarer class for AUROC.
+    share    in proportion to sqrt(x (1 - x)), with the range of the metric taken to 0..1
+    loss     in proportion to sqrt(x)
+    gap      the same everywhere (for an absolute value, whose bias counts, too)
+
+t is a quantile of Student's distribution. It has few degrees of freedom if the metric rests on few
+patients, or if few patients move it. All this was chosen by simulation: `coverage.py metrics` in
+tests/benchmarks.
 """
 
 from collections.abc import Sequence
@@ -16,22 +21,38 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from kd.reports.resampling import Sampled
 from kd.reports.statistics import LEVEL, Comparison, added_variance, estimate
 
 # The smallest share of resamples on which a metric must be defined.
-_DEFINED = 0.5
+DEFINED = 0.5
+# Degrees of freedom for the kurtosis 1 + 1 / CAUTIOUS. Theory has 2 for many patients, but the
+# kurtosis of few patients is too small.
+CAUTIOUS = 1.25
+NOT_DEFINED = "it is undefined on most resamples of the patients"
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The patients that a metric rests on.
+    """What a metric rests on.
 
-    patients  their effective number
-    freedom   degrees of freedom of the variance
+    patients  the effective number of patients
+    freedom   degrees of freedom of a variance that is estimated from them
+    images    the number of independent images whose share would vary as little as a mean of rates
+              of classes can; infinite for other metrics
     """
 
     patients: float
     freedom: float
+    images: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance of a metric over samples of patients, and Student's quantile for it."""
+
+    variance: float
+    t: float
 
 
 def effective(units: np.ndarray) -> float:
@@ -43,90 +64,134 @@ def effective(units: np.ndarray) -> float:
     return float(units.sum() ** 2 / (units**2).sum())
 
 
-def basis(numbers: Sequence[float]) -> Basis:
-    """Return the basis of a mean over classes from the effective number of patients of each.
+def basis(patients: Sequence[float], images: Sequence[float] | None = None) -> Basis:
+    """Return the basis of a mean over classes.
 
-    A class of n patients is taken to have a variance in proportion to 1/n. The degrees of freedom
-    are Satterthwaite's (1946, Biometrics 2, eq. 17). numbers: each above 1.
+    patients  the effective number of each class, at least 1
+    images    the number of each class, if the metric is a mean of rates
+
+    The variance of a class is taken to be in proportion to 1 / patients. The degrees of freedom are
+    Satterthwaite's (1946, Biometrics 2, eq. 17).
     """
-    numbers = np.array(numbers)
-    added = np.mean(2 / (numbers + 2))
-    variances = 1 / numbers
-    freedom = variances.sum() ** 2 / (variances**2 / (numbers - 1)).sum()
-    return Basis(float(2 / added - 2), float(freedom))
+    variances = 1 / np.array(patients)
+    below = np.maximum(np.array(patients) - 1, 0.01)
+    degrees = variances.sum() ** 2 / (variances**2 / below).sum()
+    most = np.inf if images is None else len(images) ** 2 / (1 / np.array(images)).sum()
+    return Basis(float(1 / variances.mean()), max(1.0, float(degrees)), float(most))
 
 
-def spread(resampled: np.ndarray, patients: float) -> float | None:
-    """Return the variance of a metric from its values on resamples [R].
+def spread(one: Sampled, own: Basis) -> Spread | None:
+    """Return the variance of a metric and Student's quantile; None if it is mostly undefined.
 
-    Undefined values (nan) are left out; None if they are too many. The variance over resamples of n
-    patients is too small by the factor (n - 1) / n.
+    The variance over resamples of n patients is too small by the factor (n - 1) / n.
     """
-    defined = resampled[np.isfinite(resampled)]
-    if len(defined) < max(2, _DEFINED * len(resampled)):
+    drawn = one.drawn[np.isfinite(one.drawn)]
+    if len(drawn) < max(2, DEFINED * len(one.drawn)):
         return None
-    return float(np.var(defined)) * patients / (patients - 1)
+    variance = float(np.var(drawn)) * own.patients / max(1.0, own.patients - 1)
+    t = stats.t.ppf((1 + LEVEL) / 2, freedom(one.left_out, own.freedom))
+    return Spread(variance, float(t))
 
 
-def bounded(value: float, variance: float, own: Basis, low: float, high: float) -> tuple:
-    """Return the interval of a metric with values in low..high."""
-    n = own.patients
-    share = (value - low) / (high - low)
-    center = (n * share + 1) / (n + 2)
-    total = variance / (high - low) ** 2 * (n / (n + 2)) ** 2
-    total += ((1 - center) ** 2 + center**2) / ((n + 1) * (n + 2))
-    half = _half(total**0.5 / (center * (1 - center)), own.freedom)
-    middle = np.log(center / (1 - center))
-    ends = [low + (high - low) / (1 + np.exp(-end)) for end in (middle - half, middle + half)]
-    return float(min(ends[0], value)), float(max(ends[1], value))
+def freedom(left_out: np.ndarray, most: float) -> float:
+    """Return the degrees of freedom of a variance, between 1 and `most`.
 
-
-def unbounded(value: float, variance: float, own: Basis) -> tuple[float, float]:
-    """Return the interval of a metric with values above 0."""
-    half = _half(variance**0.5 / value, own.freedom)
-    return value * float(np.exp(-half)), value * float(np.exp(half))
-
-
-def _half(error: float, freedom: float) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-
-
-def of_difference(gaps: np.ndarray, own: Basis, low: float, high: float | None) -> tuple:
-    """Return the interval of a difference over paired seeds, and why it is None.
-
-    gaps [S, 1 + R]: the differences of each seed on the data and on the resamples. low, high: the
-    range of the metric; high None: it has no upper limit.
+    A variance of n independent terms with the kurtosis k has 2 n / (k - 1). The terms are the
+    influences of the patients: how far the metric moves without them. left_out [G].
     """
-    variance = spread(gaps[:, 1:].mean(0), own.patients)
-    if variance is None:
-        return None, "it is undefined on most resamples of the patients"
-    value = float(gaps[:, 0].mean())
-    total, noise = _seed_variances(gaps, own.patients)
-    center = value
-    if high is not None:
-        scale = high - low
-        shrinkage = own.patients / (own.patients + 2)
-        center = value * shrinkage
-        variance = variance * shrinkage**2
-        variance += scale**2 * added_variance(center / scale, own.patients)
-    if variance + total == 0:
+    terms = left_out[np.isfinite(left_out)]
+    squares = (terms - terms.mean()) ** 2 if len(terms) else np.zeros(1)
+    if squares.max() < 1e-20:  # nobody moves it
+        return most
+    kurtosis = np.mean(squares**2) / np.mean(squares) ** 2
+    if kurtosis - 1 < 1e-9:  # all move it alike
+        return most
+    return float(np.clip(CAUTIOUS * len(terms) / (kurtosis - 1), 1, most))
+
+
+def of_share(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float, float]:
+    """Return Wilson's interval of a share, with the number of images that has its variance.
+
+    A share without variance has that of as many images as there are patients. ends: its range.
+    """
+    low, high = ends
+    x = (one.value - low) / (high - low)
+    variance = own.variance / (high - low) ** 2
+    images = rests.patients
+    if variance > 0 and 0 < x < 1:
+        images = min(x * (1 - x) / variance, rests.images)
+    k = own.t**2 / images
+    half = np.sqrt(k * (x * (1 - x) + k / 4))
+    found = [(x + k / 2 + sign * half) / (1 + k) for sign in (-1, 1)]
+    return tuple(low + (high - low) * end for end in found)
+
+
+def of_loss(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float, float]:
+    """Return the interval of a mean of values above 0: Wilson's for a range without upper end."""
+    if one.value <= 0:
+        return one.value, one.value
+    k = own.t**2 * own.variance / one.value
+    half = np.sqrt(k * (one.value + k / 4))
+    return one.value + k / 2 - half, one.value + k / 2 + half
+
+
+def of_gap(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float, float]:
+    """Return the interval of an absolute value, which chance makes too large.
+
+    Its mean over the resamples is above its value, about as much as its value is above the true
+    one, if that is large, and less than that, if it is small. The lower end is therefore that of
+    the corrected value, and the upper end that of the value itself.
+    """
+    bias = float(np.nanmean(one.drawn)) - one.value
+    half = own.t * np.sqrt(own.variance)
+    return one.value - max(0.0, bias) - half, one.value + half
+
+
+def of_difference(
+    own: Sequence[Sampled], rests: Basis, ends: tuple
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Return the interval of a difference over paired seeds, or why there is none.
+
+    own: the difference in each seed. The interval is symmetric. If no patient moves the difference,
+    because both networks are right on all images that count, its variance is what two more patients
+    would add, of whom one is half a win for the first and half for the second network, as in
+    `statistics.compare`.
+    """
+    gaps = [np.array([one[part] for one in own]) for part in range(3)]
+    mean = Sampled(float(gaps[0].mean()), gaps[1].mean(0), gaps[2].mean(0))
+    found = spread(mean, rests)
+    if found is None:
+        return None, NOT_DEFINED
+    width = ends[1] - ends[0]
+    variance = found.variance
+    if variance == 0 and np.isfinite(width):
+        variance = width**2 * added_variance(mean.value / width, rests.patients)
+    between, noise = _seed_variances(*gaps[:2], rests.patients)
+    if variance + between == 0:
         return None, "the networks do not differ"
-    one = Comparison(value, center, variance, total, noise, len(gaps), own.freedom + 1, 0)
-    found = estimate(one)
-    half = _half(found.error, found.freedom)
-    limit = np.inf if high is None else high - low
-    return (max(-limit, min(center - half, value)), min(limit, max(center + half, value))), None
+    one = Comparison(
+        mean=mean.value,
+        center=mean.value,
+        patient_variance=variance,
+        seed_variance=between,
+        noise_variance=noise,
+        seeds=len(own),
+        patients=freedom(mean.left_out, rests.freedom) + 1,
+        discordant=0,  # only for verdicts
+    )
+    sum_of_both = estimate(one)
+    half = sum_of_both.half
+    return (max(-width, mean.value - half), min(width, mean.value + half)), None
 
 
-def _seed_variances(gaps: np.ndarray, patients: float) -> tuple[float, float]:
-    """Return the variance over seeds of their differences, and the part due to the patients alone.
+def _seed_variances(values: np.ndarray, drawn: np.ndarray, patients: float) -> tuple[float, float]:
+    """Return the variance of differences over seeds, and its part that is due to patients alone.
 
-    The latter is the variance over resamples of what is special to a seed, see `statistics`.
+    The latter is the variance over resamples of what is special to a seed, see
+    `statistics.Comparison`. values [S], drawn [S, R].
     """
-    if len(gaps) < 2:
+    if len(values) < 2:
         return 0.0, 0.0
-    rest = gaps[:, 1:] - gaps[:, 1:].mean(0)
-    rest = rest[:, np.isfinite(rest).all(0)]
-    freedom = len(gaps) - 1
-    noise = rest.var(axis=1).sum() / freedom * patients / (patients - 1)
-    return float(gaps[:, 0].var(ddof=1)), float(noise)
+    drawn = drawn[:, np.isfinite(drawn).all(0)]
+    special = (drawn - drawn.mean(0)).var(axis=1).sum() / (len(values) - 1)
+    return float(values.var(ddof=1)), float(special * patients / max(1.0, patients - 1))

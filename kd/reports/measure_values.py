@@ -1,4 +1,4 @@
-"""The metrics of the table of measures, on the data and on all resamples at once: [1 + R].
+"""The metrics of the table of measures, on the data and on all resamples at once: [S].
 
 A metric is nan on a resample on which it is undefined. The second half of the file says which
 patients each metric rests on.
@@ -6,7 +6,7 @@ patients each metric rests on.
 
 import numpy as np
 
-from kd.reports.resampled import REFERABLE, Resampled
+from kd.reports.resampled import REFERABLE, Resampled, ratio
 
 
 def accuracy(own: Resampled) -> np.ndarray:
@@ -22,23 +22,17 @@ def accuracy_by_study(own: Resampled) -> np.ndarray:
 def accuracy_by_patient(own: Resampled) -> np.ndarray:
     """Return the mean over patients of the share of their images that are classified correctly."""
     shares = own.resamples.by_patient(own.right)[:, 0] / own.resamples.images
-    return own.resamples.counts @ shares / own.resamples.patients
+    return ratio(own.resamples.counts @ shares, own.resamples.counts.sum(1))
 
 
 def _agreement(confusion: np.ndarray) -> np.ndarray:
-    return _ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, and nan where the whole is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+    return ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
 
 
 def balanced_accuracy(own: Resampled) -> np.ndarray:
     """Return the mean recall of the classes that are present in the (resampled) labels."""
     right = np.diagonal(own.confusion, axis1=1, axis2=2)
-    return np.nanmean(_ratio(right, own.confusion.sum(2)), axis=1)
+    return _mean_defined(own, ratio(right, own.confusion.sum(2)).T)
 
 
 def macro_f1(own: Resampled) -> np.ndarray:
@@ -48,8 +42,8 @@ def macro_f1(own: Resampled) -> np.ndarray:
     """
     labelled, answered = own.confusion.sum(2), own.confusion.sum(1)
     scores = 2 * np.diagonal(own.confusion, axis1=1, axis2=2)
-    scores = _ratio(scores, np.where(labelled > 0, labelled + answered, 0))
-    return np.nanmean(scores, axis=1)
+    scores = ratio(scores, np.where(labelled > 0, labelled + answered, 0))
+    return _mean_defined(own, scores.T)
 
 
 def kappa(own: Resampled) -> np.ndarray:
@@ -69,10 +63,10 @@ def quadratic_kappa(own: Resampled) -> np.ndarray:
 
 
 def _kappa(confusion: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return 1 - observed / expected disagreement. confusion [1 + R, K, K], weights [K, K]."""
+    """Return 1 - observed / expected disagreement. confusion [S, K, K], weights [K, K]."""
     total = confusion.sum((1, 2))
     by_chance = np.einsum("ri,ij,rj->r", confusion.sum(2), weights, confusion.sum(1))
-    return 1 - _ratio((confusion * weights).sum((1, 2)) * total, by_chance)
+    return 1 - ratio((confusion * weights).sum((1, 2)) * total, by_chance)
 
 
 def auroc(own: Resampled) -> np.ndarray:
@@ -85,11 +79,11 @@ def auprc(own: Resampled) -> np.ndarray:
     return _mean_defined(own, [one.auprc for one in own.areas])
 
 
-def _mean_defined(own: Resampled, rows: list[np.ndarray]) -> np.ndarray:
-    """Return the mean of the defined values of rows [C][1 + R]; nan where there is none."""
+def _mean_defined(own: Resampled, rows: list[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return the mean of the defined values of rows [C][S]; nan where there is none."""
     rows = np.reshape(rows, (len(rows), len(own.images)))
     defined = np.isfinite(rows)
-    return _ratio(np.where(defined, rows, 0).sum(0), defined.sum(0))
+    return ratio(np.where(defined, rows, 0).sum(0), defined.sum(0))
 
 
 def referable_auc(own: Resampled) -> np.ndarray:
@@ -100,37 +94,37 @@ def referable_auc(own: Resampled) -> np.ndarray:
 def sensitivity(own: Resampled) -> np.ndarray:
     """Return the share of positive images that the operating point calls positive."""
     _, _, missed, hits = own.at_point
-    return _ratio(hits, hits + missed)
+    return ratio(hits, hits + missed)
 
 
 def specificity(own: Resampled) -> np.ndarray:
     """Return the share of negative images that the operating point calls negative."""
     clear, false, _, _ = own.at_point
-    return _ratio(clear, clear + false)
+    return ratio(clear, clear + false)
 
 
 def ppv(own: Resampled) -> np.ndarray:
     """Return the share of positive images among those that the operating point calls positive."""
     _, false, _, hits = own.at_point
-    return _ratio(hits, hits + false)
+    return ratio(hits, hits + false)
 
 
 def npv(own: Resampled) -> np.ndarray:
     """Return the share of negative images among those that the operating point calls negative."""
     clear, _, missed, _ = own.at_point
-    return _ratio(clear, clear + missed)
+    return ratio(clear, clear + missed)
 
 
 def ppv_at_prevalence(own: Resampled) -> np.ndarray:
     """Return the PPV at the stated prevalence, from sensitivity and specificity (Bayes)."""
     hits = own.prevalence * sensitivity(own)
-    return _ratio(hits, hits + (1 - own.prevalence) * (1 - specificity(own)))
+    return ratio(hits, hits + (1 - own.prevalence) * (1 - specificity(own)))
 
 
 def npv_at_prevalence(own: Resampled) -> np.ndarray:
     """Return the NPV at the stated prevalence, from sensitivity and specificity (Bayes)."""
     clear = (1 - own.prevalence) * specificity(own)
-    return _ratio(clear, clear + own.prevalence * (1 - sensitivity(own)))
+    return ratio(clear, clear + own.prevalence * (1 - sensitivity(own)))
 
 
 def brier(own: Resampled) -> np.ndarray:
@@ -145,7 +139,7 @@ def nll(own: Resampled) -> np.ndarray:
 
 def ece(own: Resampled) -> np.ndarray:
     """Return the expected calibration error in bins of equal width, as `calibration.ece`."""
-    return np.abs(own.gaps).sum(1) / own.images
+    return ratio(np.abs(own.gaps).sum(1), own.images)
 
 
 # Which patients a metric rests on: for each class of a mean over classes, the groups of images that

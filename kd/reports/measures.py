@@ -1,4 +1,4 @@
-"""Every metric of a classifier, and differences of two, with intervals over patients."""
+"""Every metric of a classifier and differences of two, with intervals by resampling of patients."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,14 @@ class Measure:
     """A metric.
 
     what       what it is, in a few words
-    compute    its value on the data and on each resample [1 + R]; nan where it is undefined
+    compute    its value on the data and on each resample [S]; nan where it is undefined
     rests_on   the patients that it rests on (see `measure_values`)
     undefined  why it is undefined if all that it needs is there
     needs      some of "positive", "point", "prevalence", "studies", "grades"
-    high       the upper end of its range, or None: it has none, and the metric is a mean loss
-    low        the lower end of its range
+    low, high  its range
+    interval   the function of `intervals` for its kind
+    rates      whether it is a mean of rates of classes, so that it cannot vary less than a mean
+               over independent images. If one class has no variance by chance, it would
     rises      whether higher is better
     """
 
@@ -35,8 +37,10 @@ class Measure:
     rests_on: Callable[[Resampled], list[dict]]
     undefined: str = ""
     needs: tuple[str, ...] = ()
-    high: float | None = 1.0
     low: float = 0.0
+    high: float = 1.0
+    interval: Callable[..., tuple[float, float]] = intervals.of_share
+    rates: bool = False
     rises: bool = True
 
 
@@ -59,9 +63,14 @@ MEASURES = {
         of.all_patients,
     ),
     "balanced_accuracy": Measure(
-        "mean recall of the classes that are present", of.balanced_accuracy, of.each_class
+        "mean recall of the classes that are present",
+        of.balanced_accuracy,
+        of.each_class,
+        rates=True,
     ),
-    "macro_f1": Measure("mean F1 of the classes that are present", of.macro_f1, of.each_class),
+    "macro_f1": Measure(
+        "mean F1 of the classes that are present", of.macro_f1, of.each_class, rates=True
+    ),
     "auroc": Measure(
         "area under the ROC curve of the positive class; one against rest, macro",
         of.auroc,
@@ -141,10 +150,28 @@ MEASURES = {
         _BAYES,
     ),
     "brier": Measure(
-        "Brier score, summed over classes", of.brier, of.all_images, high=None, rises=False
+        "Brier score, summed over classes",
+        of.brier,
+        of.all_images,
+        high=2.0,
+        interval=intervals.of_loss,
+        rises=False,
     ),
-    "nll": Measure("negative log-likelihood (nats)", of.nll, of.all_images, high=None, rises=False),
-    "ece": Measure("expected calibration error", of.ece, of.all_images, rises=False),
+    "nll": Measure(
+        "negative log-likelihood (nats)",
+        of.nll,
+        of.all_images,
+        high=np.inf,
+        interval=intervals.of_loss,
+        rises=False,
+    ),
+    "ece": Measure(
+        "expected calibration error",
+        of.ece,
+        of.all_images,
+        interval=intervals.of_gap,
+        rises=False,
+    ),
 }
 
 
@@ -179,18 +206,18 @@ def _measured(one: Measure, state: Resampled) -> dict:
     basis, reason = _basis(one, state)
     if reason:
         return _result(value, None, reason)
-    variance = intervals.spread(found[1:], basis.patients)
-    if variance is None:
-        return _result(value, None, "it is undefined on most resamples of the patients")
-    if one.high is not None:
-        return _result(value, intervals.bounded(value, variance, basis, one.low, one.high))
-    if variance == 0:
+    sampled = state.resamples.split(found)
+    spread = intervals.spread(sampled, basis)
+    if spread is None:
+        return _result(value, None, intervals.NOT_DEFINED)
+    if spread.variance == 0 and one.interval is not intervals.of_share:
         return _result(value, None, "it is the same for all patients")
-    return _result(value, intervals.unbounded(value, variance, basis))
+    low, high = one.interval(sampled, spread, basis, (one.low, one.high))
+    return _result(value, (max(one.low, min(low, value)), min(one.high, max(high, value))))
 
 
 def _result(value: float | None, interval: tuple | None, reason: str | None = None) -> dict:
-    low, high = interval or (None, None)
+    low, high = map(float, interval) if interval else (None, None)
     return {"value": value, "low": low, "high": high, "reason": reason}
 
 
@@ -214,13 +241,14 @@ def _missing(one: Measure, state: Resampled) -> str | None:
 
 def _basis(one: Measure, state: Resampled) -> tuple[intervals.Basis | None, str | None]:
     """Return the patients that a metric rests on, or why they are too few for an interval."""
-    numbers = []
+    patients, images = [], []
     for groups in one.rests_on(state):
-        for name, images in groups.items():
-            if (images > 0).sum() < 2:
+        for name, units in groups.items():
+            if (units > 0).sum() < 2:
                 return None, f"two patients at least are needed with {name}"
-        numbers.append(min(map(intervals.effective, groups.values())))
-    return intervals.basis(numbers), None
+        patients.append(min(map(intervals.effective, groups.values())))
+        images.append(min(map(np.sum, groups.values())))
+    return intervals.basis(patients, images if one.rates else None), None
 
 
 def differences(
@@ -263,17 +291,23 @@ def _differing(one: Measure, first: list[Resampled], second: list[Resampled]) ->
     missing = next(filter(None, (_missing(one, state) for state in states)), None)
     if missing:
         return _result(None, None, missing)
-    found = np.array([one.compute(state) for state in states]).reshape(2, len(first), -1)
-    gaps = found[0] - found[1]
-    value = float(gaps[:, 0].mean())
+    gaps = [
+        state.resamples.split(one.compute(state) - one.compute(other))
+        for state, other in zip(first, second, strict=True)
+    ]
+    value = float(np.mean([gap.value for gap in gaps]))
     if np.isnan(value):
         return _result(None, None, one.undefined)
     bases, reasons = zip(*(_basis(one, state) for state in states))
     reason = next(filter(None, reasons), None)
     if reason:
         return _result(value, None, reason)
-    basis = min(bases, key=lambda own: own.freedom)
-    return _result(value, *intervals.of_difference(gaps, basis, one.low, one.high))
+    basis = min(bases, key=_freedom_of)
+    return _result(value, *intervals.of_difference(gaps, basis, (one.low, one.high)))
+
+
+def _freedom_of(own: intervals.Basis) -> float:
+    return own.freedom
 
 
 def ece_of_calibrated(own: Predicted, draws: int = ECE_DRAWS) -> float:

@@ -13,7 +13,7 @@ DIGITS = 10
 
 
 class Areas(NamedTuple):
-    """Both areas for each resample [1 + R]; nan where a class is absent."""
+    """Both areas for each resample [S]; nan where a class is absent."""
 
     auroc: np.ndarray
     auprc: np.ndarray

@@ -46,10 +46,16 @@ def bin_of(confidence: np.ndarray) -> np.ndarray:
     return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, and nan where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
 class Resampled:
     """The sums and areas of one network's predictions, each computed when it is first needed.
 
-    Arrays whose first dimension is 1 + R have an entry for the data and one for each resample.
+    S is the number of resamples, of which the first is the data itself.
 
     prevalence  of the positive class where PPV and NPV are to be stated; None: not stated
     """
@@ -69,16 +75,16 @@ class Resampled:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """The number of images [1 + R]."""
+        """The number of images [S]."""
         return self.resamples.sums()[:, 0]
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Return the mean over images of values [N]: [1 + R]."""
-        return self.resamples.sums(values)[:, 0] / self.images
+        """Return the mean over images of values [N]: [S]."""
+        return ratio(self.resamples.sums(values)[:, 0], self.images)
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """Images by true and predicted class [1 + R, K, K]."""
+        """Images by true and predicted class [S, K, K]."""
         return self._confusion(self.own.labels, self.answers)
 
     def _confusion(self, labels, answers, patient_of=None) -> np.ndarray:
@@ -112,7 +118,7 @@ class Resampled:
 
     @cached_property
     def study_confusion(self) -> np.ndarray:
-        """Studies by true and predicted class [1 + R, K, K]."""
+        """Studies by true and predicted class [S, K, K]."""
         own = self.studies
         return self._confusion(own["labels"], own["answers"], own["patients"])
 
@@ -158,7 +164,7 @@ class Resampled:
 
     @cached_property
     def at_point(self) -> np.ndarray:
-        """True negatives, false positives, false negatives, true positives [4, 1 + R]."""
+        """True negatives, false positives, false negatives, true positives [4, S]."""
         return self.resamples.sums(None, 2 * self.is_positive + self.flagged, 4).T
 
     @cached_property
@@ -169,7 +175,7 @@ class Resampled:
 
     @cached_property
     def gaps(self) -> np.ndarray:
-        """Right answers minus confidence, summed over each bin of confidence [1 + R, BINS]."""
+        """Right answers minus confidence, summed over each bin of confidence [S, BINS]."""
         confidence = self.p.max(1)
         right = self.p.argmax(1) == self.own.labels
         return self.resamples.sums(right - confidence, bin_of(confidence), BINS)

@@ -184,10 +184,14 @@ class Estimate(NamedTuple):
     freedom: float
 
     @property
+    def half(self) -> float:
+        """Half of the width of the 95 % interval by Student's t."""
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval by Student's t, within -1..1."""
-        half = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
-        return max(-1.0, self.center - half), min(1.0, self.center + half)
+        """The 95 % interval of a difference of shares, within -1..1."""
+        return max(-1.0, self.center - self.half), min(1.0, self.center + self.half)
 
     def p_two_sided(self) -> float:
         """Return the p-value of the hypothesis that the true difference is 0."""
