@@ -26,6 +26,7 @@ def test_categories_are_in_alphabetical_order_and_unknown_values_are_a_group_at_
 @pytest.mark.parametrize("column", ["age", "Patient Age", "PatientAge", "age_years"])
 def test_ages_are_in_bands(column):
     values = ["0", "17", "18", "39.5", "40", "64", "65", "101", "30", "31", ""]
+    assert groups(column, ["17", "", "18"]) == {"0 to 17": [0], "18 to 39": [2], "unknown": [1]}
     assert groups(column, values) == {"0 to 17": [0, 1], "18 to 39": [2, 3, 8, 9], "40 to 64": [4, 5], "65 and above": [6, 7], "unknown": [10]}
 
 

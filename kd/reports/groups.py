@@ -22,9 +22,10 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)")
 def groups_of(column: str, values: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the positions of the images of each group of a column: {name: int64 [n]}.
 
-    Numbers with more than MANY distinct values are divided into bands: ages, in a column whose name
-    has the word `age`, at AGES; others at their quartiles. Other values are categories, of which
-    the rarest are put together if there are more than MOST. Images without a value are a group.
+    Numbers are divided into bands: ages, in a column whose name has the word `age`, at AGES, and
+    others at their quartiles if they have more than MANY distinct values. Other values are
+    categories, of which the rarest are put together if there are more than MOST. Images without a
+    value are a group.
 
     column  its name
     values  the text of each image, empty if unknown
@@ -45,9 +46,11 @@ def groups_of(column: str, values: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _numbers(column: str, texts: np.ndarray) -> np.ndarray | None:
-    """Return the numbers of a column; None unless all texts are numbers with many values."""
+    """Return the numbers of a column for bands; None if its values are categories."""
     found = [_number(text, _is_age(column)) for text in texts]
-    if not found or None in found or len(set(found)) <= MANY:
+    if not found or None in found:
+        return None
+    if len(set(found)) <= MANY and not _is_age(column):
         return None
     return np.array(found)
 
