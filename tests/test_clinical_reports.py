@@ -151,6 +151,10 @@ def test_other_images_are_evaluated_with_the_operating_point_of_the_run(script, 
     code, out = script("evaluate", [run, "--dataset", "folder", "--data-dir", clinic])
     again = json.loads((folder / "evaluation.json").read_text())["evidence"]
     assert code == 0 and again["subgroups"] == {}  # these images have no column scanner
+    write_table(clinic, [(*row, "AB"[number % 2]) for number, row in enumerate(rows)], "path,label,patient,site,scanner")
+    assert script("evaluate", [run, "--dataset", "folder", "--data-dir", clinic])[0] == 0
+    again = json.loads((folder / "evaluation.json").read_text())["evidence"]
+    assert list(again["subgroups"]) == ["scanner"] and list(again["subgroups"]["scanner"]) == ["A", "B"]
 
 
 @pytest.mark.parametrize("words, message", [

@@ -14,6 +14,7 @@ from kd.reports.measures import MEASURES, Measure, ece_of_calibrated, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.positive import positive_class
 from kd.reports.resampled import Predicted
+from kd.system.errors import counted
 
 FEW_PATIENTS = 20  # below which a subgroup is called small
 
@@ -160,7 +161,8 @@ def _subgroup(
     patients = len(np.unique(own.clusters))
     note = None
     if patients < FEW_PATIENTS:
-        note = f"only {patients} patients: too few to conclude much from this group"
+        few = counted(patients, "patient", "patients")
+        note = f"only {few}: too few to conclude much from this group"
     return {
         "images": len(rows),
         "patients": patients,

@@ -81,8 +81,8 @@ def choose(
     """Return what the columns of the table in `file` mean.
 
     `wanted` is --columns: texts `KEY=NAME`. Keys that it does not mention have the column of their
-    own name, in any case of its letters. Keys in `ignored` are not looked for; further columns are
-    then not kept, because they may contain what must be ignored.
+    own name, in any case of its letters. Keys in `ignored` are not looked for; without labels,
+    further columns are not kept, because they may contain the labels.
 
     Raises Problem for unknown keys and absent columns, for names that two columns have, if there is
     no column of paths, and for further columns that look like a misspelt key.
@@ -108,7 +108,7 @@ def choose(
             " is missing. Name the column that identifies the images with --columns path=NAME, or"
             " remove the lines above the header if this is not it."
         )
-    return Columns(places, labels, {} if ignored else extra)
+    return Columns(places, labels, {} if "label" in ignored else extra)
 
 
 def rows_of(table: Table, columns: Columns) -> tuple[list[Row], list[str]]:
