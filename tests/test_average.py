@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA, PAIR, RUN, TINY, same, weights
-from test_loop import CPU, FLOAT, distillation, fresh, panel_of, resumed_from_every_step, train, two_phases
+from test_loop import (
+    CPU,
+    FLOAT,
+    distillation,
+    fresh,
+    panel_of,
+    resumed_from_every_step,
+    train,
+    two_phases,
+)
 from test_loop import views as views  # a fixture
 from test_ranks import plain, team
 from test_ranks import trained as trained_by_ranks

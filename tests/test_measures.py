@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from kd.config.reporting import Rule, parse_rule
 from kd.reports import calibration, metrics
 from kd.reports.measures import MEASURES, differences, ece_of_calibrated, measure
-from kd.reports.operating_point import OperatingPoint, Rule, fix_threshold, parse_rule
+from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.resampled import Predicted, Resampled
 from kd.reports.resampling import draw
 from kd.system.errors import Problem
