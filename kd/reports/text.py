@@ -47,6 +47,17 @@ def units_text(patients: int, unknown: int) -> str:
     return f"{known} and {images} not known" if patients else f"{images} not known"
 
 
+def flow_text(flow: list[dict]) -> list[str]:
+    """Format what became of the images (`data.flow` of a report) as a list in Markdown."""
+    lines = []
+    for step in flow:
+        patients = ""
+        if step["patients"]:
+            patients = f", {counted(step['patients'], 'known patient', 'known patients')}"
+        lines.append(f"- {step['step']}: {step['images']}{patients}")
+    return lines
+
+
 def report_text(report: dict, classes: tuple[str, ...]) -> str:
     """Format the dictionary of `metrics.classification_report` as the table of scikit-learn."""
     names = [*class_keys(classes), "macro avg", "weighted avg"]

@@ -16,6 +16,8 @@ from kd.config.layout import RunPaths, out_of
 from kd.config.settings import DistillSettings
 from kd.models import Classifier
 from kd.reports import report as reports
+from kd.reports.headline import headline
+from kd.reports.text import flow_text
 from kd.studies.modes import meaning_of
 from kd.studies.runs import read_settings
 from kd.system.console import log
@@ -24,7 +26,7 @@ from kd.system.errors import Problem
 from kd.system.files import write_json
 from kd.system.markdown import table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REPEATS = 15
 WARM_UP = 2
 BATCHES = (1, 32)
@@ -70,6 +72,9 @@ def write_card(folder: Path, device_name: str) -> dict:
         "repeats": REPEATS,
         **sides,
         "ratios": ratios,
+        "flow": report["data"]["flow"],
+        "metrics": report["evidence"]["metrics"],
+        "headline": headline(report["evidence"]),
     }
     file = RunPaths(folder).card
     write_json(file, card)
@@ -232,6 +237,11 @@ def text(card: dict) -> str:
             f"{card['repeats']} alternating repeats, without preprocessing."
         ),
     ]
+    if card["headline"]:
+        lines += ["", "Student on the test split, with 95 % intervals over patients:", ""]
+        lines += [f"- {line}" for line in card["headline"][:-1]]
+    if card["flow"]:
+        lines += ["", "Images, and what became of them:", "", *flow_text(card["flow"])]
     return "\n".join(lines)
 
 
