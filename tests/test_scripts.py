@@ -187,7 +187,7 @@ def test_where_all_validation_images_are_right_no_temperature_is_fitted_and_ever
     easy_images(tmp_path / "easy")
     drawn = []
     draw = figures.reliability
-    monkeypatch.setattr(figures, "reliability", lambda panels, title: drawn.extend(panels) or draw(panels, title))
+    monkeypatch.setattr(figures, "reliability", lambda panels, title, **more: drawn.extend(panels) or draw(panels, title, **more))
     words = ["--dataset", "folder", "--data-dir", tmp_path / "easy", "--epochs", "4", "--no-augment"]
     code, _ = script("distill", [*PAIR, *words, "--mode", "normal"])
     folder = Path("runs/easy-patient-32/normal/kdwide-kdtiny/seed0")
