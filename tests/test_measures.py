@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from kd.config.reporting import Rule, parse_rule
-from kd.reports import calibration, metrics
+from kd.reports import calibration, intervals, metrics
 from kd.reports.measures import MEASURES, differences, ece_of_calibrated, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.resampled import Predicted, Resampled
-from kd.reports.resampling import draw
+from kd.reports.resampling import Sampled, draw
 from kd.system.errors import Problem
 
 
@@ -277,6 +278,47 @@ def test_more_copies_of_a_patients_images_do_not_narrow_an_interval(name):
     as_images = measure(replace(many, clusters=np.arange(len(many.labels))), [name], prevalence=0.1)[name]
     if "study" not in name:  # a study stays with its first image
         assert as_images["high"] - as_images["low"] < 0.8 * (first["high"] - first["low"])
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    z = stats.norm.ppf(0.975)
+    for right, images in ((27, 30), (30, 30), (1, 12)):
+        share, rests = right / images, intervals.Basis(images, 9.0, np.inf)
+        own = intervals.Spread(share * (1 - share) / images, z)
+        low, high = intervals.of_share(Sampled(share, None, None), own, rests, (0, 1))
+        expected = stats.binomtest(right, images).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((expected.low, expected.high))
+        stretched = intervals.of_share(Sampled(2 * share - 1, None, None), replace(own, variance=4 * own.variance), rests, (-1, 1))
+        assert stretched == pytest.approx((2 * low - 1, 2 * high - 1))
+
+
+def test_the_ends_of_the_interval_of_a_loss_are_t_standard_errors_away():
+    own = intervals.Spread(variance=0.04, t=2.5)
+    for end in intervals.of_loss(Sampled(0.5, None, None), own, None, (0, np.inf)):
+        assert abs(0.5 - end) == pytest.approx(2.5 * np.sqrt(0.04 * end / 0.5))
+
+
+def test_few_patients_who_move_a_metric_give_few_degrees_of_freedom():
+    like, rare = np.tile([1.0, -1.0], 50), np.eye(100)[0]
+    assert intervals.freedom(like, 99) == 99 and intervals.freedom(np.zeros(100), 7) == 7
+    assert intervals.freedom(rare, 99) == pytest.approx(1.25, rel=0.05)
+    normal = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
+    assert 600 < intervals.freedom(normal, 999) < 700  # the kurtosis is 3
+
+
+def test_the_effective_number_of_patients_of_a_mean_over_classes():
+    assert intervals.effective(np.array([0, 3, 3, 3])) == 3 and intervals.effective(np.array([8, 1, 1])) == pytest.approx(100 / 66)
+    both = intervals.basis([4, 12], [8, 24])
+    assert (both.patients, both.images) == (6, 24)
+    assert both.freedom == pytest.approx((1 / 4 + 1 / 12) ** 2 / ((1 / 4) ** 2 / 3 + (1 / 12) ** 2 / 11))
+
+
+def test_a_class_that_is_always_right_does_not_make_the_balanced_accuracy_certain():
+    # All six positive patients are right, and 3 of 294 negative ones are wrong.
+    labels = np.array([1] * 6 + [0] * 294)
+    answers = np.array([1] * 9 + [0] * 291)
+    found = quietly(Predicted(of(answers, 2), labels, np.arange(300)), names=["balanced_accuracy"])["balanced_accuracy"]
+    assert found["value"] == pytest.approx(1 - 1.5 / 294) and found["low"] < 0.9
 
 
 def test_a_sensitivity_of_one_has_an_interval():

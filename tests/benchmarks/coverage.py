@@ -4,8 +4,9 @@ Run by hand:
 
     python tests/benchmarks/coverage.py pairs [--draws 2000]     # one comparison at a time
     python tests/benchmarks/coverage.py tables [--draws 1000]    # tables of 8 pairs; thesis; power
+    python tests/benchmarks/coverage.py metrics [--draws 1000]   # every metric, of one model and of differences
 
-The predictions are simulated. Patients have 1 to 6 images. An image is classified correctly if a
+Pairs and tables: the predictions are simulated. Patients have 1 to 6 images. An image is classified correctly if a
 normal score is below the quantile of the network's accuracy, so that the accuracy is exact. The
 score is the sum of
 
@@ -17,6 +18,9 @@ With shared = 1, the errors of the weaker network include those of the stronger 
 Each network's accuracy varies between seeds by a normal deviation. "Before" are the rules of earlier
 versions: the interval without added patients, the variances of patients and seeds summed, and a
 verdict on every interval.
+
+Metrics: see `Clinic`. The figures in brackets are those of plain
+percentile intervals of the same resamples (of a third of the draws).
 """
 
 import argparse
@@ -35,6 +39,10 @@ from scipy import stats  # noqa: E402
 from scipy.special import ndtri  # noqa: E402
 
 from kd.reports import verdicts  # noqa: E402
+from kd.reports.measures import MEASURES, differences, measure  # noqa: E402
+from kd.reports.operating_point import OperatingPoint  # noqa: E402
+from kd.reports.resampled import Predicted, Resampled  # noqa: E402
+from kd.reports.resampling import Resamples, draw  # noqa: E402
 from kd.reports.statistics import compare  # noqa: E402
 
 MARGIN = 0.01
@@ -224,12 +232,142 @@ def tables(draws):
          [(750, 3, sd, 0.9, 0.6) for sd in (0.0, 0.003, 0.01)], NAMES[:5], ("after", "before"), draws)
 
 
+class Clinic:
+    """Patients of 1 to 10 images in studies of one label, some of them positive, and their images' scores.
+
+    The images of a positive patient are mixed: her first study is positive, each further one with probability
+    0.7. With grades, a patient is of grade 2 with the probability `prevalence`, otherwise of grade 1 (30 %) or 0;
+    each study after the first is one grade lower with probability 0.3. A score is `signal` times the label plus
+    standard normal noise, of which half of the variance is the patient's and half the image's. Of the former,
+    70 % are the same for all networks, and of the latter 50 %. The logits are those of Bayes' rule for this
+    score, times 1.4: they are too certain.
+    """
+
+    def __init__(self, random, patients, prevalence, graded):
+        self.random, self.prevalence, self.graded = random, prevalence, graded
+        images = random.integers(1, 11, patients)
+        self.patient_of = np.repeat(np.arange(patients), images)
+        count = len(self.patient_of)
+        is_first = np.diff(self.patient_of, prepend=-1) > 0
+        begins = is_first | (random.random(count) < 0.4)  # a study
+        self.study_of = np.cumsum(begins) - 1
+        rest = np.array([0.7, 0.3]) * (1 - prevalence) if graded else np.array([1 - prevalence])
+        grade = np.searchsorted(rest.cumsum(), random.random(patients))[self.patient_of[begins]]
+        lower = ~is_first[begins] & (grade > 0) & (random.random(len(grade)) < 0.3)
+        self.labels = (grade - lower)[self.study_of]
+        self.share = np.append(rest, prevalence) if graded else np.array([1 - 0.75 * prevalence, 0.75 * prevalence])
+        self.of_patient, self.of_image = random.standard_normal(patients), random.standard_normal(count)
+
+    def method(self):
+        """Return what is special to a method on each patient, in every seed."""
+        return self.random.standard_normal(len(self.of_patient))
+
+    def network(self, signal, method):
+        """Return the predictions of one seed. The operating point has a sensitivity of 0.95, with grades a threshold of 0.3."""
+        noise = (np.sqrt(0.7) * self.of_patient + np.sqrt(0.3) * method)[self.patient_of]
+        noise = noise + np.sqrt(0.5) * (self.of_image + self.random.standard_normal(len(noise)))
+        scores = signal * self.labels + np.sqrt(0.5) * noise
+        steps = signal * np.arange(len(self.share))
+        logits = 1.4 * (np.log(self.share) + scores[:, None] * steps - steps**2 / 2)
+        threshold = 0.3
+        if not self.graded:
+            at = 1.4 * (np.log(self.share[1] / self.share[0]) + signal * (signal - 1.645) - signal**2 / 2)
+            threshold = 1 / (1 + np.exp(-at))
+        return Predicted(logits, self.labels, self.patient_of, self.study_of.tolist(), 1.0, len(self.share) - 1,
+                         OperatingPoint("fixed", threshold), self.graded)
+
+
+SIGNAL, BETTER, SEED_SD, STATED = 2.0, 2.2, 0.1, 0.05  # of a network; of another one; between seeds; a stated prevalence
+GRADED = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "kappa", "quadratic_kappa", "referable_auc")
+
+
+def measured_names(graded):
+    return GRADED if graded else [name for name in MEASURES if "grades" not in MEASURES[name].needs]
+
+
+def true_values(prevalence, graded, signals, patients=60000):
+    """Return each metric on a large sample, averaged over signals."""
+    clinic = Clinic(np.random.default_rng([7, graded]), patients, prevalence, graded)
+    method, found = clinic.method(), []
+    for signal in signals:
+        own = clinic.network(signal, method)
+        state = Resampled(own, Resamples(np.ones((1, patients)), clinic.patient_of, 0), STATED)
+        found.append([MEASURES[name].compute(state)[0] for name in measured_names(graded)])
+    return np.mean(found, axis=0)
+
+
+def seeds_of_normal(center):
+    """Return signals whose mean metric is about that over a normal distribution: its quantiles at 5 equal steps."""
+    return center + SEED_SD * ndtri((np.arange(5) + 0.5) / 5)
+
+
+def of_metrics(what, patients, prevalence, graded, draws, resamples):
+    """Simulate intervals: coverage, coverage of percentiles, mean width, share without an interval, by name."""
+    names = measured_names(graded)
+    if what == "one":
+        truth = true_values(prevalence, graded, [SIGNAL])
+    else:
+        truth = true_values(prevalence, graded, seeds_of_normal(BETTER)) - true_values(prevalence, graded, seeds_of_normal(SIGNAL))
+    random = np.random.default_rng([patients, round(100 * prevalence), graded, what == "one"])
+    rows = np.full((draws, len(names), 4), np.nan)
+    for number in range(draws):
+        clinic = Clinic(random, patients, prevalence, graded)
+        sampled = draw(clinic.patient_of, resamples)
+        if what == "one":
+            own = clinic.network(SIGNAL, clinic.method())
+            found = measure(own, names, STATED, sampled)
+            state = Resampled(own, sampled, STATED) if number % 3 == 0 else None
+        else:
+            sides, state = [], None
+            for signal in (BETTER, SIGNAL):
+                method = clinic.method()
+                sides.append({seed: clinic.network(signal + SEED_SD * random.standard_normal(), method) for seed in range(3)})
+            found = differences(*sides, names, STATED, sampled)
+        for place, name in enumerate(names):
+            one = found[name]
+            if one["low"] is not None:
+                rows[number, place] = one["low"], one["high"], np.nan, np.nan
+                if state is not None:
+                    drawn = sampled.split(MEASURES[name].compute(state)).drawn
+                    rows[number, place, 2:] = np.nanquantile(drawn, [0.025, 0.975])
+    given = np.isfinite(rows[:, :, 0])
+    low, high, first, last = np.moveaxis(rows, 2, 0)
+    counts, thirds = given.sum(0), np.isfinite(first).sum(0)
+    return {name: (100 * values[0], 100 * values[1], values[2], 100 * values[3]) for name, values in zip(names, zip(
+        ((low <= truth) & (truth <= high)).sum(0) / counts, ((first <= truth) & (truth <= last)).sum(0) / np.maximum(thirds, 1),
+        np.nanmean(high - low, axis=0), 1 - counts / draws))}
+
+
+def metrics(draws, resamples):
+    grid = list(itertools.product((60, 300), (0.1, 0.5)))
+    for what, title, times in (("one", "One network", 1), ("two", "Differences of two networks with three seeds", 3)):
+        for graded in (False, True):
+            count = draws // times
+            print(f"\n{title}{', three grades' if graded else ''} ({count} draws of {resamples} resamples; Monte Carlo error at"
+                  f" 95 %: {100 * (0.95 * 0.05 / count) ** 0.5:.1f} points)\n")
+            columns = [f"{patients} patients, {prevalence:g}" for patients, prevalence in grid]
+            print("| metric | " + " | ".join(columns) + " |\n" + "|---" * (len(grid) + 1) + "|", flush=True)
+            with ProcessPoolExecutor() as pool:
+                futures = [pool.submit(of_metrics, what, *one, graded, count, resamples) for one in grid]
+                found = [future.result() for future in futures]
+            for name in measured_names(graded):
+                cells = [f"{covers:.1f}" + (f" ({percentile:.1f})" if what == "one" else "") + f", {width:.3f}"
+                         for covers, percentile, width, _ in (one[name] for one in found)]
+                print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+            rare = max(missing for one in found for *_, missing in one.values())
+            print(f"\nDraws without an interval: at most {rare:.1f} %", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("pairs", "tables"))
+    parser.add_argument("what", choices=("pairs", "tables", "metrics"))
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--resamples", type=int, default=300, help="of patients, in each draw of metrics")
     options = parser.parse_args()
-    {"pairs": pairs, "tables": tables}[options.what](options.draws)
+    if options.what == "metrics":
+        metrics(options.draws, options.resamples)
+    else:
+        {"pairs": pairs, "tables": tables}[options.what](options.draws)
 
 
 if __name__ == "__main__":
