@@ -11,9 +11,8 @@ training varies, and the seed of the training is fixed while the labels vary. Af
 the same command continues; results that are in FOLDER are not computed again.
 
 The table shows accuracies of the validation split, by which a variant should be chosen, and of the
-test split, each as the mean over the runs minus that at the end of the first phase. "Better end"
-keeps the weights at the end of the first phase if no epoch of the second one has a higher
-validation accuracy.
+test split, each as the mean over the runs minus that of matching on unlabelled images for the steps
+of both phases (`--mode unlabeled-only`).
 """
 
 import argparse
@@ -22,6 +21,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,23 +52,35 @@ RECIPE = """--dataset synthetic --synthetic-images 5124 --valid-per-class 100 --
     --batch-size 32 --epochs 6 --lr 1e-3 --schedule cosine --no-pretrained --no-log-images""".split()
 KD = Knowledge({"kd": 1.0}, (4.0,))
 MATCHING = Knowledge({"logit-mse": KNOWLEDGE["logit-mse"].weight}, (1.0,))
-# name: (loss, factor of the learning rate, share of warm-up)
+
+
+class Variant(NamedTuple):
+    """A second phase.
+
+    factor  of the learning rate
+    warmup  share of the steps
+    """
+
+    loss: str
+    factor: float = 1.0
+    warmup: float = 0.0
+
+
 VARIANTS = {
-    "labels, lr": ("ce", 1.0, 0.0),
-    "labels, lr / 10": ("ce", 0.1, 0.0),
-    "labels, lr / 30": ("ce", 1 / 30, 0.0),
-    "labels, lr, warm-up": ("ce", 1.0, 0.3),
-    "labels, lr / 10, warm-up": ("ce", 0.1, 0.3),
-    "labels and KD, lr": ("kd", 1.0, 0.0),
-    "labels and KD, lr / 10": ("kd", 0.1, 0.0),
-    "labels and KD, lr / 30": ("kd", 1 / 30, 0.0),
-    "labels and KD, lr, warm-up": ("kd", 1.0, 0.3),
-    "mixed batches, lr": ("mixed", 1.0, 0.0),
-    "mixed batches, lr / 10": ("mixed", 0.1, 0.0),
+    "labels, lr": Variant("ce"),
+    "labels, lr / 10": Variant("ce", 0.1),
+    "labels, lr / 30": Variant("ce", 1 / 30),
+    "labels, lr, warm-up": Variant("ce", 1.0, 0.3),
+    "labels, lr / 10, warm-up": Variant("ce", 0.1, 0.3),
+    "labels and KD, lr": Variant("kd"),
+    "labels and KD, lr / 10": Variant("kd", 0.1),
+    "labels and KD, lr / 30": Variant("kd", 1 / 30),
+    "labels and KD, lr, warm-up": Variant("kd", 1.0, 0.3),
+    "mixed batches, lr": Variant("mixed"),
+    "mixed batches, lr / 10": Variant("mixed", 0.1),
 }
-
-
-START, ONE_PHASE = "end of phase one", "one phase, mixed batches"
+# The first is matching for the steps of both phases: all others are compared with it.
+ONLY, START, ONE_PHASE = "matching only", "end of phase one", "one phase, mixed batches"
 
 
 class Study:
@@ -118,14 +130,19 @@ class Study:
         return [metrics.accuracy(predict(network, views), views.labels.numpy())
                 for views in (self.data.valid, self.data.test)]
 
-    def phase_two(self, variant, weights):
+    def phase_two(self, variant):
         """Return [validation, test] accuracies of the best epoch of a second phase."""
-        loss, factor, warmup = VARIANTS[variant]
+        own = VARIANTS[variant]
         first, last = self.phases
-        phase = self.phase(loss, first.end, last.end, factor * self.training.lr)
-        training = dataclasses.replace(self.training, warmup=warmup) if warmup else self.training
-        state = self.train(phase, weights, training)
+        phase = self.phase(own.loss, first.end, last.end, own.factor * self.training.lr)
+        training = dataclasses.replace(self.training, warmup=own.warmup) if own.warmup else self.training
+        state = self.train(phase, self.phase_one(), training)
         return self.accuracies(state.best_weights)
+
+    def matching_only(self):
+        """Return [validation, test] accuracies of matching for the steps of both phases."""
+        phase = dataclasses.replace(self.phases[0], end=self.phases[-1].end)
+        return self.accuracies(self.train(phase).best_weights)
 
     def one_phase(self):
         """Return [validation, test] accuracies of one phase over mixed batches, of the same steps."""
@@ -175,36 +192,35 @@ def cell(options, seed, labels):
     """Return {variant: [valid, test]} of one seed of the training and one of the labels."""
     store = options.out / f"results-{options.fraction:g}-seed{seed}-labels{labels}.json"
     own = json.loads(store.read_text()) if store.exists() else {}
-    wanted = [name for name in (START, *options.variants) if name not in own]
+    wanted = [name for name in (ONLY, START, *options.variants) if name not in own]
     if not wanted:
         return own
     study = Study(options, seed, labels)
-    weights = study.phase_one()
     for name in wanted:
-        if name == START:
-            own[name] = study.accuracies(weights["weights"])
+        if name == ONLY:
+            own[name] = study.matching_only()
+        elif name == START:
+            own[name] = study.accuracies(study.phase_one()["weights"])
         elif name == ONE_PHASE:
             own[name] = study.one_phase()
         else:
-            own[name] = study.phase_two(name, weights)
+            own[name] = study.phase_two(name)
         print(f"seed {seed}, labels {labels}, {name}: valid {own[name][0]:.4f}, test {own[name][1]:.4f}", flush=True)
         store.write_text(json.dumps(own, indent=1))
     return own
 
 
 def show(found):
-    """Print a table: differences from the end of phase one in points, mean and sd over runs."""
+    """Print a table: differences from matching only in points, mean and sd over runs."""
     for series, runs in found.items():
-        base = np.array([run[START] for run in runs])
-        print(f"\n{series} ({len(runs)} runs): the end of phase one has valid {base[:, 0].mean():.4f}, test {base[:, 1].mean():.4f}")
-        print(f"{'second phase':30}{'valid':>16}{'test':>16}{'better end, test':>18}")
-        for name in [*VARIANTS, ONE_PHASE]:
+        base = np.array([run[ONLY] for run in runs])
+        print(f"\n{series} ({len(runs)} runs): matching only has valid {base[:, 0].mean():.4f}, test {base[:, 1].mean():.4f}")
+        print(f"{'second phase, minus matching only':40}{'valid':>16}{'test':>16}")
+        for name in [START, *VARIANTS, ONE_PHASE]:
             if any(name not in run for run in runs):
                 continue
-            own = np.array([run[name] for run in runs])
-            kept = np.where((own[:, 0] > base[:, 0]), own[:, 1], base[:, 1])
-            columns = [own[:, 0] - base[:, 0], own[:, 1] - base[:, 1], kept - base[:, 1]]
-            print(f"{name:30}" + "".join(f"{100 * column.mean():+9.1f} ± {100 * column.std(ddof=1):.1f}" for column in columns))
+            gaps = np.array([run[name] for run in runs]) - base
+            print(f"{name:40}" + "".join(f"{100 * gap.mean():+9.1f} ± {100 * gap.std(ddof=1):.1f}" for gap in gaps.T))
 
 
 def main():
