@@ -203,3 +203,31 @@ def test_tables_have_the_difference_of_every_metric(script):
     values = [[reports.read(DATA / f"{role}/seed{seed}")["evidence"]["metrics"]["nll"]["value"] for seed in (0, 1)]
               for role in ("normal/kdwide-kdtiny", "teacher/kdtiny")]
     assert gaps["nll"]["value"] == pytest.approx(np.mean(values[0]) - np.mean(values[1]), abs=1e-6)
+
+
+@pytest.mark.draws
+def test_of_grades_the_operating_point_is_that_of_referable_disease(script, tmp_path):
+    """Sensitivity at a fixed specificity of grades 2 and above, by their summed probability."""
+    random = np.random.default_rng(6)
+    rows = []
+    (tmp_path / "fundus").mkdir()
+    for number in range(96):
+        grade = number % 4
+        image = random.integers(0, 120, (32, 32)) + 40 * grade
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(tmp_path / f"fundus/image{number:02}.png")
+        rows.append((f"image{number:02}.png", str(grade), f"p{number // 2}", ("train", "valid", "test")[number // 8 % 3]))
+    write_table(tmp_path / "fundus", rows, "path,label,patient,split")
+    words = [*SHORT, "--dataset", "folder", "--data-dir", tmp_path / "fundus", "--graded", "--operating-point", "specificity=0.75"]
+    code, out = script("train_teacher", words)
+    assert code == 0, out
+    [run] = Path("runs").glob("*/teacher/kdtiny/seed0")
+    evidence = reports.read(run)["evidence"]
+    test, valid = read_predictions(run), read_predictions(run, "valid")
+    temperature = evidence["calibration"]["temperature"] or 1.0
+    likely = [probabilities(part.logits, temperature)[:, 2:].sum(1) for part in (valid, test)]
+    called = [p >= evidence["operating_point"]["threshold"] for p in likely]
+    assert evidence["positive"] == "grade >= 2" and (~called[0][valid.labels < 2]).mean() >= 0.75
+    assert evidence["metrics"]["sensitivity"]["value"] == called[1][test.labels >= 2].mean()
+    assert evidence["metrics"]["specificity"]["value"] == (~called[1][test.labels < 2]).mean()
+    assert evidence["metrics"]["quadratic_kappa"]["low"] is not None and f"{evidence['metrics']['referable_auc']['value']:.4f}" in out
+    assert all((run / f"{name}.png").stat().st_size > 5000 for name in FIGURES)

@@ -8,7 +8,7 @@ from test_data_readers import mura_tree as mura_tree  # a fixture
 from kd.config.settings import Data
 from kd.data.dataset import open_dataset, read_index
 from kd.reports.groups import MANY, MOST, groups_of
-from kd.reports.positive import positive_class
+from kd.reports.positive import classes_of, positive_of
 from kd.system.errors import Problem
 
 
@@ -63,13 +63,22 @@ def test_rare_categories_are_put_together():
     (("Effusion", "No Finding"), None, 0), (("0", "1"), None, 1), (("negative", "positive"), None, 1), (("benign", "malignant"), None, 1),
     (("cat", "dog"), None, 1), (("cat", "dog"), "cat", 0), (("normal", "north"), None, 1), (("a", "b", "c"), None, None)])
 def test_the_positive_class_is_the_one_with_the_finding(classes, named, expected):
-    assert positive_class(classes, named) == expected
+    found = positive_of(classes, False, named)
+    assert (found and found.classes) == (None if expected is None else (expected,))
+    assert found is None or classes_of(found.name, classes) == found.classes
+
+
+def test_of_ordered_grades_the_referable_ones_are_positive():
+    grades = ("0 - none", "1", "2", "3")
+    found = positive_of(grades, True, None)
+    assert found.name == "grade >= 2" and found.classes == (2, 3) == classes_of(found.name, grades)
+    assert positive_of(("0", "1"), True, None).classes == (1,) and classes_of(None, grades) is None
 
 
 @pytest.mark.parametrize("classes, named", [(("a", "b"), "c"), (("a", "b", "c"), "a")])
 def test_a_positive_class_that_does_not_exist_is_refused(classes, named):
     with pytest.raises(Problem, match=f"--positive '{named}'"):
-        positive_class(classes, named)
+        positive_of(classes, False, named)
 
 
 def test_images_of_mura_have_their_body_part(mura_tree):

@@ -30,7 +30,7 @@ def simulated(patients=40, classes=2, seed=0, signal=1.5, **known):
 def full(classes=2, **changed):
     """Return predictions for which every metric is defined."""
     point = OperatingPoint("youden", 0.45)
-    own = simulated(classes=classes, positive=1, operating_point=point, graded=True, temperature=1.7)
+    own = simulated(classes=classes, positive=(1,), operating_point=point, graded=True, temperature=1.7)
     studies = [None if row % 11 == 0 else f"{own.clusters[row]}/{row % 2}" for row in range(len(own.labels))]
     return replace(own, **({"studies": studies} | changed))
 
@@ -162,7 +162,7 @@ def test_ppv_and_npv_at_a_stated_prevalence_of_an_example_worked_by_hand():
     # 10 positive images of which 9 are called positive, 20 negative images of which 4 are. At a
     # prevalence of 1 %, 0.01 * 0.9 = 0.009 of all are found and 0.99 * 0.2 = 0.198 are false alarms.
     p = np.array([0.8] * 9 + [0.2] + [0.8] * 4 + [0.2] * 16)
-    own = Predicted(np.log(np.stack([1 - p, p], 1)), np.array([1] * 10 + [0] * 20), np.arange(30), None, 1.0, 1,
+    own = Predicted(np.log(np.stack([1 - p, p], 1)), np.array([1] * 10 + [0] * 20), np.arange(30), None, 1.0, (1,),
                     OperatingPoint("youden", 0.5))
     found = {name: one["value"] for name, one in measure(own, prevalence=0.01).items()}
     assert found["sensitivity"] == 0.9 and found["specificity"] == 0.8 and found["ppv"] == pytest.approx(9 / 13)
@@ -197,7 +197,7 @@ def test_one_patient_has_values_and_no_intervals(images):
 
 
 def test_a_single_class_has_no_areas_and_no_kappa_of_equal_answers():
-    own = Predicted(of([1, 1, 1]), np.array([1, 1, 1]), np.arange(3), positive=0, operating_point=OperatingPoint("youden", 0.5))
+    own = Predicted(of([1, 1, 1]), np.array([1, 1, 1]), np.arange(3), positive=(0,), operating_point=OperatingPoint("youden", 0.5))
     found = quietly(own)
     for name in ("auroc", "auprc", "kappa", "sensitivity", "ppv"):
         assert found[name]["value"] is None and found[name]["reason"], name
@@ -225,7 +225,7 @@ def test_what_a_metric_lacks_is_its_reason(changed, name, reason):
 
 
 def test_a_class_of_one_patient_gives_no_interval_of_metrics_that_rest_on_it():
-    own = simulated(positive=1, operating_point=OperatingPoint("youden", 0.5))
+    own = simulated(positive=(1,), operating_point=OperatingPoint("youden", 0.5))
     own = replace(own, labels=(own.clusters == "p7").astype(int))
     found = quietly(own)
     for name in ("balanced_accuracy", "macro_f1", "auroc", "auprc", "kappa", "sensitivity"):
@@ -322,7 +322,7 @@ def test_a_class_that_is_always_right_does_not_make_the_balanced_accuracy_certai
 
 
 def test_a_sensitivity_of_one_has_an_interval():
-    own = Predicted(of([1] * 6 + [0] * 54, 2), np.array([1] * 6 + [0] * 54), np.arange(60), positive=1,
+    own = Predicted(of([1] * 6 + [0] * 54, 2), np.array([1] * 6 + [0] * 54), np.arange(60), positive=(1,),
                     operating_point=OperatingPoint("youden", 0.5))
     found = quietly(own)["sensitivity"]
     assert found["value"] == found["high"] == 1.0 and 0.2 < found["low"] < 0.7

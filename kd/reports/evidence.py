@@ -12,7 +12,7 @@ from kd.reports.calibration import calibration, probabilities
 from kd.reports.groups import columns_of, groups_of
 from kd.reports.measures import MEASURES, Measure, ece_of_calibrated, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
-from kd.reports.positive import positive_class
+from kd.reports.positive import Positive, positive_of
 from kd.reports.resampled import Predicted
 from kd.system.errors import counted
 
@@ -56,7 +56,7 @@ def labelled(index: Index, rows: np.ndarray, logits: np.ndarray, how: Reporting)
 
 def check(index: Index, how: Reporting) -> None:
     """Raise Problem if settings of the metrics do not fit the classes or columns of an index."""
-    positive_class(index.classes, how.positive)
+    positive_of(index.classes, index.graded, how.positive)
     columns_of(index, how.subgroups)
 
 
@@ -64,18 +64,19 @@ def fixed_point(
     logits: np.ndarray,
     labels: np.ndarray,
     temperature: float | None,
-    positive: int | None,
+    positive: Positive | None,
     how: Reporting,
 ) -> OperatingPoint | None:
     """Return the operating point of --operating-point, fixed on validation images.
 
-    None if there is no positive class. logits [N, K], labels [N] of the validation split.
+    None if no class is positive. logits [N, K], labels [N] of the validation split.
     """
     if positive is None:
         return None
-    likely = probabilities(logits, temperature or 1.0)[:, positive]
+    chosen = list(positive.classes)
+    likely = probabilities(logits, temperature or 1.0)[:, chosen].sum(1)
     return fix_threshold(
-        parse_rule(how.operating_point or DEFAULT_RULE), likely, labels == positive
+        parse_rule(how.operating_point or DEFAULT_RULE), likely, np.isin(labels, chosen)
     )
 
 
@@ -89,18 +90,18 @@ def summarise(
     """Return the metrics beyond accuracy for labelled images, at least one.
 
     temperature  fitted on other data, for the calibration after scaling; None if none was found
-    point        the operating point, fixed on other data; None if there is no positive class
+    point        the operating point, fixed on other data; None if no class is positive
     """
     logits, labels = own.logits, own.labels
     averages = metrics.macro_averages(logits, labels)
-    positive = positive_class(index.classes, how.positive)
+    positive = positive_of(index.classes, index.graded, how.positive)
     predicted = Predicted(
         logits=logits,
         labels=labels,
         clusters=own.clusters,
         studies=own.studies,
         temperature=temperature or 1.0,
-        positive=positive,
+        positive=None if positive is None else positive.classes,
         operating_point=point,
         graded=index.graded,
     )
@@ -111,7 +112,7 @@ def summarise(
         "calibration": calibration(logits, labels, temperature)
         | {"ece_if_calibrated": ece_of_calibrated(predicted)},
         "grades": metrics.grades(logits, labels) if index.graded else None,
-        "positive": None if positive is None else index.classes[positive],
+        "positive": None if positive is None else positive.name,
         "operating_point": None if point is None else asdict(point),
         "prevalence": how.prevalence,
         "metrics": measure(predicted, prevalence=how.prevalence),

@@ -8,27 +8,29 @@ from kd.reports import clinical_figures as clinical
 from kd.reports.calibration import probabilities
 from kd.reports.clinical_figures import Estimate, ManyClasses, OperatingPoint, TwoClasses
 from kd.reports.evidence import Labelled
+from kd.reports.positive import classes_of
 from kd.reports.resampling import DRAWS
 
 NOTE = f"brackets: 95 % intervals over patients ({DRAWS} resamples)"
 
 
 def figures_of_two(own: Labelled, evidence: dict, classes: Sequence[str], title: str) -> dict:
-    """Return {name: Figure} for two classes, one of which is positive; {} if there are others.
+    """Return {name: Figure} of the positive classes against the others; {} if there are none.
 
     evidence  of the same images, see `kd.reports.evidence`
     """
     if evidence["positive"] is None:
         return {}
-    number = list(classes).index(evidence["positive"])
-    positive = own.labels == number
-    scaled = _likely(own, evidence)[:, number]
+    chosen = list(classes_of(evidence["positive"], classes))
+    positive = np.isin(own.labels, chosen)
+    scaled = _likely(own, evidence)[:, chosen].sum(1)
+    is_class = evidence["positive"] in classes
     two = TwoClasses(
         p=scaled,
         positive=positive,
-        name=classes[number],
-        auroc=_estimate(evidence, "auroc"),
-        average_precision=_estimate(evidence, "auprc"),
+        name=evidence["positive"],
+        auroc=_estimate(evidence, "auroc" if is_class else "referable_auc"),
+        average_precision=_estimate(evidence, "auprc") if is_class else None,
         points=_points(evidence),
     )
     caption = "calibrated" if evidence["calibration"]["temperature"] else "not scaled"

@@ -26,7 +26,8 @@ class Predicted:
     temperature      divides the logits where probabilities themselves count: Brier score, NLL, ECE
                      and operating points. Ranks, and means over the views of a study, are those of
                      the unscaled probabilities, as in `metrics`
-    positive         the class that sensitivity refers to; None: there is no such class
+    positive         the classes that sensitivity refers to: one of two, or the upper grades; None:
+                     there are no such classes
     operating_point  fixed on other images, with the same temperature; None: there is none
     graded           whether the classes are ordered grades
     """
@@ -36,7 +37,7 @@ class Predicted:
     clusters: np.ndarray
     studies: Sequence[Hashable | None] | None = None
     temperature: float = 1.0
-    positive: int | None = None
+    positive: tuple[int, ...] | None = None
     operating_point: OperatingPoint | None = None
     graded: bool = False
 
@@ -137,7 +138,7 @@ class Resampled:
             return []
         chosen = self.present
         if self.classes == 2 and self.own.positive is not None:
-            chosen = [self.own.positive]
+            chosen = list(self.own.positive)
         return [self._areas(np.arange(self.classes) == number) for number in chosen]
 
     @cached_property
@@ -154,13 +155,14 @@ class Resampled:
 
     @cached_property
     def is_positive(self) -> np.ndarray:
-        """Whether the label is the positive class: bool [N]."""
-        return self.own.labels == self.own.positive
+        """Whether the label is a positive class: bool [N]."""
+        return np.isin(self.own.labels, self.own.positive)
 
     @cached_property
     def flagged(self) -> np.ndarray:
         """Whether the operating point calls an image positive: bool [N]."""
-        return self.p[:, self.own.positive] >= self.own.operating_point.threshold
+        likely = self.p[:, list(self.own.positive)].sum(1)
+        return likely >= self.own.operating_point.threshold
 
     @cached_property
     def at_point(self) -> np.ndarray:

@@ -15,7 +15,7 @@ from kd.reports import evidence, figures, metrics
 from kd.reports import report as reports
 from kd.reports.calibration import fit_temperature, probabilities
 from kd.reports.evidence_figures import figures_of_two
-from kd.reports.positive import positive_class
+from kd.reports.positive import positive_of
 from kd.reports.predictions import predictions_csv
 from kd.runs.active import ActiveRun
 from kd.system import checkpoint, ranks
@@ -170,7 +170,7 @@ def _judgement(run: ActiveRun, predictions: Predictions) -> dict:
     logits, labels = predictions.test, run.data.test.labels.numpy()
     valid_labels = run.data.valid.labels.numpy()
     temperature = fit_temperature(predictions.valid, valid_labels)
-    positive = positive_class(index.classes, how.positive)
+    positive = positive_of(index.classes, index.graded, how.positive)
     point = evidence.fixed_point(predictions.valid, valid_labels, temperature, positive, how)
     own = evidence.labelled(index, run.data.dataset.splits.test, logits, how)
     agreement = None

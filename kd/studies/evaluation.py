@@ -19,7 +19,7 @@ from kd.reports.evidence import Labelled
 from kd.reports.evidence_figures import figures_of_many, figures_of_two
 from kd.reports.headline import headline
 from kd.reports.operating_point import OperatingPoint
-from kd.reports.positive import positive_class
+from kd.reports.positive import positive_of
 from kd.reports.predictions import predictions_csv, read_predictions
 from kd.reports.text import report_text
 from kd.studies.images import check_finite, own_test_images
@@ -239,7 +239,7 @@ def _operating_point(
     report: dict, index: Index, folder: RunPaths, how: Reporting
 ) -> OperatingPoint | None:
     """Return the operating point, fixed on the predictions of the run for its validation split."""
-    positive = positive_class(index.classes, how.positive)
+    positive = positive_of(index.classes, index.graded, how.positive)
     if positive is None:
         return None
     valid = read_predictions(folder.path, "valid")

@@ -4,6 +4,7 @@ from kd.reports.evidence import applies
 from kd.reports.headline import WORDS
 from kd.reports.measures import MEASURES, differences
 from kd.reports.operating_point import OperatingPoint
+from kd.reports.positive import classes_of
 from kd.reports.resampled import Predicted
 from kd.studies.runs import Run
 from kd.system.markdown import table
@@ -32,16 +33,14 @@ def metric_gaps(first: dict[int, Run], second: dict[int, Run]) -> dict[str, dict
 def predicted(run: Run) -> Predicted:
     """Return the predictions of a run for its test split, as its report evaluates them."""
     test, evidence = run.test, run.report["evidence"]
-    point, positive = evidence["operating_point"], None
-    if evidence["positive"] is not None:
-        positive = run.report["data"]["classes"].index(evidence["positive"])
+    point = evidence["operating_point"]
     return Predicted(
         logits=test.logits,
         labels=test.labels,
         clusters=test.clusters,
         studies=test.known_studies,
         temperature=evidence["calibration"]["temperature"] or 1.0,
-        positive=positive,
+        positive=classes_of(evidence["positive"], run.report["data"]["classes"]),
         operating_point=None if point is None else OperatingPoint(**point),
         graded=evidence["grades"] is not None,
     )

@@ -273,7 +273,7 @@ class Clinic:
         if not self.graded:
             at = 1.4 * (np.log(self.share[1] / self.share[0]) + signal * (signal - 1.645) - signal**2 / 2)
             threshold = 1 / (1 + np.exp(-at))
-        return Predicted(logits, self.labels, self.patient_of, self.study_of.tolist(), 1.0, len(self.share) - 1,
+        return Predicted(logits, self.labels, self.patient_of, self.study_of.tolist(), 1.0, (len(self.share) - 1,),
                          OperatingPoint("fixed", threshold), self.graded)
 
 
