@@ -118,7 +118,7 @@ def test_two_classes_have_a_positive_one_an_operating_point_and_subgroups(script
     odd = np.array([int(patient.removeprefix("p")) % 2 == 1 for patient in test.patients])
     assert groups["scanner"]["A"]["metrics"]["accuracy"]["value"] == test.right[odd].mean() and "only" in groups["scanner"]["A"]["note"]
     lines = headline(evidence)
-    assert len(lines) == 6 and all(f"test split, {line}" in out for line in lines)
+    assert len(lines) == 6 and all(f"test split, {line}\n" in out for line in lines[:-1]) and f"\n{lines[-1]}\n" in out
     code, out = script("evaluate", [run])
     own = json.loads((run / "evaluation.json").read_text())["evidence"]
     assert code == 0 and own == evidence  # by the settings of the run

@@ -28,7 +28,11 @@ def headline(evidence: Mapping) -> list[str]:
     if not evidence["metrics"]:
         return []
     lines = [_line(evidence, name) for name in names_of(evidence)]
-    return [*lines, f"({len(evidence['metrics'])} metrics with 95 % intervals are in `evidence`)"]
+    count = len(evidence["metrics"])
+    return [
+        *lines,
+        f"({count} metrics, with 95 % intervals over patients: `evidence` in the JSON file)",
+    ]
 
 
 def names_of(evidence: Mapping) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ def summary(report: dict, folder: Path) -> str:
     lines += _selection_lines(report)
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
-    lines += [f"test split, {line}" for line in headline(report["evidence"])]
+    *metrics, where = headline(report["evidence"]) or [""]
+    lines += [f"test split, {line}" for line in metrics]
+    lines += filter(None, [where])
     if report["teacher"]:
         lines += _teacher_lines(report["teacher"])
     lines.append(f"results: {folder}")
