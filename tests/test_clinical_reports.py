@@ -169,6 +169,24 @@ def test_settings_that_do_not_fit_are_refused_before_training(script, hospital, 
     assert code == 2 and message in out.splitlines()[-1] and "epoch 1" not in out
 
 
+@pytest.mark.parametrize("words, message", [
+    (["--operating-point", "best"], "--operating-point best is not valid"), (["--positive", "x"], "--positive 'x' is not valid"),
+    (["--subgroups", "sex"], "--subgroups 'sex' is not valid"), (["--prevalence", "0.1"], ""), (["--operating-point", "youden"], "")])
+def test_an_evaluation_refuses_what_does_not_fit_before_it_predicts(script, monkeypatch, hospital, words, message):
+    assert script("train_teacher", ["--model", "kdtiny", *TINY])[0] == 0
+    assert script("train_teacher", [*SHORT, "--dataset", "folder", "--data-dir", hospital])[0] == 0
+    [run] = Path("runs").glob("hospital-*/teacher/kdtiny/seed0")
+    many = DATA / "teacher/kdtiny/seed0"
+    monkeypatch.setattr("kd.studies.evaluation.predict", lambda *given: pytest.fail("predicted"))
+    if message:
+        for where in ([], ["--dataset", "folder", "--data-dir", hospital]):
+            code, out = script("evaluate", [run, *where, *words])
+            assert code == 2 and message in out.splitlines()[-1]
+    else:  # of seven classes, none is positive
+        code, out = script("evaluate", [many, *words])
+        assert code == 2 and f"{words[0]} is not valid for 7 classes" in out.splitlines()[-1]
+
+
 def test_settings_of_the_metrics_may_change_when_a_run_continues(script, hospital):
     words = [*SHORT, "--dataset", "folder", "--data-dir", hospital]
     assert script("train_teacher", [*words, "--max-minutes", "0"])[0] == 143

@@ -59,6 +59,11 @@ class PhasePlan:
     half_labelled: bool = False
     keeps_start: bool = False
 
+    @property
+    def uses_pool(self) -> bool:
+        """Whether the phase uses images without their labels."""
+        return self.shows_pool or self.half_labelled
+
 
 def kinds_of(phases: tuple[PhasePlan, ...]) -> dict[str, Kind]:
     """Return the kinds of knowledge that phases transfer, by name."""
@@ -165,7 +170,7 @@ class Plan:
     @property
     def shows_pool(self) -> bool:
         """Whether the run uses images without their labels."""
-        return any(phase.shows_pool or phase.half_labelled for phase in self.phases)
+        return any(phase.uses_pool for phase in self.phases)
 
     @property
     def kinds(self) -> dict[str, Kind]:

@@ -23,14 +23,14 @@ class Reporting:
     )
     operating_point: str | None = option(
         None,
-        "two classes: how the threshold is chosen on the validation split: youden (default),"
+        "two classes, or grades: how the threshold is chosen on validation: youden (default),"
         " sensitivity=S or specificity=S",
         metavar="RULE",
         identity=False,
     )
     prevalence: float | None = option(
         None,
-        "two classes: also report PPV and NPV for this share of positive images, as in the clinic",
+        "also report PPV and NPV for this share of positive images, as in the clinic",
         metavar="P",
         identity=False,
         above=0,

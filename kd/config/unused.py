@@ -9,7 +9,7 @@ from kd.methods import KNOWLEDGE, Mode, option_key
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
     """Return {setting: whether a run of any kind uses it}; unlisted settings are always used."""
-    pooled = any(phase.shows_pool for phase in phases)
+    pooled = any(phase.uses_pool for phase in phases)
     # A phase without labels ends with its last epoch, and so does a network that stops early.
     selects = any(phase.reads_labels for phase in phases)
     stops = isinstance(settings, TeacherSettings) and settings.teacher.stop_at_val_accuracy

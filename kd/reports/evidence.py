@@ -14,7 +14,7 @@ from kd.reports.measures import MEASURES, Measure, ece_of_calibrated, measure
 from kd.reports.operating_point import OperatingPoint, fix_threshold
 from kd.reports.positive import Positive, positive_of
 from kd.reports.resampled import Predicted
-from kd.system.errors import counted
+from kd.system.errors import Problem, counted
 
 FEW_PATIENTS = 20  # below which a subgroup is called small
 
@@ -56,8 +56,16 @@ def labelled(index: Index, rows: np.ndarray, logits: np.ndarray, how: Reporting)
 
 def check(index: Index, how: Reporting) -> None:
     """Raise Problem if settings of the metrics do not fit the classes or columns of an index."""
-    positive_of(index.classes, index.graded, how.positive)
+    positive = positive_of(index.classes, index.graded, how.positive)
     columns_of(index, how.subgroups)
+    parse_rule(how.operating_point or DEFAULT_RULE)
+    given = {"--operating-point": how.operating_point, "--prevalence": how.prevalence}
+    for flag, value in given.items():
+        if value is not None and positive is None:
+            raise Problem(
+                f"{flag} is not valid for {len(index.classes)} classes, none of which is the"
+                f" positive one. Use two classes, or ordered grades (--graded), or remove {flag}."
+            )
 
 
 def fixed_point(

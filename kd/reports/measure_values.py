@@ -6,7 +6,8 @@ patients each metric rests on.
 
 import numpy as np
 
-from kd.reports.resampled import REFERABLE, Resampled, ratio
+from kd.reports.positive import REFERABLE_GRADE
+from kd.reports.resampled import Resampled, ratio
 
 
 def accuracy(own: Resampled) -> np.ndarray:
@@ -87,7 +88,7 @@ def _mean_defined(own: Resampled, rows: list[np.ndarray] | np.ndarray) -> np.nda
 
 
 def referable_auc(own: Resampled) -> np.ndarray:
-    """Return the area under the ROC curve of grade >= REFERABLE."""
+    """Return the area under the ROC curve of grade >= REFERABLE_GRADE."""
     return own.referable.auroc
 
 
@@ -187,7 +188,7 @@ def each_class_and_rest(own: Resampled) -> list[dict]:
 
 def referable_and_rest(own: Resampled) -> list[dict]:
     """Return the referable images and the others."""
-    return [_both(own, own.own.labels >= REFERABLE)]
+    return [_both(own, own.own.labels >= REFERABLE_GRADE)]
 
 
 def _both(own: Resampled, inside: np.ndarray) -> dict:

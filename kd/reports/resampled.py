@@ -10,9 +10,8 @@ from scipy.special import log_softmax
 from kd.reports import ranking
 from kd.reports.calibration import BINS, probabilities
 from kd.reports.operating_point import OperatingPoint
+from kd.reports.positive import REFERABLE_GRADE
 from kd.reports.resampling import Resamples
-
-REFERABLE = 2  # the lowest grade that is referable, as in metrics.referable_auc
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,10 @@ class Resampled:
 
     @cached_property
     def referable(self) -> ranking.Areas:
-        """The areas of grade >= REFERABLE; nan if there are no such grades."""
-        if self.classes <= REFERABLE:
+        """The areas of grade >= REFERABLE_GRADE; nan if there are no such grades."""
+        if self.classes <= REFERABLE_GRADE:
             return ranking.Areas(*np.full((2, len(self.images)), np.nan))
-        return self._areas(np.arange(self.classes) >= REFERABLE)
+        return self._areas(np.arange(self.classes) >= REFERABLE_GRADE)
 
     def _areas(self, chosen: np.ndarray) -> ranking.Areas:
         """Return the areas of some classes against all others; chosen bool [K]."""

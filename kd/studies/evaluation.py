@@ -78,6 +78,7 @@ def _own_test_split(
     folder: RunPaths, report: dict, model: model_file.Trained, how: Judging
 ) -> dict:
     dataset = own_test_images(folder.path, report, model, how)
+    _check_reporting(report, dataset.index, how)
     views = dataset.views("test", pick_device(how.device), batch_size=how.batch_size)
     logits = check_finite(predict(model.network, views), folder.model)
     judged = _judge(dataset.index, dataset.splits.test, logits, report, folder, how)
@@ -97,6 +98,7 @@ def _own_test_split(
 def _other_images(folder: RunPaths, report: dict, model: model_file.Trained, how: Judging) -> dict:
     images = open_new_images(how, report, model)
     index, rows = images.index, images.rows
+    _check_reporting(report, index, how)
     device = pick_device(how.device)
     views = Views(images.store, rows, index.labels, batch_size=how.batch_size, device=device)
     logits = check_finite(predict(model.network, views), folder.model)
@@ -202,7 +204,7 @@ def _judge(
         }
         return Judged(result, None)
     own = report["evidence"]
-    index = replace(index, graded=own["grades"] is not None)
+    index = _graded(report, index)
     reporting = _reporting(report, index, how)
     images = evidence.labelled(index, rows, logits, reporting)
     point = _operating_point(report, index, folder, reporting)
@@ -218,6 +220,16 @@ def _judge(
         "reason": None,
     }
     return Judged(result, images)
+
+
+def _check_reporting(report: dict, index: Index, how: Judging) -> None:
+    """Raise Problem, before anything is predicted, if settings of the metrics do not fit."""
+    evidence.check(_graded(report, index), _reporting(report, index, how))
+
+
+def _graded(report: dict, index: Index) -> Index:
+    """Return an index whose classes are grades if those of the run are."""
+    return replace(index, graded=report["evidence"]["grades"] is not None)
 
 
 def _reporting(report: dict, index: Index, how: Judging) -> Reporting:
