@@ -16,9 +16,10 @@ def summary(report: dict, folder: Path) -> str:
     lines += _selection_lines(report)
     if report["results"]["reason"]:
         lines.append(f"({report['results']['reason']})")
-    *metrics, where = headline(report["evidence"]) or [""]
-    lines += [f"test split, {line}" for line in metrics]
-    lines += filter(None, [where])
+    metrics = headline(report["evidence"])
+    if metrics:
+        lines += [f"test split, {line}" for line in metrics[:-1]]
+        lines.append(metrics[-1])
     if report["teacher"]:
         lines += _teacher_lines(report["teacher"])
     lines.append(f"results: {folder}")
