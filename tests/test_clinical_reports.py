@@ -221,6 +221,10 @@ def test_tables_have_the_difference_of_every_metric(script):
     values = [[reports.read(DATA / f"{role}/seed{seed}")["evidence"]["metrics"]["nll"]["value"] for seed in (0, 1)]
               for role in ("normal/kdwide-kdtiny", "teacher/kdtiny")]
     assert gaps["nll"]["value"] == pytest.approx(np.mean(values[0]) - np.mean(values[1]), abs=1e-6)
+    from_teacher = cell["metrics_minus_teacher"]
+    taught = [reports.read(DATA / f"teacher/kdwide/seed{seed}")["evidence"]["metrics"]["nll"]["value"] for seed in (0, 1)]
+    assert from_teacher["nll"]["value"] == pytest.approx(np.mean(values[0]) - np.mean(taught), abs=1e-6)
+    assert from_teacher["accuracy"]["value"] == pytest.approx(cell["minus_teacher"]["mean"]) and "minus teacher |" in out
 
 
 @pytest.mark.draws

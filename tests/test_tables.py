@@ -388,7 +388,11 @@ def test_curves_and_card(script, templates):
 @pytest.mark.parametrize("argv, words", [
     ([], "but got none."), (["--tables", "runs", "--check-data"], "but got --tables and --check-data."),
     (["run", "--card", "x"], "but got RUN ... and --card."), (["--check-data"], "--check-data needs a data set"),
-    (["run", "--dataset", "synthetic"], "works only with --check-data")])
+    (["run", "--dataset", "synthetic"], "works only with --check-data"),
+    (["--tables", "runs", "--subgroups", "sex"], "--subgroups applies only to evaluate.py RUN"),
+    (["--curves", "run", "--prevalence", "0.1"], "--prevalence applies only to evaluate.py RUN"),
+    (["--arms", "runs", "--data-dir", "images"], "--data-dir is not used by --arms"),
+    (["run", "--margin", "0.02"], "--margin applies only to --tables and --power")])
 def test_evaluate_takes_exactly_one_task(script, argv, words):
     code, out = script("evaluate", argv)
     assert code == 2 and words in out.splitlines()[-1]

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kd.config.evaluate_settings import EvaluateSettings, Judging
+from kd.config.reporting import Reporting
 from kd.config.settings import Protocol, Reading
 from kd.studies.card import write_card
 from kd.studies.curves import write_curves
@@ -75,12 +76,28 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         raise Problem(
             f"{reads[0]} applies only to another data set. Add --dataset, or remove {reads[0]}."
         )
+    _refuse_unused(settings, given[0])
     tries = _given(how, Protocol)
     if tries and not what.check_data:
         raise Problem(
             f"{tries[0]} works only with --check-data: a run is evaluated with its own setting."
             f" Remove {tries[0]}."
         )
+
+
+def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
+    """Raise Problem if a setting is given that the action would not use."""
+    how = settings.judging
+    reporting = _given(how, Reporting)
+    if reporting and action != "RUN ...":
+        raise Problem(
+            f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
+            f" recorded. Remove {reporting[0]}."
+        )
+    if how.data_dir and action not in ("RUN ...", "--shift", "--check-data"):
+        raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
+    if how.margin is not None and action not in ("--tables", "--power"):
+        raise Problem(f"--margin applies only to --tables and --power. Remove it from {action}.")
 
 
 def _given(how: Judging, group: type) -> list[str]:

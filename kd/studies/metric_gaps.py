@@ -1,4 +1,4 @@
-"""Differences of students from the same networks alone in every metric, with intervals."""
+"""Differences of students from other networks in every metric, with intervals."""
 
 from kd.reports.evidence import applies
 from kd.reports.headline import WORDS
@@ -47,25 +47,34 @@ def predicted(run: Run) -> Predicted:
 
 
 def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
-    """Return a table of the differences in some metrics, as Markdown.
+    """Return the differences in some metrics as Markdown: from baselines, then from teachers.
 
-    cells  of a table, with `metrics_minus_alone`
+    cells  of a table, with `metrics_minus_alone` and `metrics_minus_teacher`
     """
-    rows = []
-    for cell in cells:
-        gaps = cell["metrics_minus_alone"]
-        if gaps:
-            texts = [_gap_text(gaps.get(name)) for name in names]
-            rows.append([f"{cell['student']} <- {cell['teacher']}", *texts])
-    if not rows:
+    lines = []
+    for key, other in (("metrics_minus_alone", "baseline"), ("metrics_minus_teacher", "teacher")):
+        rows = _gap_rows(cells, names, key)
+        if rows:
+            header = [f"student <- teacher, minus {other}", *(WORDS[name] for name in names)]
+            lines += [*table(header, rows), ""]
+    if not lines:
         return []
-    header = ["student <- teacher, minus baseline", *(WORDS[name] for name in names)]
     return [
         "Other metrics, differences with 95 % intervals, no verdicts (all are in tables.json):",
         "",
-        *table(header, rows),
-        "",
+        *lines,
     ]
+
+
+def _gap_rows(cells: list[dict], names: list[str], key: str) -> list[list[str]]:
+    """Return the rows of the cells that have the differences `key`."""
+    rows = []
+    for cell in cells:
+        gaps = cell[key]
+        if gaps:
+            texts = [_gap_text(gaps.get(name)) for name in names]
+            rows.append([f"{cell['student']} <- {cell['teacher']}", *texts])
+    return rows
 
 
 def _gap_text(gap: dict | None) -> str:

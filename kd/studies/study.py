@@ -245,6 +245,19 @@ class Study:
         every = list(known.values())
         return Member(compared, teacher, one_class_note(every, every))
 
+    def taught_by(self, runs: dict[int, Run]) -> dict[int, Run]:
+        """Return the own run of the network that taught each student, by the seed of the student.
+
+        Only students with a single teacher are included, and only if its run is in this study.
+        """
+        of_weights = {run.report["student"]["weights_hash"]: run for run in self.runs.values()}
+        found = {}
+        for seed, run in runs.items():
+            taught = run.report["teacher"]["members"]
+            if len(taught) == 1 and taught[0]["hash"] in of_weights:
+                found[seed] = of_weights[taught[0]["hash"]]
+        return found
+
     def recipes(self, mode: str, tag: str) -> list[str]:
         """Return `differing` for a table's students, the same networks alone, and teachers."""
         teachers, students = self.pairs(mode, tag)

@@ -158,6 +158,7 @@ def _compare(study: Study, cells: list[dict], key: tuple[str, str], margin: floa
     for cell in cells:
         runs = study.at(*key, cell["teacher"], cell["student"])
         cell["metrics_minus_alone"] = metric_gaps(runs, study.alone(cell["student"], key[1]))
+        cell["metrics_minus_teacher"] = metric_gaps(runs, study.taught_by(runs))
 
 
 def _unexpected_differences(recipes: list[str], mode: str) -> list[str]:
