@@ -5,6 +5,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -72,18 +73,25 @@ class Trained:
     hash: str
 
 
+class Weights(NamedTuple):
+    """The weights of a network after an epoch, and their `state_hash`."""
+
+    state: dict[str, torch.Tensor]
+    hash: str
+    epoch: int
+
+
 def pack(
     kind: str,
     network: Classifier,
-    state: dict[str, torch.Tensor],
-    epoch: int,
+    weights: Weights,
     dataset: Dataset,
     pool: Pool | None,
     taught_by: list[Trained],
 ) -> dict:
     """Return the content of model.pt.
 
-    `state` can be loaded strictly into
+    The weights can be loaded strictly into
     `timm.create_model(architecture, num_classes=len(classes))`.
     """
     return {
@@ -92,9 +100,9 @@ def pack(
         "architecture": network.architecture,
         "classes": list(network.classes),
         "input": _input(network, dataset, pool),
-        "state_dict": state,
-        "epoch": epoch,
-        "data": _data(dataset, pool, taught_by, state_hash(state)),
+        "state_dict": weights.state,
+        "epoch": weights.epoch,
+        "data": _data(dataset, pool, taught_by, weights.hash),
     }
 
 
