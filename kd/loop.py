@@ -5,7 +5,7 @@ It runs a list of phases and does not depend on modes, files or folders.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from kd.system.devices import Precision
 from kd.system.errors import DIVERGED, Problem
 from kd.system.seeds import seed_step
 from kd.teachers.outputs import BatchTeacher, collect_logits
-from kd.training.objectives import Objective
+from kd.training.objectives import Objective, risen
 from kd.training.selection import METRICS, column, is_better
 from kd.training.state import State
 
@@ -40,6 +40,7 @@ class Phase:
     lr          learning rate at the start of the phase
     layers      layers of the student whose features the objective uses
     keeps_start whether the weights at the start of the phase are its result if no epoch is better
+    ramp_up     share of the steps in which the weight of the knowledge in the objective rises
     select      metric of the validation split by which an epoch is better than another
     """
 
@@ -53,6 +54,14 @@ class Phase:
     layers: tuple[str, ...] = ()
     keeps_start: bool = False
     select: str = "accuracy"
+    ramp_up: float = 0.0
+
+    def objective_at(self, step: int) -> Objective:
+        """Return the objective of a step of the run, with the weight of its knowledge."""
+        if not self.ramp_up:
+            return self.objective
+        rising = round(self.ramp_up * (self.end - self.start))
+        return replace(self.objective, ramp=risen(step - self.start, rising))
 
     @property
     def reads_labels(self) -> bool:
@@ -150,7 +159,7 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast():
             outputs = network.outputs(batch.images, phase.layers)
-        terms = phase.objective(outputs, taught, batch.labels)
+        terms = phase.objective_at(progress.total)(outputs, taught, batch.labels)
         scaler.scale(terms["loss"] * batch.share).backward()
         ranks.average_gradients(state.helper)
         scaler.unscale_(optimizer)
@@ -160,7 +169,7 @@ def train_epoch(
         state.divergence.watch(ranks.sum_over_ranks(terms["loss"]), norm, progress.total)
         scaler.step(optimizer)
         scaler.update()
-        state.average.update(progress.total - phase.start)
+        state.follow(progress.total - phase.start)
         state.add(terms, len(batch.slots) if batch.share else 0)
         progress.step, progress.total = progress.step + 1, progress.total + 1
         progress.images += batch.whole

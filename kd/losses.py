@@ -204,6 +204,53 @@ def standardized(
     return kd(_standardize(full(student)), _standardize(full(teacher)), temperature, weights)
 
 
+def probability_mse(
+    student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return ||softmax(student) - softmax(teacher)||^2, averaged over the batch.
+
+    The distance is a sum over the classes, at most 2. The paper's mean over K classes with a weight
+    of 100 is this one with a weight of 100 / K.
+
+    student, teacher  logits [B, K]
+    weights           of the images [B], or None
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: Tarvainen, Valpola 2017, arXiv:1703.01780, section 2 (consistency cost).
+    """
+    check_logits(student, teacher)
+    return _mean((full(student).softmax(1) - full(teacher).softmax(1)).square().sum(1), weights)
+
+
+def pseudo_label(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    threshold: float = 0.95,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the cross-entropy with the teacher's most probable class, averaged over the batch.
+
+    An image counts with 0 where the probability of that class is below the threshold (`confident`).
+    The sum is divided by B all the same, so the loss grows with the number of confident images.
+
+    student, teacher  logits [B, K]; both probabilities are at T = 1
+    weights           of the images [B], or None
+
+    Raises Problem for logits that `check_logits` refuses.
+
+    Source: FixMatch, Sohn et al. 2020, arXiv:2001.07685, eq. 4.
+    """
+    check_logits(student, teacher)
+    each = F.cross_entropy(full(student), teacher.argmax(1), reduction="none")
+    return _mean(each * confident(teacher, threshold), weights)
+
+
+def confident(teacher: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Return in which rows of logits [B, K] a class has at least this probability: bool [B]."""
+    return full(teacher).softmax(1).amax(1) >= threshold
+
+
 def standardized_cap(classes: int, temperature: float) -> float:
     """Return the largest probability that a class can have in softmax(standardized logits / T).
 

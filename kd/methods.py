@@ -54,6 +54,11 @@ class Kind:
     positions      whether the loss compares the positions of a map; a map with a single position
                    then has nothing to compare
     projects       whether the student's map first goes through a trained 1x1 convolution
+    hard           whether the loss takes the one class of an image from the teacher, which a mixed
+                   image does not have
+    counts         name of the function in `kd.losses` that returns which images the loss uses, bool
+                   [B], called as counts(teacher, **options); their share is logged as KIND-share.
+                   Empty: it uses all
     least_classes  number of classes below which there is nothing to transfer
     cautions       function of (classes, images per step, temperatures) that returns notes for the
                    user, each a sentence
@@ -72,6 +77,8 @@ class Kind:
     maps: bool = False
     positions: bool = False
     projects: bool = False
+    hard: bool = False
+    counts: str = ""
     least_classes: int = 2
     cautions: Callable[[int, int, tuple[float, ...]], list[str]] | None = None
 
@@ -80,11 +87,14 @@ class Kind:
         """Whether the knowledge is in feature maps rather than in the output."""
         return self.location == "stages"
 
-    def function(self) -> Callable:
-        """Return the loss. It is imported here because the table must not import torch."""
+    def function(self, name: str = "") -> Callable:
+        """Return the loss, or another function of `kd.losses`.
+
+        It is imported here because the table must not import torch.
+        """
         from kd import losses
 
-        return getattr(losses, self.loss)
+        return getattr(losses, name or self.loss)
 
 
 def option_key(kind: str, option: KindOption) -> str:
@@ -187,6 +197,35 @@ KNOWLEDGE = {
         softens=True,
         cautions=_standardized_cautions,
     ),
+    "probability-mse": Kind(
+        what="class probabilities",
+        location="output",
+        transfer="squared distance of probabilities",
+        weight=10.0,
+        source="1703.01780",
+        loss="probability_mse",
+        per_image=True,
+    ),
+    "pseudo-label": Kind(
+        what="most probable class, where its probability is high",
+        location="output",
+        transfer="CE with the teacher's class where its probability is at least the threshold",
+        weight=1.0,
+        source="2001.07685",
+        loss="pseudo_label",
+        per_image=True,
+        hard=True,
+        counts="confident",
+        options=(
+            KindOption(
+                "threshold",
+                0.95,
+                "pseudo-label: probability from which the teacher's class is a label",
+                least=0,
+                most=1,
+            ),
+        ),
+    ),
     "attention": Kind(
         what="where in the image the features are strong",
         location="stages",
@@ -247,11 +286,13 @@ class PhaseLoss:
                       kinds
     reads_labels      whether labels are part of the loss
     passes_knowledge  whether the teacher is part of the loss
+    ramps             whether the weight of the knowledge rises over the first steps (--ramp-up)
     """
 
     words: str
     reads_labels: bool
     passes_knowledge: bool
+    ramps: bool = False
 
 
 PHASE_LOSSES = {
@@ -260,6 +301,12 @@ PHASE_LOSSES = {
         "(1 - alpha) CE + alpha {knowledge}", reads_labels=True, passes_knowledge=True
     ),
     "match": PhaseLoss("{knowledge}", reads_labels=False, passes_knowledge=True),
+    "ramp": PhaseLoss(
+        "(1 - alpha) CE + alpha r {knowledge}, r rising to 1",
+        reads_labels=True,
+        passes_knowledge=True,
+        ramps=True,
+    ),
 }
 
 
@@ -275,6 +322,7 @@ class ModePhase:
                --knowledge; empty: not fixed for this phase
     choices    value of --finetune -> the phase that it selects instead of this one; empty for a
                phase that does not depend on --finetune
+    taught     images of `half` that the knowledge is of: `all`, or those `unlabelled`
     """
 
     name: str
@@ -282,6 +330,7 @@ class ModePhase:
     loss: str
     knowledge: str = ""
     choices: Mapping[str, "ModePhase"] = field(default_factory=dict)
+    taught: str = "all"
 
 
 DISTIL = ModePhase("distil", "train", "distil")
@@ -292,6 +341,8 @@ FINETUNES = {
     "kd": ModePhase("finetune", "train", "distil", "kd"),
 }
 FINETUNE = replace(FINETUNES["mixed"], choices=FINETUNES)
+CONSISTENCY = ModePhase("consistency", "half", "ramp")
+PSEUDO = ModePhase("pseudo", "half", "distil", taught="unlabelled")
 ALONE = (ModePhase("train", "train", "labels"),)  # a network without a teacher
 
 
@@ -302,10 +353,13 @@ class Origin:
     words         the teacher in the table of modes
     network       `teacher` (the network named by --teacher, or the ensemble if several names are
                   joined by +), `student` (the student's own architecture; with --generations, the
-                  previous generation) or `none`
+                  previous generation), `average` (the exponential moving average of the student's
+                  own weights, which moves with it) or `none`
     trained       False: the network keeps its random initial weights
     stop_at       training stops once validation accuracy passes this value; None: train to the end
     distribution  class probabilities used in place of a network: `virtual` or `uniform`
+    decay         decay of an average, if the mode is defined for a single one; None: --teacher-decay
+    delivered     whether an average is also the network that is judged and delivered
     """
 
     words: str
@@ -313,15 +367,30 @@ class Origin:
     trained: bool = True
     stop_at: float | None = None
     distribution: str = ""
+    decay: float | None = None
+    delivered: bool = False
 
     @property
     def is_network(self) -> bool:
         return self.network != "none"
 
     @property
+    def moves(self) -> bool:
+        """Whether the teacher follows its student, step by step."""
+        return self.network == "average"
+
+    @property
+    def precedes(self) -> bool:
+        """Whether the teacher is a network that exists before the student, and stays as it is."""
+        return self.network in ("teacher", "student")
+
+    @property
     def is_students_own(self) -> bool:
         """Whether the teacher has the student's own architecture."""
         return self.network == "student"
+
+
+SCHEMES = {"student": "self", "average": "self"}  # others are offline
 
 
 @dataclass(frozen=True)
@@ -330,9 +399,10 @@ class Mode:
 
     teacher      where the teacher comes from
     source       arXiv number of the paper
-    phases       phases of the student's training, in order; teacher and student always see the same
-                 view of an image. With several phases, the first takes --match-share of the steps
-                 and the others share the rest equally
+    phases       phases of the student's training, in order. With several phases, the first takes
+                 --match-share of the steps and the others share the rest equally
+    views        which views of an image teacher and student see: a key of VIEWS in
+                 `kd.config.training_settings`
     knowledge    default of --knowledge: one kind, or several joined by +
     fixed_t      the temperature, if the mode is defined for a single one; None: use --temperature
     fixed_alpha  the weight of the teacher, if the mode is defined for a single one; None: use
@@ -349,6 +419,12 @@ class Mode:
     fixed_alpha: float | None = None
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
+    views: str = "same"
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): `offline` or `self`."""
+        return SCHEMES.get(self.teacher.network, "offline")
 
 
 TRAINED = Origin("trained network")
@@ -362,6 +438,12 @@ VIRTUAL = Origin(
     network="none",
     distribution="virtual",
 )
+AVERAGE = Origin(
+    "moving average of the student's own weights, which is delivered",
+    network="average",
+    delivered=True,
+)
+CURRENT = Origin("the student itself at the same step", network="average", decay=0.0)
 UNIFORM = Origin(
     "no network: the same probability for every class", network="none", distribution="uniform"
 )
@@ -375,6 +457,10 @@ MODES = {
     "smoothing": Mode(UNIFORM, "1512.00567", fixed_t=1.0),
     "smoothing-0.1": Mode(UNIFORM, "1512.00567", fixed_t=1.0, fixed_alpha=0.1),
     "random": Mode(UNTRAINED, "1909.11723"),
+    "mean-teacher": Mode(
+        AVERAGE, "1703.01780", (CONSISTENCY,), "probability-mse", views="independent"
+    ),
+    "fixmatch": Mode(CURRENT, "2001.07685", (PSEUDO,), "pseudo-label", views="weak/strong"),
     "unlabeled": Mode(TRAINED, "2009.00982", (MATCH, FINETUNE), "logit-mse"),
     "unlabeled-only": Mode(TRAINED, "2009.00982", (MATCH,), "logit-mse"),
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from kd.config.training_settings import VIEWS
 from kd.methods import KNOWLEDGE, MODES, PHASE_LOSSES, Kind, Mode, ModePhase
 from kd.system.markdown import table
 
@@ -21,8 +22,8 @@ def list_modes() -> str:
 
 def modes_table() -> str:
     """Return the table of modes in Markdown."""
-    header = ["`--mode`", "data", "teacher", "start of the student", "knowledge", "location"]
-    header += ["transfer", "source"]
+    header = ["`--mode`", "data", "views", "teacher", "start of the student", "knowledge"]
+    header += ["location", "transfer", "scheme", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
@@ -73,12 +74,14 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
         start += ", then the weights of the previous phase"
     return [
         f"`{name}`",
-        ", then ".join(_data(mode, phase) for phase in mode.phases),
+        ", then ".join(_data(phase) for phase in mode.phases),
+        VIEWS[mode.views].words if mode.teacher.is_network else "-",
         mode.teacher.words,
         start,
         f"{what} ({_each(f'`{kind}`' for kind in kinds)})",
         _each(kind.location for kind in kinds.values()),
         ", then ".join(_transfer(mode, phase) for phase in mode.phases),
+        mode.scheme,
         mode.source,
     ]
 
@@ -101,10 +104,10 @@ def _each(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _data(mode: Mode, phase: ModePhase) -> str:
-    """Return which images a phase uses, and whether a teacher sees them, too."""
-    if mode.teacher.is_network and PHASE_LOSSES[phase.loss].passes_knowledge:
-        return f"{IMAGES[phase.images]} (same view for teacher and student)"
+def _data(phase: ModePhase) -> str:
+    """Return which images a phase uses, and which of them the teacher teaches, if not all."""
+    if phase.taught == "unlabelled":
+        return f"{IMAGES[phase.images]}; the teacher teaches only the latter"
     return IMAGES[phase.images]
 
 

@@ -6,10 +6,17 @@ import numpy as np
 
 from kd.config import parsing
 from kd.config.layout import data_name, run_path
-from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
+from kd.config.plan import (
+    Distribution,
+    Follower,
+    KnowledgePlan,
+    PhasePlan,
+    Plan,
+    TeacherPlan,
+)
 from kd.config.refusals import refuse_misfits, refuse_parts, refuse_tag
 from kd.config.reporting import DEFAULT_RULE, parse_rule
-from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names
+from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names, views_of
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
     data_of_teachers,
@@ -39,7 +46,7 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     """Return the plan of a run. Raises Problem for settings that contradict each other."""
     refuse_tag(settings.output.tag)
     parse_rule(settings.output.operating_point or DEFAULT_RULE)
-    refuse_parts(settings.training)
+    refuse_parts(settings.training, views_of(settings))
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)
     settings = without_equal(settings)
@@ -55,9 +62,6 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     name = _teacher_name(settings)
     data = data_of_teachers(settings, unused)
     teachers = tuple(_teacher(settings, mode, place, data) for place in range(len(names)))
-    weights = [1.0] * len(names)
-    if settings.distillation.teacher_weights and "teacher_weights" not in unused:
-        weights = settings.distillation.teacher_weights
     return Plan(
         settings=settings,
         folder=_folder(
@@ -69,20 +73,34 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         phases=phases,
         alpha=settings.distillation.alpha if mode.fixed_alpha is None else mode.fixed_alpha,
         teachers=teachers,
-        shares=tuple(weight / sum(weights) for weight in weights) if names else (),
+        shares=_shares(settings, mode.teacher, unused),
         distribution=_distribution(settings, mode.teacher),
+        follower=_follower(settings, mode.teacher),
+        views=views_of(settings),
         teacher_name=name,
         teacher_words=words_on_teachers(settings, unused),
         teacher_data=data,
         unused=unused,
         idle=idle_flags(settings, unused),
-        remarks=_remarks(settings, name, teachers),
+        remarks=_remarks(settings, mode, name, teachers),
     )
 
 
-def _remarks(settings: DistillSettings, name: str, teachers: tuple[TeacherPlan, ...]) -> tuple:
+def _remarks(
+    settings: DistillSettings, mode: Mode, name: str, teachers: tuple[TeacherPlan, ...]
+) -> tuple[str, ...]:
     """Return remarks for the user that follow from the settings alone, each a sentence."""
     found = [unusual(settings.distillation.mode, name, settings.distillation.student)]
+    if mode.teacher.moves:
+        found.append(
+            "The teacher changes with its student: it runs in every step, and its logits are not"
+            " stored."
+        )
+    if mode.teacher.delivered:
+        found.append(
+            "The teacher, an average of the student's weights, is judged and delivered. Compare it"
+            f" with the network alone with --ema {settings.distillation.teacher_decay:g}."
+        )
     given = any(teacher.file is not None for teacher in teachers)
     unknown = settings.distillation.teacher_labeled_fraction is None
     if given and unknown and settings.data.labeled_fraction < 1:
@@ -117,6 +135,8 @@ def _resolve_alone(settings: TeacherSettings) -> Plan:
         teachers=(),
         shares=(),
         distribution=None,
+        follower=None,
+        views=views_of(settings),
         teacher_name="",
         teacher_words="",
         teacher_data=settings.data,
@@ -132,8 +152,13 @@ def _folder(settings, mode: str, pair: str) -> Path:
 
 
 def _teacher_name(settings: DistillSettings) -> str:
-    """Return `a+b`, `none`, or in a chain of generations the previous one, e.g. `a-generation1`."""
-    name = "+".join(teacher_names(settings)) or "none"
+    """Return `a+b`, or in a chain of generations the previous one, e.g. `a-generation1`.
+
+    A teacher that is no network is `none`, and a student that teaches itself while it learns is
+    `itself`.
+    """
+    moves = MODES[settings.distillation.mode].teacher.moves
+    name = "+".join(teacher_names(settings)) or ("itself" if moves else "none")
     if is_chain(settings) and settings.distillation.generations > 1:
         name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
     return name
@@ -144,6 +169,21 @@ def _weights_seed(settings: DistillSettings) -> int:
     if is_chain(settings):
         return another_seed(settings.training.seed, settings.distillation.generations)
     return settings.training.seed
+
+
+def _shares(settings: DistillSettings, origin: Origin, unused: frozenset[str]) -> tuple[float, ...]:
+    """Return the weight of each teacher network."""
+    weights = [1.0] * (1 if origin.moves else len(teacher_names(settings)))
+    if settings.distillation.teacher_weights and "teacher_weights" not in unused:
+        weights = settings.distillation.teacher_weights
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _follower(settings: DistillSettings, origin: Origin) -> Follower | None:
+    if not origin.moves:
+        return None
+    decay = settings.distillation.teacher_decay if origin.decay is None else origin.decay
+    return Follower(decay, origin.delivered)
 
 
 def _distribution(settings: DistillSettings, origin: Origin) -> Distribution | None:
@@ -177,6 +217,8 @@ def _phase(settings, mode: Mode | None, phase: ModePhase, tunes: bool) -> PhaseP
         lr=lr,
         half_labelled=phase.images == "half",
         keeps_start=tunes and settings.unlabeled.keep_matched,
+        teaches_rest=phase.taught == "unlabelled",
+        ramp_up=settings.distillation.ramp_up if loss.ramps else 0.0,
     )
 
 

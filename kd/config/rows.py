@@ -1,13 +1,15 @@
 """The entries of the tables of modes and knowledge that a student's settings select."""
 
-from kd.config.settings import DistillSettings
+from kd.config.plan import ViewsPlan
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.config.training_settings import VIEWS
 from kd.methods import MODES, Mode, ModePhase
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
-    """Return the names of the teachers of a student; empty if no network teaches it."""
+    """Return the names of the teachers of a student; empty if no network of its own teaches it."""
     origin = MODES[settings.distillation.mode].teacher
-    if not origin.is_network:
+    if not origin.precedes:
         return []
     return (
         [settings.distillation.student]
@@ -31,3 +33,12 @@ def chosen_phases(settings: DistillSettings, mode: Mode) -> list[ModePhase]:
     """Return the phases of a mode, each as --finetune selects it."""
     which = settings.unlabeled.finetune
     return [phase.choices[which] if phase.choices else phase for phase in mode.phases]
+
+
+def views_of(settings: TeacherSettings | DistillSettings) -> ViewsPlan:
+    """Return the views of a run: those of its mode; without a teacher, those of --augment."""
+    augment = settings.training.augment
+    if isinstance(settings, TeacherSettings):
+        return ViewsPlan(augment, augment)
+    sides = VIEWS[MODES[settings.distillation.mode].views]
+    return ViewsPlan(sides.student or augment, sides.teacher or augment, sides.independent)

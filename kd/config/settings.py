@@ -71,6 +71,21 @@ class Distillation:
     correct_probability: float = option(
         0.99, "--mode virtual: probability of the true class", above=0, most=0.9999
     )
+    teacher_decay: float = option(
+        0.999,
+        "--mode mean-teacher: decay of the average of the student's weights; 0: the student after"
+        " its last step; 1: as it began",
+        metavar="DECAY",
+        least=0,
+        most=1,
+    )
+    ramp_up: float = option(
+        0.25,
+        "--mode mean-teacher: share of the steps in which the weight of the teacher rises to ALPHA",
+        metavar="SHARE",
+        least=0,
+        most=1,
+    )
     teacher_weights: list[float] = option(
         [],
         "weights of the teachers in an ensemble (default: equal)",

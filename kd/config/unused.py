@@ -4,7 +4,8 @@ from kd.config import parsing
 from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_phases, is_chain, teacher_names
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.methods import KNOWLEDGE, Mode, option_key
+from kd.config.training_settings import VIEWS
+from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
 
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
@@ -36,7 +37,7 @@ def unused_by_student(
     tunes = any(row.choices for row in mode.phases)
     rows = chosen_phases(settings, mode)
     chosen = any(phase.knowledge.weights and not row.knowledge for row, phase in zip(rows, phases))
-    files = origin.trained and origin.is_network
+    files = origin.trained and origin.precedes
     weighs = any(phase.reads_labels and phase.knowledge.weights for phase in phases)
     used = _used_by_any(settings, phases) | {
         "alpha": mode.fixed_alpha is None and weighs,
@@ -52,10 +53,15 @@ def unused_by_student(
         "knowledge": chosen,
         "knowledge_weights": chosen,
         "correct_probability": origin.distribution == "virtual",
+        "teacher_decay": origin.moves and origin.decay is None,
+        "ramp_up": any(PHASE_LOSSES[row.loss].ramps for row in rows),
+        "ema": not origin.delivered,
+        "stored_logits": not origin.moves,
+        "augment": VIEWS[mode.views].uses_augment,
         "teacher_weights": len(teacher_names(settings)) > 1,
         "teacher_checkpoint": files,
         "teacher_labeled_fraction": files,
-        "teacher_image_size": origin.is_network,
+        "teacher_image_size": origin.precedes,
         "allow_foreign_teacher": files,
     }
     for name, kind in KNOWLEDGE.items():

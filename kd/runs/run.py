@@ -47,6 +47,7 @@ from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.find import find
 from kd.teachers.introduction import introduce
 from kd.teachers.leakage import refuse_leaking_labels
+from kd.training.average import averages_of
 from kd.training.precision import training_precision
 from kd.training.state import State
 
@@ -186,6 +187,9 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     student = build_student(plan, data, folder)
     precision, logits = try_training(plan, folder, student, first)
     saved = folder.load(**data.fixed, precision=precision.words)
+    averages = averages_of(student, plan.ema, plan.follower)
+    if plan.follower is not None:
+        ensemble.follower = averages.teacher.network
     builder = PhaseBuilder(plan, data, ensemble)
     builder.look_inside(student, first, precision)
     phases = builder.build()
@@ -198,7 +202,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     if ensemble is not None:
         ensemble.check_unchanged(entry)
     clock = Clock()
-    state = State(student, plan.settings.training, precision, builder.projectors)
+    state = State(student, plan.settings.training, precision, builder.projectors, averages)
     if saved is not None:
         restore(state, clock, saved)
     del saved  # takes two gigabytes for VGG11
@@ -301,7 +305,7 @@ def try_training(
     trained on such batches, or if there is too little disk space for its resume files.
     """
     training = plan.settings.training
-    folder.check_space(models.parameters(student.module), averaged=training.ema is not None)
+    folder.check_space(models.parameters(student.module), plan.averages)
     seed_step(first.images.device, training.seed, 0, 0)
     precision = training_precision(training.amp, student, first.images)
     return precision, models.try_batch(student, first.images, precision).logits

@@ -154,11 +154,12 @@ def teacher_role(mode: str) -> str:
 def members(mode: str, teacher: str) -> list[str]:
     """Return the networks trained on labels that together form a mode's `teacher`.
 
-    Empty if the teacher is an untrained network, a distribution or a generation of a chain, and if
+    Empty if the teacher is an untrained network, a distribution, the student itself or a generation
+    of a chain, and if
     it has data of its own, because its runs are then in no table of its students.
     """
     origin = _origin(mode)
-    if not origin.trained or not origin.is_network:
+    if not origin.trained or not origin.precedes:
         return []
     if GENERATION_WORD in teacher or words_of(teacher):
         return []
@@ -171,8 +172,11 @@ def teaches_itself(mode: str) -> bool:
 
 
 def has_network(mode: str) -> bool:
-    """Return whether a mode's teacher is a network, rather than a distribution."""
-    return _origin(mode).is_network
+    """Return whether a mode's teacher is a network apart from the student.
+
+    It is not one if it is a distribution or an average of the student's weights.
+    """
+    return _origin(mode).precedes
 
 
 def teacher_flags(mode: str, teacher: str) -> list[str]:
