@@ -32,6 +32,10 @@ def dkd_of_a_row(s, t, T):
     return T**2 * (target + beta * kl(p_rest / p_rest.sum(), q_rest / q_rest.sum()))
 
 
+def pseudo_label_of_a_row(s, t, T):
+    return -math.log(soft(s, 1)[t.argmax()]) if soft(t, 1).max() >= 0.7 else 0.0
+
+
 def ref_dist(student, teacher, T, rows=1, columns=1):
     q, p = (np.array([soft(row, T) for row in logits]) for logits in (student, teacher))
     relations = [(q, p)] * rows + [(q.T, p.T)] * columns
@@ -86,6 +90,8 @@ OUTPUTS = {
     "kd": (losses.kd, ref_kd), "dist": (losses.dist, ref_dist),
     "logit_mse": (lambda s, t, T: losses.logit_mse(s, t), mean(lambda s, t, T: math.fsum((a - b)**2 for a, b in zip(s, t)) / 2)),
     "dkd": (lambda s, t, T: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float()), mean(dkd_of_a_row)),
+    "probability_mse": (lambda s, t, T: losses.probability_mse(s, t), mean(lambda s, t, T: math.fsum((soft(s, 1) - soft(t, 1))**2))),
+    "pseudo_label": (lambda s, t, T: losses.pseudo_label(s, t, 0.7), mean(pseudo_label_of_a_row)),
     "standardized": (losses.standardized, mean(lambda s, t, T: T**2 * kl(soft(z_score(t), T), soft(z_score(s), T))))}
 INSIDE = {
     "attention": (lambda s, t, T: losses.attention(s, t), mean(attention_of_an_image)),
@@ -156,6 +162,8 @@ WEIGHTED = {
     "kd": losses.kd, "standardized": losses.standardized,
     "logit_mse": lambda s, t, T, weights: losses.logit_mse(s, t, weights),
     "dkd": lambda s, t, T, weights: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float(), weights),
+    "probability_mse": lambda s, t, T, weights: losses.probability_mse(s, t, weights),
+    "pseudo_label": lambda s, t, T, weights: losses.pseudo_label(s, t, 0.7, weights),
     "attention": lambda s, t, T, weights: losses.attention(s, t, weights),
     "hint": lambda s, t, T, weights: losses.hint(s, t, weights)}
 

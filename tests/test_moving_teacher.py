@@ -5,12 +5,11 @@ import dataclasses
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import PAIR, same, weights
 from test_half_labelled import halves
-from test_loop import CPU, FLOAT, panel_of, resumed_from_every_step, train, two_phases
+from test_loop import CPU, FLOAT, resumed_from_every_step, train
 from test_loop import views as views  # a fixture
 from test_ranks import Hooks, by_ranks, plain, team
 

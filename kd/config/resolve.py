@@ -24,6 +24,7 @@ from kd.config.teacher_data import (
     without_equal,
     words_on_teachers,
 )
+from kd.config.training_settings import AUGMENTATIONS
 from kd.config.unused import idle_flags, unused_by_network_alone, unused_by_student
 from kd.methods import (
     ALONE,
@@ -272,5 +273,9 @@ def _teacher_settings(
     if is_chain(settings) and settings.distillation.generations > 1:
         return parsing.replace(settings, generations=settings.distillation.generations - 1)
     teacher = Teacher(model=name, stop_at_val_accuracy=origin.stop_at)
-    wanted = TeacherSettings(teacher, data, settings.network, settings.training, settings.output)
-    return parsing.replace(wanted, weights=None)
+    training = settings.training
+    wanted = TeacherSettings(teacher, data, settings.network, training, settings.output)
+    # A mode with views of its own may have parts that the views of --augment do not have.
+    parts = AUGMENTATIONS[training.augment]
+    without = [part for part in training.augment_without if part in parts]
+    return parsing.replace(wanted, weights=None, augment_without=without)
