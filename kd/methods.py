@@ -358,7 +358,7 @@ class Origin:
     trained       False: the network keeps its random initial weights
     stop_at       training stops once validation accuracy passes this value; None: train to the end
     distribution  class probabilities used in place of a network: `virtual` or `uniform`
-    decay         decay of an average, if the mode is defined for a single one; None: --teacher-decay
+    decay         decay of an average, if the mode is defined for one; None: --teacher-decay
     delivered     whether an average is also the network that is judged and delivered
     """
 

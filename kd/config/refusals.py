@@ -109,8 +109,8 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
     whole = [name for name, kind in phase.knowledge.kinds.items() if not kind.per_image]
     if phase.teaches_rest and whole:
         raise Problem(
-            f"--knowledge {whole[0]} {where}: it compares the images of a batch with each other, but"
-            " only those without labels are taught. Use another kind."
+            f"--knowledge {whole[0]} {where}: it compares the images of a batch with each other,"
+            " but only those without labels are taught. Use another kind."
         )
     labels_in_pool = phase.shows_pool and phase.reads_labels
     needs_network = phase.half_labelled or not phase.reads_labels

@@ -16,7 +16,14 @@ from kd.config.plan import (
 )
 from kd.config.refusals import refuse_misfits, refuse_parts, refuse_tag
 from kd.config.reporting import DEFAULT_RULE, parse_rule
-from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names, views_of
+from kd.config.rows import (
+    OWN_TEACHER,
+    chosen_kinds,
+    chosen_phases,
+    is_chain,
+    teacher_names,
+    views_of,
+)
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
     data_of_teachers,
@@ -159,7 +166,7 @@ def _teacher_name(settings: DistillSettings) -> str:
     `itself`.
     """
     moves = MODES[settings.distillation.mode].teacher.moves
-    name = "+".join(teacher_names(settings)) or ("itself" if moves else "none")
+    name = "+".join(teacher_names(settings)) or (OWN_TEACHER if moves else "none")
     if is_chain(settings) and settings.distillation.generations > 1:
         name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
     return name

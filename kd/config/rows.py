@@ -5,6 +5,8 @@ from kd.config.settings import DistillSettings, TeacherSettings
 from kd.config.training_settings import VIEWS
 from kd.methods import MODES, Mode, ModePhase
 
+OWN_TEACHER = "itself"  # in place of the name of a teacher, for a student that teaches itself
+
 
 def teacher_names(settings: DistillSettings) -> list[str]:
     """Return the names of the teachers of a student; empty if no network of its own teaches it."""

@@ -16,8 +16,8 @@ class HalfLabelled(Views):
 
     An epoch has the steps of an epoch of the labelled views, and the order within each half is that
     of its views. If the images of one half are too few for an epoch, they repeat. The slots of the
-    labelled images follow those of the unlabelled ones. Each half has the augmentation of its views,
-    which teachers see as those of the unlabelled half say.
+    labelled images follow those of the unlabelled ones. Each half has the augmentation of its
+    views; teachers see all images as the unlabelled views say.
 
     The labels of a batch are the shares of the classes [B, K], which are zero for an image without
     a label. With mixup, a labelled image may be mixed with an unlabelled one. The shares of its

@@ -47,7 +47,7 @@ from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.find import find
 from kd.teachers.introduction import introduce
 from kd.teachers.leakage import refuse_leaking_labels
-from kd.training.average import averages_of
+from kd.training.average import Averages, averages_of
 from kd.training.precision import training_precision
 from kd.training.state import State
 
@@ -187,9 +187,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     student = build_student(plan, data, folder)
     precision, logits = try_training(plan, folder, student, first)
     saved = folder.load(**data.fixed, precision=precision.words)
-    averages = averages_of(student, plan.ema, plan.follower)
-    if plan.follower is not None:
-        ensemble.follower = averages.teacher.network
+    averages = average(student, plan, ensemble)
     builder = PhaseBuilder(plan, data, ensemble)
     builder.look_inside(student, first, precision)
     phases = builder.build()
@@ -283,6 +281,14 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
         seed=plan.weights_seed,
     )
     return student.to(data.device)
+
+
+def average(student: Classifier, plan: Plan, ensemble: Ensemble | None) -> Averages:
+    """Return the averages of a student's weights, of which one may become its teacher."""
+    averages = averages_of(student, plan.ema, plan.follower)
+    if plan.follower is not None:
+        ensemble.follower = averages.teacher.network
+    return averages
 
 
 def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:

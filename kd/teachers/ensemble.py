@@ -49,11 +49,11 @@ class Teacher:
 
 
 class Ensemble:
-    """The teachers of a run; `members` is empty if none is a network that exists before the student.
+    """The teachers of a run; `members` are the networks that exist before the student.
 
-    The teacher is then a label distribution, or the average of its weights (`follower`).
+    If there are none, a label distribution is the teacher, or the average of the student's weights.
 
-    stores    stores of the student's images -> stores of the same images at the size of the teachers
+    stores    stores of the student's images -> those of the same images at the size of the teachers
     follower  the average of the student's weights that teaches it; None for other teachers, and
               until the student exists
     """

@@ -1,4 +1,4 @@
-"""Averages of the weights of a network in training: what is delivered (--ema), and what teaches it."""
+"""Averages of the weights of a network in training: one that is delivered, one that teaches it."""
 
 import copy
 from dataclasses import replace

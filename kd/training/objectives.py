@@ -161,8 +161,8 @@ class Distillation:
 
     class_weights   weight of each class in CE [K]; None for equal weights
     labelled_share  share of the images of a batch that have a label
-    teaches_rest    whether the knowledge is a mean over the images without a label only. If labelled
-                    and other images are mixed, an image counts with the share that has no label
+    teaches_rest    whether the knowledge is a mean over the images without a label only. A mixed
+                    image then counts with the share of it that has none
     ramp            factor of alpha in the weight of the knowledge; the labels have 1 - alpha
     """
 
