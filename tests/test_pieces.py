@@ -99,7 +99,7 @@ def test_the_last_stages_are_paired_and_each_network_is_read_at_its_named_layers
     assert deep.stages() == tuple("cdef") and two.layers(deep, []) == [("f",), ("bn",), ("bn",)]
     assert two.layers(deep, ["x:y", "u:v:w", "z"]) == [("x", "u", "z"), ("y", "v", "z"), ("y", "w", "z")]
     images = torch.rand(2, 3, 32, 32)
-    got = two.on(None, FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
+    got = two.on(SimpleNamespace(teachers_see_them=True), FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
     wide, tiny = (member.trained.network.outputs(images, (layer,)) for member, layer in zip(two.members, ("bn", "conv")))
     assert torch.equal(got.features[0][0], wide.features[0]) and torch.equal(got.features[1][0], tiny.features[0])
     assert torch.equal(got.logits, torch.stack([wide.logits, tiny.logits]))
