@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -418,6 +419,23 @@ def test_studies_compare_them_with_the_same_network_alone(script):
     code, out = script("evaluate", ["--shift", run_of("fixmatch"), run_of("mean-teacher")])
     assert code == 0 and "kdtiny <- itself, fixmatch" in out and "kdtiny (baseline)" in out
     assert script("evaluate", ["--curves", run_of("fixmatch")])[0] == 0
+
+
+def test_they_are_arms_of_every_pair_of_the_student(script):
+    assert script("train_teacher", ["--model", "kdtiny", *WORDS[4:], "--max-steps", "4"])[0] == 0
+    for mode in MODES:
+        assert script("distill", [*WORDS, "--mode", mode, "--max-steps", "4"])[0] == 0
+    code, out = script("evaluate", ["--arms", "runs"])
+    [group] = json.loads(Path("runs/arms.json").read_text())["groups"]
+    assert code == 0 and (group["teacher"], group["arms"]) == ("itself", ["alone", "mean-teacher", "fixmatch"]), out
+    assert [(gap["of"], gap["minus"]) for gap in group["rows"][0]["gaps"]] == [("mean-teacher", "alone"), ("fixmatch", "alone")]
+    assert script("distill", [*WORDS, "--mode", "unlabeled-only", "--max-steps", "4"])[0] == 0
+    code, out = script("evaluate", ["--arms", "runs"])
+    [group] = json.loads(Path("runs/arms.json").read_text())["groups"]
+    assert code == 0 and group["teacher"] == "kdwide" and group["arms"][-2:] == ["mean-teacher", "fixmatch"] and "FixMatch" in out
+    assert set(group["rows"][0]["cells"]) == {"teacher", "alone", "unlabeled-only", "mean-teacher", "fixmatch"}
+    folder = Path("runs/arms.md").read_text()
+    assert "--mode itself" not in folder and "KD (labelled)" in folder
 
 
 @pytest.mark.slow
