@@ -17,7 +17,10 @@ MANY_ENOUGH = 16  # images per step that a loss needs to compare them with each 
 
 @dataclass(frozen=True)
 class KindOption:
-    """A hyper-parameter of one kind of knowledge; its flag is --KIND-NAME, e.g. --dkd-beta."""
+    """A hyper-parameter of one kind of knowledge; its flag is --KIND-NAME, e.g. --dkd-beta.
+
+    of_regressor  whether the kind's regressor takes it instead of the loss
+    """
 
     name: str
     default: float | str
@@ -26,6 +29,7 @@ class KindOption:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] | None = None
+    of_regressor: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Kind:
     source         arXiv number of the paper
     loss           name of the function in `kd.losses`, which is called as
                    loss(student, teacher, [labels=], [temperature=], [weights=], **options)
-    options        hyper-parameters of this kind, passed to the loss by name
+    options        hyper-parameters of this kind, passed by name to the loss or to the regressor
     softens        whether the loss takes a temperature
     labels         whether the loss takes the labels; such a kind cannot be used in a phase that
                    does not read labels
@@ -53,7 +57,9 @@ class Kind:
     maps           whether the features must be maps [B, C, H, W]
     positions      whether the loss compares the positions of a map; a map with a single position
                    then has nothing to compare
-    projects       whether the student's map first goes through a trained 1x1 convolution
+    regressor      name of the class in `kd.training.regressors` whose module is trained together
+                   with the student. The student's features go through it, and the loss takes what
+                   it returns in their place. Empty: the loss takes the features
     least_classes  number of classes below which there is nothing to transfer
     cautions       function of (classes, images per step, temperatures) that returns notes for the
                    user, each a sentence
@@ -71,7 +77,7 @@ class Kind:
     per_image: bool = False
     maps: bool = False
     positions: bool = False
-    projects: bool = False
+    regressor: str = ""
     least_classes: int = 2
     cautions: Callable[[int, int, tuple[float, ...]], list[str]] | None = None
 
@@ -85,6 +91,14 @@ class Kind:
         from kd import losses
 
         return getattr(losses, self.loss)
+
+    def options_of(self, values: Mapping, regressor: bool) -> dict:
+        """Return the values of the options that the regressor takes, or that the loss takes.
+
+        values  name of an option -> its value; options that are missing keep their defaults
+        """
+        names = [one.name for one in self.options if one.of_regressor == regressor]
+        return {name: values[name] for name in names if name in values}
 
 
 def option_key(kind: str, option: KindOption) -> str:
@@ -118,6 +132,10 @@ def _similarity_cautions(classes: int, batch: int, temperatures: tuple[float, ..
 
 def _pkt_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
     return _few_images("pkt", batch)
+
+
+def _rkd_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
+    return _few_images("rkd", batch)
 
 
 def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
@@ -225,6 +243,19 @@ KNOWLEDGE = {
         ),
         cautions=_pkt_cautions,
     ),
+    "rkd": Kind(
+        what="distances and angles between the images of a batch",
+        location="stages",
+        transfer="Huber loss of distances and of cosines of angles",
+        weight=50.0,
+        source="1904.05068",
+        loss="rkd",
+        options=(
+            KindOption("distance", 1.0, "rkd: weight of the distances", least=0, most=1000),
+            KindOption("angle", 2.0, "rkd: weight of the angles", least=0, most=1000),
+        ),
+        cautions=_rkd_cautions,
+    ),
     "hint": Kind(
         what="feature maps",
         location="stages",
@@ -234,7 +265,28 @@ KNOWLEDGE = {
         loss="hint",
         per_image=True,
         maps=True,
-        projects=True,
+        regressor="Projectors",
+    ),
+    "vid": Kind(
+        what="feature maps, with the uncertainty of each channel",
+        location="stages",
+        transfer="-log likelihood of a Gaussian around a 1x1 projection",
+        weight=250.0,
+        source="1904.05835",
+        loss="vid",
+        per_image=True,
+        maps=True,
+        regressor="Gaussians",
+        options=(
+            KindOption(
+                "variance",
+                5.0,
+                "vid: initial variance of each channel",
+                least=0.001,
+                most=1000,
+                of_regressor=True,
+            ),
+        ),
     ),
 }
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import torch
 
-from kd import losses, models
+from kd import models
 from kd.config.settings import Training
 from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
@@ -21,6 +21,7 @@ from kd.teachers.outputs import (
     ObservedNetwork,
     no_teacher,
 )
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge, Supervised
 from kd.training.state import State
 
@@ -77,8 +78,8 @@ def lesson(device, kind, amp="off"):
         knowledge = Knowledge({kind: 1.0}, (4.0,))
         return live_teacher(device, amp), Distillation(knowledge, 0.5), ()
     network = ObservedNetwork(build(device, "kdwide", seed=9), precision_of(device, amp), ("bn",))
-    projectors = losses.Projectors([(8, 12)], 3).to(device) if KNOWLEDGE[kind].projects else None
-    knowledge = Knowledge({kind: 1.0}, (4.0,), projectors=projectors)
+    trained = regressors.build({kind: KNOWLEDGE[kind]}, [(8, 12)], 3).to(device)
+    knowledge = Knowledge({kind: 1.0}, (4.0,), regressors=trained)
     return ObservedJointTeacher([network], [1.0], device), Distillation(knowledge, 0.5), ("bn",)
 
 

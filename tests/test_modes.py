@@ -24,6 +24,7 @@ from kd.reports.predictions import read_predictions
 from kd.teachers import model_file
 from kd.teachers.find import untrained
 from kd.teachers.outputs import LabelDistribution
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge
 
 SHORT = [*PAIR, "--max-steps", "3"]
@@ -113,8 +114,14 @@ def test_an_option_of_a_kind_reaches_the_loss_of_that_kind_only(script):
 def test_the_loss_of_every_kind_takes_the_arguments_of_its_row(script):
     for name, kind in KNOWLEDGE.items():
         taken = list(inspect.signature(kind.function()).parameters)[2:]
-        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + ["weights"] * kind.per_image + [one.name for one in kind.options]
+        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + ["weights"] * kind.per_image
+        said += [one.name for one in kind.options if not one.of_regressor]
         assert sorted(taken) == sorted(said), name
+        of_regressor = [one.name for one in kind.options if one.of_regressor]
+        if kind.regressor:
+            taken = list(inspect.signature(getattr(regressors, kind.regressor)).parameters)[2:]
+            assert sorted(taken) == sorted(of_regressor), name
+        assert kind.regressor or not of_regressor
 
 
 @pytest.mark.parametrize("mode", ["normal", "unlabeled", "virtual"])

@@ -1,6 +1,5 @@
 """The data of a run as batches on its device."""
 
-from kd import losses
 from kd.config.plan import PhasePlan, Plan
 from kd.data.augmentation import Augmentation
 from kd.data.half_labelled import HalfLabelled
@@ -9,6 +8,7 @@ from kd.reports import evidence
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
 from kd.system.errors import Problem
+from kd.training.class_weights import class_weights
 from kd.training.selection import refuse_undefined
 
 
@@ -47,7 +47,7 @@ class RunData:
         self.steps = self._count_steps(plan)
         self.class_weights = None
         if plan.settings.data.balance == "weights":
-            weights = losses.class_weights(self.train.labels, len(self.classes))
+            weights = class_weights(self.train.labels, len(self.classes))
             self.class_weights = weights.to(self.device)
         self.fixed = {
             "split_hash": self.dataset.split_hash,

@@ -198,7 +198,7 @@ def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
     if ensemble is not None:
         ensemble.check_unchanged(entry)
     clock = Clock()
-    state = State(student, plan.settings.training, precision, builder.projectors)
+    state = State(student, plan.settings.training, precision, builder.regressors)
     if saved is not None:
         restore(state, clock, saved)
     del saved  # takes two gigabytes for VGG11

@@ -79,7 +79,16 @@ SCHEMA = {
 
 
 def upgraded(state: dict) -> dict:
-    """Return a saved state with what earlier versions did not save: those had no average."""
+    """Return a state that an earlier version saved in the form of this one.
+
+    Earlier versions had no average, and no regressors but those of `hint`, without its name.
+    """
+    helper = state.get("helper")
+    if isinstance(helper, dict):
+        named = {
+            f"hint.{key}" if key.startswith("weights.") else key: helper[key] for key in helper
+        }
+        state = state | {"helper": named}
     return {"average": {}} | state
 
 
@@ -89,7 +98,7 @@ class State:
     `state_dict` returns all of it, but for `best_logits`, which can be computed again.
 
     helper        a module that is trained together with the network and is not needed afterwards,
-                  such as the projectors of `losses.hint`
+                  such as `training.regressors`
     average       the average of the network's weights; without --ema, the network itself
     best_weights  the weights of the best epoch of the phase; None before its first epoch ends
     best_logits   their logits for the validation split, float32 [n, K]; None if not known
