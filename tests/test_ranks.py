@@ -217,7 +217,7 @@ def by_ranks(count, words, seconds=90):
     return team(count, lambda: distill.main([str(word) for word in words]), seconds)
 
 
-@pytest.mark.parametrize("mode, more", [("normal", []), ("normal", ["--knowledge", "hint"]),
+@pytest.mark.parametrize("mode, more", [("normal", []), ("normal", ["--knowledge", "hint+vid+rkd"]),
                                         ("unlabeled", ["--knowledge", "attention"]),
                                         ("self", []), ("smoothing", [])])
 def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
