@@ -44,7 +44,7 @@ class Kind:
                    weights in the papers are meant for 100 or 1000 classes, where CE starts at
                    log K = 4.6 or 6.9; with K = 7 it starts at 1.9. The weights here give every kind
                    about the same influence as `kd` at T = 4: the norm of its gradient with respect
-                   to the student's weights is 0.8 to 4 times that of CE (tests/benchmarks/pull.py)
+                   to the student's weights is 0.7 to 4 times that of CE (tests/benchmarks/pull.py)
     source         arXiv number of the paper
     loss           name of the function in `kd.losses`, which is called as
                    loss(student, teacher, [labels=], [temperature=], [weights=], **options)
@@ -247,7 +247,7 @@ KNOWLEDGE = {
         what="distances and angles between the images of a batch",
         location="stages",
         transfer="Huber loss of distances and of cosines of angles",
-        weight=50.0,
+        weight=25.0,
         source="1904.05068",
         loss="rkd",
         options=(
@@ -271,7 +271,7 @@ KNOWLEDGE = {
         what="feature maps, with the uncertainty of each channel",
         location="stages",
         transfer="-log likelihood of a Gaussian around a 1x1 projection",
-        weight=250.0,
+        weight=300.0,
         source="1904.05835",
         loss="vid",
         per_image=True,
