@@ -305,7 +305,7 @@ def test_resuming_ends_in_the_same_state(gpu, record_property, name, amp, steps)
         def keep(state):
             if saved is None and state.progress.total in (1, steps // 2, steps - 1):
                 kept[state.progress.total] = snapshot(state)
-        train(state, views, amp=amp, end=steps, teacher=teacher, objective=objective,
+        train(state, views, end=steps, teacher=teacher, objective=objective,
               after_step=keep)
         return snapshot(state), weights_of(state), kept
 
@@ -365,7 +365,7 @@ def test_a_step_that_is_not_finite_is_noticed_in_time_and_saves_nothing(gpu, poi
 
     state = new_state(gpu, amp, training=training)
     with pytest.raises(Problem, match="not finite at step 2 .learning rate 0.02") as caught:
-        train(state, make_views(gpu, batch_size=2), amp=amp, training=training, objective=objective)
+        train(state, make_views(gpu, batch_size=2), training=training, objective=objective)
     assert caught.value.code == DIVERGED and "changed no weight" in str(caught.value)
     # A GPU is not asked after every step.
     assert state.progress.total == (LOG_EVERY if gpu.type == "cuda" else 3)
