@@ -254,9 +254,9 @@ def _row(state: State, phase: Phase, logits: np.ndarray, labels: np.ndarray) -> 
     means = state.means()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
-            "Training diverged: the loss or the validation logits of the epoch that ends at step"
-            f" {state.progress.total} are not finite. Lower --lr or set --clip-norm 1, in a"
-            " new run with --tag NAME.",
+            f"Training of {state.network.name} diverged: the loss or the validation logits of the"
+            f" epoch that ends at step {state.progress.total} are not finite. Lower --lr or set"
+            " --clip-norm 1, in a new run with --tag NAME.",
             DIVERGED,
         )
     selected = {}

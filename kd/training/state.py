@@ -119,7 +119,7 @@ class State:
             fused=device.type in FUSED,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-        self.divergence = Divergence(self.optimizer, device, precision.scaled)
+        self.divergence = Divergence(network.name, self.optimizer, device, precision.scaled)
         # The sums of `terms`, on the device; copied to progress.sums when they are read.
         self.sums = None
         self.terms: tuple[str, ...] = ()
