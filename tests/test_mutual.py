@@ -23,6 +23,7 @@ from kd.config.resolve import resolve, resolve_all
 from kd.config.settings import DistillSettings, Training
 from kd.data.readers import synthetic
 from kd.loop import Hooks, Phase, fit
+from kd.methods import DISTIL, MATCH, MODES, PEERS, Mode
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system import checkpoint, ranks
@@ -126,16 +127,26 @@ def test_the_order_of_the_students_changes_nothing(views):
         assert all(torch.allclose(value, ends[1][name][key], atol=1e-12) for key, value in first.items())
 
 
-def test_a_single_student_of_the_loop_is_plain_training(views):
-    training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3)
-    ends = []
-    for number in (0, 1):
-        state = State(models.build("kdtiny", synthetic.CLASSES, seed=3), training, FLOAT)
-        phase = Phase("train", views[0], no_teacher, Supervised(), 0, 8, training.lr)
-        phases = [phase] if number else [Phase(**(vars(phase) | {"targets": lambda taught, outputs: [None]}))]
-        fit([state], phases, views[1], training, Hooks())
-        ends.append(state.state_dict())
-    assert same(*ends)
+def test_students_that_exchange_nothing_are_trained_as_if_alone(views):
+    """In the loop, dropout and BatchNorm included, whatever the number of students before one."""
+    training, names = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, ema=0.8), ("kdtiny", "kdwide", "kdtiny")
+    phase = Phase("train", views[0], no_teacher, Supervised(), 0, 8, training.lr)
+
+    def trained(numbers):
+        states = [State(models.build(names[number], synthetic.CLASSES, seed=number), training, FLOAT) for number in numbers]
+        fit(states, [phase], views[1], training, Hooks())
+        return [state.state_dict() for state in states]
+
+    assert all(same(own, trained([number])[0]) for number, own in enumerate(trained([0, 1, 2])))
+
+
+def test_students_may_exchange_before_they_read_labels(script, monkeypatch):
+    monkeypatch.setitem(MODES, "mine", Mode(PEERS, "x", (MATCH, DISTIL), "kd+dist"))
+    code, out = script("distill", [*PAIR, "--mode", "mine", "--match-share", "0.5"])
+    assert code == 0 and script("distill", ["--list-modes"])[0] == 0
+    for folder in FOLDERS.values():
+        first, *_, last = reports.read(Path(str(folder).replace("mutual", "mine")))["history"]["epochs"]
+        assert first["phase"] == "match" and "train_ce" not in first and {"train_ce", "train_kd", "train_dist"} <= last.keys()
 
 
 def test_without_weight_on_each_other_the_students_are_networks_alone(script):
