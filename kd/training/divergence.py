@@ -84,8 +84,8 @@ class Divergence:
     def _problem(self, what: str, safe: str) -> Problem:
         lr = self.optimizer.param_groups[0]["lr"]
         return Problem(
-            f"Training of {self.name} diverged: {what} (learning rate {lr:g}). {safe} Lower --lr, or"
-            " set --clip-norm 1 or --amp off, in a new run with --tag NAME.",
+            f"Training of {self.name} diverged: {what} (learning rate {lr:g}). {safe} Lower --lr,"
+            " or set --clip-norm 1 or --amp off, in a new run with --tag NAME.",
             DIVERGED,
         )
 
