@@ -199,7 +199,7 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
 
     They are T * log of the mean of the softened probabilities, shifted so that the mean of each row
     is the weighted mean of the teachers' row means. The logits of a single teacher are returned
-    unchanged, in float32.
+    unchanged, in float32 or float64.
 
     logits       of the teachers, [M, B, K]
     weights      of the teachers, [M], with sum 1
@@ -209,7 +209,7 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
     the mean of its members' predictions).
     """
     if len(logits) == 1:
-        return logits[0].float()
+        return full(logits[0])
     logits, weights = full(logits), full(weights).view(-1, 1, 1)
     log_probabilities = F.log_softmax(logits / temperature, dim=2)
     mean = torch.logsumexp(log_probabilities + weights.log(), dim=0) * temperature

@@ -354,7 +354,8 @@ class Origin:
     words         the teacher in the table of modes
     network       `teacher` (the network named by --teacher, or the ensemble if several names are
                   joined by +), `student` (the student's own architecture; with --generations, the
-                  previous generation) or `none`
+                  previous generation), `peers` (the other students, which are trained at once with
+                  the student; see `Mode.trains_several`) or `none`
     trained       False: the network keeps its random initial weights
     stop_at       training stops once validation accuracy passes this value; None: train to the end
     distribution  class probabilities used in place of a network: `virtual` or `uniform`
@@ -374,6 +375,16 @@ class Origin:
     def is_students_own(self) -> bool:
         """Whether the teacher has the student's own architecture."""
         return self.network == "student"
+
+    @property
+    def is_peers(self) -> bool:
+        """Whether the other students of the run teach, each with its outputs of the same step."""
+        return self.network == "peers"
+
+    @property
+    def precedes(self) -> bool:
+        """Whether the teacher is a network that exists before the student is trained."""
+        return self.is_network and not self.is_peers
 
 
 @dataclass(frozen=True)
@@ -402,6 +413,11 @@ class Mode:
     teachers: tuple[str, ...] = ()
     students: tuple[str, ...] = ()
 
+    @property
+    def trains_several(self) -> bool:
+        """Whether a run trains several students at once, those that --student joins by +."""
+        return self.teacher.is_peers
+
 
 TRAINED = Origin("trained network")
 LARGE = Origin("large trained network")
@@ -409,6 +425,7 @@ SMALL = Origin("small trained network")
 STOPPED = Origin("network trained only until validation accuracy passes 0.5", stop_at=0.5)
 ITSELF = Origin("trained network of the student's own architecture", network="student")
 UNTRAINED = Origin("network with random weights, never trained", trained=False)
+PEERS = Origin("the other students: the mean of their probabilities in the same step", "peers")
 VIRTUAL = Origin(
     "no network: probability a for the true class, (1 - a)/(K - 1) for every other",
     network="none",
@@ -427,6 +444,7 @@ MODES = {
     "smoothing": Mode(UNIFORM, "1512.00567", fixed_t=1.0),
     "smoothing-0.1": Mode(UNIFORM, "1512.00567", fixed_t=1.0, fixed_alpha=0.1),
     "random": Mode(UNTRAINED, "1909.11723"),
+    "mutual": Mode(PEERS, "1706.00384", fixed_t=1.0),
     "unlabeled": Mode(TRAINED, "2009.00982", (MATCH, FINETUNE), "logit-mse"),
     "unlabeled-only": Mode(TRAINED, "2009.00982", (MATCH,), "logit-mse"),
 }

@@ -83,7 +83,7 @@ def lesson(device, kind, amp="off"):
     return ObservedJointTeacher([network], [1.0], device), Distillation(knowledge, 0.5), ("bn",)
 
 
-def train(state, views, *, amp="off", training=TRAINING, lr=None, end=None, teacher=no_teacher,
+def train(state, views, *, training=TRAINING, lr=None, end=None, teacher=no_teacher,
           objective=None, layers=(), after_step=None):
     """Train a state from its own step to the step `end`, by default to the end of its epochs."""
     seen, valid = views
@@ -92,8 +92,8 @@ def train(state, views, *, amp="off", training=TRAINING, lr=None, end=None, teac
                   layers)
     hooks = Hooks()
     if after_step is not None:
-        hooks.after_step = after_step
-    fit(state, [phase], valid, training, precision_of(seen.device, amp), hooks)
+        hooks.after_step = lambda states: after_step(*states)
+    fit([state], [phase], valid, training, hooks)
     return state
 
 

@@ -106,7 +106,7 @@ def test_resuming_from_every_step_ends_in_the_same_average_bit_for_bit(views, am
     without_it = fresh(training, amp)
     start = fresh(training, amp).state_dict()["average"]
     without_it.load_state_dict(copy.deepcopy(snapshots[5]) | {"average": copy.deepcopy(start)})
-    train(without_it, views, training, amp, **options)
+    train(without_it, views, training, **options)
     assert not same(without_it.state_dict(), whole.state_dict())
 
 

@@ -60,16 +60,21 @@ def fresh(training, amp="off", name="kdtiny"):
     return State(models.build(name, synthetic.CLASSES, seed=training.seed), training, Precision("cpu", amp))
 
 
-def train(state, views, training, amp="off", **options):
+def train(state, views, training, **options):
     seen, valid = views
     taught = options.pop("teacher", no_teacher), options.pop("objective", Supervised())
     end = min(training.epochs * seen.steps, training.max_steps or 10**9)
     phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr, options.pop("layers", ()))])
-    hooks = Hooks()
-    for name, call in options.items():
-        setattr(hooks, name, call)
-    fit(state, phases, valid, training, Precision("cpu", amp), hooks)
+    fit([state], phases, valid, training, hooks_of(options))
     return state
+
+
+def hooks_of(calls):
+    """Return hooks for the training of a single student: name -> function of its state and of its row."""
+    hooks = Hooks()
+    for name, call in calls.items():
+        setattr(hooks, name, lambda *every, call=call: call(*(one for [one] in every)))
+    return hooks
 
 
 def two_phases(views, training, teacher):
@@ -90,14 +95,14 @@ def resumed_from_every_step(views, training, start, amp="off", **options):
     `start` are the settings of the state that each state is loaded into. Returns (the state at the end, the states after the steps).
     """
     snapshots = []
-    whole = train(fresh(training, amp), views, training, amp, **options,
+    whole = train(fresh(training, amp), views, training, **options,
                   after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
     assert len(snapshots) == 12
     for snapshot in snapshots:
         torch.manual_seed(12345)  # the generator of a new process may hold anything
         resumed = fresh(start, amp)
         resumed.load_state_dict(copy.deepcopy(snapshot))
-        train(resumed, views, training, amp, **options)
+        train(resumed, views, training, **options)
         assert same(resumed.state_dict(), whole.state_dict())
         assert same(resumed.judged.module.state_dict(), whole.judged.module.state_dict())
     return whole, snapshots
@@ -229,7 +234,7 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
         if snapshot is not None:
             state.load_state_dict(copy.deepcopy(snapshot))
         snapshots = []
-        train(state, views, training, "fp16", **several, should_stop=watch,
+        train(state, views, training, **several, should_stop=watch,
               after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
         return copy.deepcopy(state.state_dict()), snapshots
 

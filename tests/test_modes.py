@@ -33,7 +33,7 @@ SHORT = [*PAIR, "--max-steps", "3"]
 def fits(mode, kind):
     """Return whether a mode can pass on a kind of knowledge."""
     origin, phases = MODES[mode].teacher, MODES[mode].phases
-    blind = origin.network == "none" and KNOWLEDGE[kind].location == "stages"
+    blind = origin.network in ("none", "peers") and KNOWLEDGE[kind].location == "stages"
     unlabelled = KNOWLEDGE[kind].labels and any(phase.images == "pool" for phase in phases)
     return not (blind or unlabelled or origin.distribution == "uniform" and kind != "kd")
 
@@ -330,7 +330,8 @@ def test_every_mode_with_every_kind_between_both_families(script, mode):
             more = ["--stop-at-val-accuracy", "0.05", "--look-every", "1"]
             if mode == "defective":
                 script("train_teacher", ["--model", teacher, *common, *more])
-            code, out = script("distill", ["--teacher", teacher, "--student", student, *common, "--mode", mode,
+            students = f"{student}+{teacher}" if MODES[mode].trains_several else student
+            code, out = script("distill", ["--teacher", teacher, "--student", students, *common, "--mode", mode,
                                            "--knowledge", kind, "--tag", kind])
             codes[teacher, student, kind] = code
             print(mode, kind, teacher, student, code, out.splitlines()[-1] if code else "")

@@ -103,7 +103,7 @@ def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None, augmentation=Au
     if optimizer is not None:
         state.optimizer = optimizer(network.module.parameters(), lr=lr)
     network.wrap_ddp()
-    fit(state, [Phase("distil", views, taught, objective, 0, steps, lr, layers)], valid, training, FLOAT, Hooks())
+    fit([state], [Phase("distil", views, taught, objective, 0, steps, lr, layers)], valid, training, Hooks())
     return state
 
 
@@ -254,17 +254,17 @@ def test_a_stop_of_one_rank_stops_all_and_goes_on_exactly():
 
 @pytest.mark.case(27)
 def test_a_killed_rank_ends_all_and_the_run_goes_on_on_another_number_of_ranks(script, monkeypatch):
-    from kd.runs.active import ActiveRun
+    from kd.runs import active
     script("train_teacher", ["--model", "kdwide", *TINY])
     words = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
-    save = ActiveRun.save
+    save = active.save
 
-    def die(self):
-        save(self)
-        if self.state.progress.total == 5 and ranks.rank() == 1:
+    def die(runs):
+        save(runs)
+        if runs[0].state.progress.total == 5 and ranks.rank() == 1:
             os.kill(os.getpid(), 9)
     with monkeypatch.context() as patch:
-        patch.setattr(ActiveRun, "save", die)
+        patch.setattr(active, "save", die)
         members = by_ranks(2, words)
     assert members[1].code == -9 and members[0].code == 1 and "lost the connection to the other ranks" in members[0].err
     code, out = script("distill", words)

@@ -14,15 +14,17 @@ def list_modes() -> str:
     return (
         f"{modes_table()}\n\nPairs of the thesis (teachers -> students): {pairs_text()}.\nAny"
         " pair can be used in any mode. With --teacher A+B, the teacher is an ensemble: the mean of"
-        f" both networks' softened probabilities.\n\n{knowledge_table()}\n\nWith --knowledge A+B,"
+        " both networks' softened probabilities. With --student A+B, mode"
+        f" {' and '.join(f'`{name}`' for name, mode in MODES.items() if mode.trains_several)}"
+        f" trains both at once.\n\n{knowledge_table()}\n\nWith --knowledge A+B,"
         " the loss is the weighted sum of both terms. Sources are arXiv numbers."
     )
 
 
 def modes_table() -> str:
     """Return the table of modes in Markdown."""
-    header = ["`--mode`", "data", "teacher", "start of the student", "knowledge", "location"]
-    header += ["transfer", "source"]
+    header = ["`--mode`", "data", "teacher", "students", "start of the student", "knowledge"]
+    header += ["location", "transfer", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
@@ -75,6 +77,7 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
         f"`{name}`",
         ", then ".join(_data(mode, phase) for phase in mode.phases),
         mode.teacher.words,
+        "several at once" if mode.trains_several else "one",
         start,
         f"{what} ({_each(f'`{kind}`' for kind in kinds)})",
         _each(kind.location for kind in kinds.values()),
@@ -104,7 +107,8 @@ def _each(words: Iterable[str]) -> str:
 def _data(mode: Mode, phase: ModePhase) -> str:
     """Return which images a phase uses, and whether a teacher sees them, too."""
     if mode.teacher.is_network and PHASE_LOSSES[phase.loss].passes_knowledge:
-        return f"{IMAGES[phase.images]} (same view for teacher and student)"
+        who = "all students" if mode.trains_several else "teacher and student"
+        return f"{IMAGES[phase.images]} (same view for {who})"
     return IMAGES[phase.images]
 
 

@@ -5,9 +5,9 @@ from kd.methods import MODES, Mode, ModePhase
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
-    """Return the names of the teachers of a student; empty if no network teaches it."""
+    """Return the names of the teachers of a student that exist before it; empty without any."""
     origin = MODES[settings.distillation.mode].teacher
-    if not origin.is_network:
+    if not origin.precedes:
         return []
     return (
         [settings.distillation.student]

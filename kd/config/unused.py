@@ -36,7 +36,7 @@ def unused_by_student(
     tunes = any(row.choices for row in mode.phases)
     rows = chosen_phases(settings, mode)
     chosen = any(phase.knowledge.weights and not row.knowledge for row, phase in zip(rows, phases))
-    files = origin.trained and origin.is_network
+    files = origin.trained and origin.precedes
     weighs = any(phase.reads_labels and phase.knowledge.weights for phase in phases)
     used = _used_by_any(settings, phases) | {
         "alpha": mode.fixed_alpha is None and weighs,
@@ -48,6 +48,7 @@ def unused_by_student(
         "finetune_lr": tunes,
         "keep_matched": tunes,
         "teacher": origin.network == "teacher",
+        "student_number": mode.trains_several,
         "generations": is_chain(settings),
         "knowledge": chosen,
         "knowledge_weights": chosen,
@@ -55,8 +56,9 @@ def unused_by_student(
         "teacher_weights": len(teacher_names(settings)) > 1,
         "teacher_checkpoint": files,
         "teacher_labeled_fraction": files,
-        "teacher_image_size": origin.is_network,
+        "teacher_image_size": origin.precedes,
         "allow_foreign_teacher": files,
+        "stored_logits": not origin.is_peers,
     }
     for name, kind in KNOWLEDGE.items():
         used |= {option_key(name, one): name in kinds for one in kind.options}

@@ -14,7 +14,7 @@ from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import Problem
 from kd.teachers.ensemble import Ensemble
-from kd.teachers.outputs import no_teacher
+from kd.teachers.outputs import by_peers, by_teacher, no_teacher
 from kd.training import objectives, regressors
 from kd.training.objectives import Distillation, Knowledge, Matching, Objective, Supervised
 
@@ -94,7 +94,7 @@ class PhaseBuilder:
     def _phase(self, phase: PhasePlan, start: int, end: int) -> Phase:
         views, looks = self.data.views(phase), bool(phase.knowledge.inside)
         teacher = no_teacher
-        if phase.knowledge.weights:
+        if phase.knowledge.weights and not self.plan.peers:
             layers = self.layers[1:] if looks else []
             teacher = self.ensemble.on(views, self.data.precision, layers)
         return Phase(
@@ -108,6 +108,7 @@ class PhaseBuilder:
             layers=self.layers[0] if looks else (),
             keeps_start=phase.keeps_start,
             select=self.plan.select,
+            targets=by_peers if self.plan.peers and phase.knowledge.weights else by_teacher,
         )
 
     def _objective(self, phase: PhasePlan) -> Objective:

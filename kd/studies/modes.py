@@ -6,6 +6,7 @@ This is the only file in kd/studies that reads the table of modes.
 import re
 from typing import NamedTuple
 
+from kd.config import cohort
 from kd.config.resolve import GENERATION_WORD, resolve
 from kd.methods import MODES, Origin
 
@@ -154,11 +155,12 @@ def teacher_role(mode: str) -> str:
 def members(mode: str, teacher: str) -> list[str]:
     """Return the networks trained on labels that together form a mode's `teacher`.
 
-    Empty if the teacher is an untrained network, a distribution or a generation of a chain, and if
-    it has data of its own, because its runs are then in no table of its students.
+    Empty if the teacher is an untrained network, a distribution, the student's peers or a
+    generation of a chain, and if it has data of its own, because its runs are then in no table of
+    its students.
     """
     origin = _origin(mode)
-    if not origin.trained or not origin.is_network:
+    if not origin.trained or not origin.precedes:
         return []
     if GENERATION_WORD in teacher or words_of(teacher):
         return []
@@ -168,6 +170,23 @@ def members(mode: str, teacher: str) -> list[str]:
 def teaches_itself(mode: str) -> bool:
     """Return whether a mode's teacher has the student's own architecture."""
     return _origin(mode).is_students_own
+
+
+def has_own_pairs(mode: str) -> bool:
+    """Return whether not every teacher of a mode can teach every student.
+
+    So it is if students teach themselves, or those that they are trained with.
+    """
+    return teaches_itself(mode) or _origin(mode).is_peers
+
+
+def trained_at_once(mode: str, teacher: str, student: str) -> list[str]:
+    """Return the names, sorted, of the students that a mode trains at once with a student.
+
+    They include the student. Without peers it is the only one.
+    """
+    names = cohort.without_numbers(teacher) if _origin(mode).is_peers else []
+    return sorted([*names, student])
 
 
 def has_network(mode: str) -> bool:

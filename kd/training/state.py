@@ -97,6 +97,8 @@ class State:
 
     `state_dict` returns all of it, but for `best_logits`, which can be computed again.
 
+    precision     the precision in which the network is trained; validation is always in float32
+    dropout_seed  the seed of its dropout; None: that of the training
     helper        a module that is trained together with the network and is not needed afterwards,
                   such as `training.regressors`
     average       the average of the network's weights; without --ema, the network itself
@@ -110,9 +112,11 @@ class State:
         training: Training,
         precision: Precision,
         helper: torch.nn.Module | None = None,
+        dropout_seed: int | None = None,
     ):
         device = next(network.module.parameters()).device
-        self.network, self.progress = network, Progress()
+        self.network, self.precision, self.progress = network, precision, Progress()
+        self.dropout_seed = dropout_seed
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
@@ -124,7 +128,7 @@ class State:
             fused=device.type in FUSED,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-        self.divergence = Divergence(self.optimizer, device, precision.scaled)
+        self.divergence = Divergence(network.name, self.optimizer, device, precision.scaled)
         # The sums of `terms`, on the device; copied to progress.sums when they are read.
         self.sums = None
         self.terms: tuple[str, ...] = ()

@@ -122,7 +122,7 @@ def _run(loop, after_step):
     hooks.after_step = after_step
     loop.state.progress.step = loop.state.progress.total = 0
     with contextlib.suppress(Pause):
-        train_epoch(loop.state, loop.phase, loop.training, loop.precision, hooks)
+        train_epoch([loop.state], loop.phase, loop.training, hooks)
 
 
 def kind_waits(kind, loop):
