@@ -1,6 +1,7 @@
 """The only training loop: fit, train_epoch, predict.
 
-It runs a list of phases and does not depend on modes, files or folders.
+It runs a list of phases and does not depend on modes, files or folders. It trains one student, or
+several at once.
 """
 
 import math
@@ -13,13 +14,12 @@ from torch import nn
 
 from kd.config.settings import Training
 from kd.data.views import Batch, Views
-from kd.models import Classifier, state_on_cpu
+from kd.models import Classifier, Outputs, state_on_cpu
 from kd.reports import metrics
 from kd.system import ranks
-from kd.system.devices import Precision
 from kd.system.errors import DIVERGED, Problem
 from kd.system.seeds import seed_step
-from kd.teachers.outputs import BatchTeacher, collect_logits
+from kd.teachers.outputs import BatchTeacher, Targets, by_teacher, collect_logits
 from kd.training.objectives import Objective, risen
 from kd.training.selection import METRICS, column, is_better
 from kd.training.state import State
@@ -42,6 +42,8 @@ class Phase:
     keeps_start whether the weights at the start of the phase are its result if no epoch is better
     ramp_up     share of the steps in which the weight of the knowledge in the objective rises
     select      metric of the validation split by which an epoch is better than another
+    targets     callable that returns what each student is taught, from the outputs of the teacher
+                and of all students (see `teachers.outputs`)
     """
 
     name: str
@@ -54,6 +56,7 @@ class Phase:
     layers: tuple[str, ...] = ()
     keeps_start: bool = False
     select: str = "accuracy"
+    targets: Targets = by_teacher
     ramp_up: float = 0.0
 
     def objective_at(self, step: int) -> Objective:
@@ -84,100 +87,124 @@ class Phase:
 class Hooks:
     """Callbacks of the training loop. By default they do nothing; a run overrides what it needs."""
 
-    def should_stop(self, state: State) -> bool:
+    def should_stop(self, states: list[State]) -> bool:
         """Return whether training ends at this step. Called after every step."""
         return False
 
-    def after_step(self, state: State) -> None:
-        """Save, log, or stop by raising. Called after every step, when the state is complete."""
+    def after_step(self, states: list[State]) -> None:
+        """Save, log, or stop by raising. Called after every step, when all states are complete."""
 
-    def after_epoch(self, state: State, row: dict) -> None:
-        """Handle the history row of an epoch. Called at the end of every epoch."""
+    def after_epoch(self, states: list[State], rows: list[dict]) -> None:
+        """Handle the history row of each student. Called at the end of every epoch."""
 
     def check_stop(self) -> None:
         """Stop by raising. Called between two batches of a validation.
 
-        The state is then the state after the last step.
+        The states are then those after the last step.
         """
 
 
 def fit(
-    state: State,
-    phases: list[Phase],
-    valid: Views,
-    training: Training,
-    precision: Precision,
-    hooks: Hooks,
+    states: list[State], phases: list[Phase], valid: Views, training: Training, hooks: Hooks
 ) -> None:
     """Train from `state.progress` until the last phase is finished or a hook stops the training.
 
     Every phase starts with the last weights of the phase before it, even if another epoch of that
     phase was the best. With --ema, these are averaged weights, and so are all weights that are
-    judged.
+    judged. Each of several students has its own optimizer, average and best epoch.
 
-    state      the network in training, changed in place
+    states     the networks in training, usually one, changed in place; all are at the same step
     phases     all phases of the run, including finished ones; they select by the same metric
-    valid      the validation split, for which this metric is defined
-    training   settings of the optimizer and its schedule
-    precision  precision of the training; validation is always in float32
+    valid      the validation split, for which this metric is defined; it is in float32
+    training   settings of the optimizers and their schedule
     hooks      callbacks
 
-    Raises Problem (3) if the loss, a gradient or the validation logits are not finite, and whatever
-    a hook raises.
+    Raises Problem (3) if a loss, a gradient or the validation logits are not finite, and whatever a
+    hook raises.
     """
-    while not state.progress.ended:
-        phase = phases[state.progress.phase]
-        train_epoch(state, phase, training, precision, hooks)
-        logits = predict(state.judged, valid, hooks.check_stop)
-        row = _row(state, phase, logits, valid.labels.numpy())
-        _keep_best(state, phase, row, logits)
-        state.progress.history.append(row)
-        hooks.after_epoch(state, row)
-        state.end_epoch()
-        _end_phase(state, phases, training)
+    progress = states[0].progress
+    while not progress.ended:
+        phase = phases[progress.phase]
+        train_epoch(states, phase, training, hooks)
+        # A stop may come until all logits are there. Then the epoch ends for all students at once.
+        logits = [predict(state.judged, valid, hooks.check_stop) for state in states]
+        labels = valid.labels.numpy()
+        rows = [_row(state, phase, own, labels) for state, own in zip(states, logits)]
+        for state, row, own in zip(states, rows, logits):
+            _keep_best(state, phase, row, own)
+            state.progress.history.append(row)
+        hooks.after_epoch(states, rows)
+        for state in states:
+            state.end_epoch()
+            _end_phase(state, phases, training)
 
 
-def train_epoch(
-    state: State, phase: Phase, training: Training, precision: Precision, hooks: Hooks
-) -> None:
-    """Train the rest of an epoch, from `state.progress.step` to its end.
+def train_epoch(states: list[State], phase: Phase, training: Training, hooks: Hooks) -> None:
+    """Train the rest of an epoch, from `progress.step` to its end.
 
-    It ends early at the last step of the phase, or when `hooks.should_stop` returns True. Arguments
-    and exceptions are those of `fit`.
+    It ends early at the last step of the phase, or when `hooks.should_stop` returns True. In a
+    step, the outputs of all students are computed before the weights of any student change.
+    Arguments and exceptions are those of `fit`.
     """
-    progress, network = state.progress, state.network
-    optimizer, scaler = state.optimizer, state.scaler
-    network.module.train()
+    progress = states[0].progress
+    for state in states:
+        state.network.module.train()
     for batch in phase.views.epoch(progress.epoch, progress.step):
         if progress.total >= phase.end or progress.stopped:
             break
-        set_lr(optimizer, training, phase, progress.total)
-        seed_step(phase.views.device, training.seed, progress.epoch, progress.step)
-        # The teacher runs before the student because this order was measured to be faster.
+        # The teacher runs before the students because this order was measured to be faster.
         taught = phase.teacher(batch)
-        # Gradients are freed before the forward pass, which can then use their memory.
-        optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
-            outputs = network.outputs(batch.images, phase.layers)
-        terms = phase.objective_at(progress.total)(outputs, taught, batch.labels)
-        scaler.scale(terms["loss"] * batch.share).backward()
-        ranks.average_gradients(state.helper)
-        scaler.unscale_(optimizer)
-        norm = None
-        if training.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(state.parameters(), training.clip_norm)
-        state.divergence.watch(ranks.sum_over_ranks(terms["loss"]), norm, progress.total)
-        scaler.step(optimizer)
-        scaler.update()
-        state.follow(progress.total - phase.start)
-        state.add(terms, len(batch.slots) if batch.share else 0)
-        progress.step, progress.total = progress.step + 1, progress.total + 1
-        progress.images += batch.whole
+        for state in states:
+            set_lr(state.optimizer, training, phase, progress.total)
+            # Gradients are freed before the forward pass, which can then use their memory.
+            state.optimizer.zero_grad(set_to_none=True)
+        outputs = [_outputs(state, phase, training, batch) for state in states]
+        targets = phase.targets(taught, outputs)
+        for state, own, target in zip(states, outputs, targets, strict=True):
+            objective = phase.objective_at(state.progress.total)
+            _take_step(state, phase, training, batch, objective(own, target, batch.labels))
         if progress.total % LOG_EVERY == 0 or phase.views.device.type == "cpu":
-            state.divergence.check()
-        progress.stopped = hooks.should_stop(state)
-        hooks.after_step(state)
-    state.divergence.check()
+            _check_divergence(states)
+        stopped = hooks.should_stop(states)
+        for state in states:
+            state.progress.stopped = stopped
+        hooks.after_step(states)
+    _check_divergence(states)
+
+
+def _outputs(state: State, phase: Phase, training: Training, batch: Batch) -> Outputs:
+    """Return the outputs of a student for a batch, with the dropout of this step."""
+    progress = state.progress
+    seed = training.seed if state.dropout_seed is None else state.dropout_seed
+    seed_step(phase.views.device, seed, progress.epoch, progress.step)
+    with state.precision.autocast():
+        return state.network.outputs(batch.images, phase.layers)
+
+
+def _take_step(
+    state: State, phase: Phase, training: Training, batch: Batch, terms: dict[str, torch.Tensor]
+) -> None:
+    """Update a student's weights and its progress; `terms` are those of its objective."""
+    progress, scaler = state.progress, state.scaler
+    scaler.scale(terms["loss"] * batch.share).backward()
+    ranks.average_gradients(state.helper)
+    scaler.unscale_(state.optimizer)
+    norm = None
+    if training.clip_norm is not None:
+        norm = nn.utils.clip_grad_norm_(state.parameters(), training.clip_norm)
+    state.divergence.watch(ranks.sum_over_ranks(terms["loss"]), norm, progress.total)
+    scaler.step(state.optimizer)
+    scaler.update()
+    state.follow(progress.total - phase.start)
+    state.add(terms, len(batch.slots) if batch.share else 0)
+    progress.step, progress.total = progress.step + 1, progress.total + 1
+    progress.images += batch.whole
+
+
+def _check_divergence(states: list[State]) -> None:
+    """Raise Problem (3) if a loss or a gradient of any student was not finite."""
+    for state in states:
+        state.divergence.check()
 
 
 def _keep_best(state: State, phase: Phase, row: dict, logits: np.ndarray) -> None:
@@ -236,9 +263,9 @@ def _row(state: State, phase: Phase, logits: np.ndarray, labels: np.ndarray) -> 
     means = state.means()
     if not np.isfinite(list(means.values())).all() or not np.isfinite(logits).all():
         raise Problem(
-            "Training diverged: the loss or the validation logits of the epoch that ends at step"
-            f" {state.progress.total} are not finite. Lower --lr or set --clip-norm 1, in a"
-            " new run with --tag NAME.",
+            f"Training of {state.network.name} diverged: the loss or the validation logits of the"
+            f" epoch that ends at step {state.progress.total} are not finite. Lower --lr or set"
+            " --clip-norm 1, in a new run with --tag NAME.",
             DIVERGED,
         )
     selected = {}

@@ -7,21 +7,22 @@ teachers, and C, H and W are the channels, height and width of a feature map. Ev
 scalar tensor. It is computed in float32 (float64 inputs stay float64) and averaged over the batch;
 it is averaged over other axes only where its docstring says so.
 
-Losses that are a mean over images take `weights` [B], one for each image (see `image_weights`). The
-sum of the weighted losses is divided by B, so that the loss of an image does not depend on the
-other images. Without weights, all images count the same.
+Losses that are a mean over images take `weights` [B], one for each image (see
+`training.class_weights`). The sum of the weighted losses is divided by B, so that the loss of an
+image does not depend on the other images. Without weights, all images count the same.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from kd.system.errors import Problem
 
 # Rows shorter than this are divided by it instead of by their length, to keep gradients bounded.
 SMALLEST = 1e-6
+ARMS_AT_ONCE = 2**22  # values in a tensor of `rkd`: 16 MB in float32
 
 
 def kd(
@@ -76,30 +77,6 @@ def cross_entropy(
         return F.cross_entropy(logits, labels)
     total = F.cross_entropy(logits, labels, weight=weights, reduction="sum")
     return total / len(labels)
-
-
-def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return the class weights N / (K * n_k), float32 [K], where n_k is the size of class k.
-
-    With them, all classes have the same total weight, and the mean weight of an image is 1. A class
-    without images is treated as a class of one image.
-
-    labels   int64 [N]
-    classes  K
-    """
-    counts = torch.bincount(labels, minlength=classes).float()
-    return len(labels) / (classes * counts.clamp(min=1))
-
-
-def image_weights(labels: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor | None:
-    """Return the weight of each image [B]: w[label], or the expectation of w over its classes.
-
-    labels         int64 [B], or probabilities of the classes [B, K]
-    class_weights  w [K]; with None, the result is None
-    """
-    if class_weights is None:
-        return None
-    return labels @ class_weights if labels.ndim == 2 else class_weights[labels]
 
 
 def logit_mse(
@@ -269,7 +246,7 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
 
     They are T * log of the mean of the softened probabilities, shifted so that the mean of each row
     is the weighted mean of the teachers' row means. The logits of a single teacher are returned
-    unchanged, in float32.
+    unchanged, in float32 or float64.
 
     logits       of the teachers, [M, B, K]
     weights      of the teachers, [M], with sum 1
@@ -279,7 +256,7 @@ def mixture(logits: torch.Tensor, weights: torch.Tensor, temperature: float) -> 
     the mean of its members' predictions).
     """
     if len(logits) == 1:
-        return logits[0].float()
+        return full(logits[0])
     logits, weights = full(logits), full(weights).view(-1, 1, 1)
     log_probabilities = F.log_softmax(logits / temperature, dim=2)
     mean = torch.logsumexp(log_probabilities + weights.log(), dim=0) * temperature
@@ -346,6 +323,39 @@ def pkt(student: torch.Tensor, teacher: torch.Tensor, width: float = 0.0) -> tor
     return width**4 * divergence if width else divergence
 
 
+def rkd(
+    student: torch.Tensor, teacher: torch.Tensor, distance: float = 1.0, angle: float = 2.0
+) -> torch.Tensor:
+    """Return distance * L_D + angle * L_A, which compare distances and angles between images.
+
+    L_D compares the distances of two images, each divided by the mean of all that are not zero. L_A
+    compares the cosines of the angles at image j between the lines to images i and k. Both are
+    Huber losses (half the square up to 1, linear from there), averaged over all pairs and triples
+    of different images; the paper sums them. A batch of one image has a loss of 0, and one of two
+    images has no angles. Images with equal features have a distance of 0 and no line between them:
+    cosines with it are 0, and neither has a gradient.
+
+    The angles need memory for B^2 * max(B, C) values once, in float32: they are computed for some
+    images j at a time, and once more for the gradient.
+
+    student, teacher  features: maps [B, C, H, W] are averaged over positions, other shapes [B, ...]
+                      are flattened. For the last stage of a ResNet this is the paper's embedding
+    distance, angle   weights of the two parts; the paper's are 1 and 2
+
+    Source: Park et al. 2019, arXiv:1904.05068, section 3.2 (relational knowledge distillation).
+    """
+    own, other, images = _pooled(student), _pooled(teacher), len(student)
+    both = F.smooth_l1_loss(_distances(own), _distances(other), reduction="sum")
+    loss = distance * both / max(1, images * (images - 1))
+    widest = max(images, own.shape[1], other.shape[1])
+    some = max(1, ARMS_AT_ONCE // (images * widest))
+    how = {"use_reentrant": False, "preserve_rng_state": False}
+    for start in range(0, images if angle else 0, some):
+        part = checkpoint(_angle_losses, own, other, slice(start, start + some), **how)
+        loss = loss + angle * part / max(1, images * (images - 1) * (images - 2))
+    return loss
+
+
 def hint(
     student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -353,8 +363,8 @@ def hint(
 
     The paper sums over the map instead, so there the meaning of a weight depends on the map's size.
 
-    student, teacher  maps [B, C, H, W] of the same C (the student's after `Projectors`); the larger
-                      map is averaged down
+    student, teacher  maps [B, C, H, W] of the same C (the student's after
+                      `training.regressors.Projectors`); the larger map is averaged down
     weights           of the images [B], or None
 
     Source: FitNets, Romero et al. 2015, arXiv:1412.6550, eq. 3.
@@ -363,30 +373,28 @@ def hint(
     return _mean((student - teacher).square(), weights) / 2
 
 
-class Projectors(nn.Module):
-    """A trainable 1x1 convolution without bias for each pair of a student's and a teacher's layer.
+def vid(
+    student: tuple[torch.Tensor, torch.Tensor],
+    teacher: torch.Tensor,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return log sigma + (teacher - mean)^2 / (2 sigma^2), averaged like `hint`.
 
-    This is the regressor of FitNets (Romero et al. 2015, arXiv:1412.6550). The initial weights have
-    the distribution that torch uses for a convolution.
+    This is -log of the density of the teacher's map, as the student predicts it, without the
+    constant log(2 pi) / 2. It may be negative. With a fixed sigma, it is `hint` / sigma^2. The
+    paper sums over the map; its authors' code takes the mean.
 
-    pairs  (channels of the student, channels of the teacher) for each pair
-    seed   determines the initial weights, independently of torch's global generator
+    student  (mean [B, C, H, W], sigma^2 of each channel [C]), as `training.regressors.Gaussians`
+             predicts them
+    teacher  map [B, C, H, W] of the same C; the larger map is averaged down
+    weights  of the images [B], or None
+
+    Source: Ahn et al. 2019, arXiv:1904.05835, the Gaussian with a variance for each channel
+    (variational information distillation).
     """
-
-    def __init__(self, pairs: list[tuple[int, int]], seed: int):
-        super().__init__()
-        random = torch.Generator().manual_seed(seed)
-        self.weights = nn.ParameterList()
-        for own, theirs in pairs:
-            drawn = 2 * torch.rand(theirs, own, 1, 1, generator=random) - 1
-            self.weights.append(nn.Parameter(drawn / own**0.5))
-
-    def forward(self, features: torch.Tensor, pair: int) -> torch.Tensor:
-        """Project a student's features [B, C, H, W] to the teacher's channels, [B, C', H, W].
-
-        The result is float32. `pair` is the index of the pair of layers.
-        """
-        return F.conv2d(full(features), self.weights[pair])
+    mean, teacher = _same_size(full(student[0]), full(teacher))
+    variance = full(student[1]).view(-1, 1, 1)
+    return _mean(variance.log() + (teacher - mean).square() / variance, weights) / 2
 
 
 def full(values: torch.Tensor) -> torch.Tensor:
@@ -473,12 +481,38 @@ def _inner_products(features: torch.Tensor) -> torch.Tensor:
     return unit(rows @ rows.T, SMALLEST)
 
 
+def _pooled(features: torch.Tensor) -> torch.Tensor:
+    """Return features as rows [B, m]: maps averaged over positions, other shapes flattened."""
+    features = full(features)
+    return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
+
+
+def _distances(rows: torch.Tensor) -> torch.Tensor:
+    """Return the distances [B, B] of rows [B, m], divided by the mean of those that are not 0."""
+    # Differences are exact for rows that are nearly equal, unlike the products of a faster way.
+    found = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = found.sum() / (found > 0).sum().clamp(min=1)
+    return found / mean.clamp(min=SMALLEST)
+
+
+def _angle_losses(own: torch.Tensor, other: torch.Tensor, some: slice) -> torch.Tensor:
+    """Return the sum of the Huber losses of all angles at some of the rows [B, ...]."""
+    same = torch.eye(len(own), dtype=torch.bool, device=own.device)
+    cosines = [_cosines(rows, some).masked_fill(same, 0) for rows in (own, other)]
+    return F.smooth_l1_loss(*cosines, reduction="sum")
+
+
+def _cosines(rows: torch.Tensor, some: slice) -> torch.Tensor:
+    """Return the cosines [b, B, B] of the angles at b of the rows [B, m], between all others."""
+    arms = rows - rows[some, None]
+    lengths = torch.linalg.vector_norm(arms, dim=2, keepdim=True)
+    arms = arms / lengths.clamp(min=SMALLEST).masked_fill(lengths == 0, math.inf)
+    return arms @ arms.mT
+
+
 def _log_neighbours(features: torch.Tensor, width: float) -> torch.Tensor:
     """Return log p(j | i), [B, B - 1], of images' features [B, ...]; j is never i itself."""
-    features = full(features)
-    if features.ndim == 4:
-        features = features.mean((2, 3))
-    rows = unit(features.flatten(1), SMALLEST)
+    rows = unit(_pooled(features), SMALLEST)
     cosines = _others(rows @ rows.T, torch.arange(len(rows), device=rows.device))
     if width:
         log_kernel = (cosines - 1) / width**2  # because d^2 = 2 - 2 cos

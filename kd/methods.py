@@ -17,7 +17,10 @@ MANY_ENOUGH = 16  # images per step that a loss needs to compare them with each 
 
 @dataclass(frozen=True)
 class KindOption:
-    """A hyper-parameter of one kind of knowledge; its flag is --KIND-NAME, e.g. --dkd-beta."""
+    """A hyper-parameter of one kind of knowledge; its flag is --KIND-NAME, e.g. --dkd-beta.
+
+    of_regressor  whether the kind's regressor takes it instead of the loss
+    """
 
     name: str
     default: float | str
@@ -26,6 +29,7 @@ class KindOption:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] | None = None
+    of_regressor: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,11 @@ class Kind:
                    weights in the papers are meant for 100 or 1000 classes, where CE starts at
                    log K = 4.6 or 6.9; with K = 7 it starts at 1.9. The weights here give every kind
                    about the same influence as `kd` at T = 4: the norm of its gradient with respect
-                   to the student's weights is 0.8 to 4 times that of CE (tests/benchmarks/pull.py)
+                   to the student's weights is 0.7 to 4 times that of CE (tests/benchmarks/pull.py)
     source         arXiv number of the paper
     loss           name of the function in `kd.losses`, which is called as
                    loss(student, teacher, [labels=], [temperature=], [weights=], **options)
-    options        hyper-parameters of this kind, passed to the loss by name
+    options        hyper-parameters of this kind, passed by name to the loss or to the regressor
     softens        whether the loss takes a temperature
     labels         whether the loss takes the labels; such a kind cannot be used in a phase that
                    does not read labels
@@ -53,7 +57,9 @@ class Kind:
     maps           whether the features must be maps [B, C, H, W]
     positions      whether the loss compares the positions of a map; a map with a single position
                    then has nothing to compare
-    projects       whether the student's map first goes through a trained 1x1 convolution
+    regressor      name of the class in `kd.training.regressors` whose module is trained together
+                   with the student. The student's features go through it, and the loss takes what
+                   it returns in their place. Empty: the loss takes the features
     hard           whether the loss takes the one class of an image from the teacher, which a mixed
                    image does not have
     counts         name of the function in `kd.losses` that returns which images the loss uses, bool
@@ -76,7 +82,7 @@ class Kind:
     per_image: bool = False
     maps: bool = False
     positions: bool = False
-    projects: bool = False
+    regressor: str = ""
     hard: bool = False
     counts: str = ""
     least_classes: int = 2
@@ -95,6 +101,14 @@ class Kind:
         from kd import losses
 
         return getattr(losses, name or self.loss)
+
+    def options_of(self, values: Mapping, regressor: bool) -> dict:
+        """Return the values of the options that the regressor takes, or that the loss takes.
+
+        values  name of an option -> its value; options that are missing keep their defaults
+        """
+        names = [one.name for one in self.options if one.of_regressor == regressor]
+        return {name: values[name] for name in names if name in values}
 
 
 def option_key(kind: str, option: KindOption) -> str:
@@ -128,6 +142,10 @@ def _similarity_cautions(classes: int, batch: int, temperatures: tuple[float, ..
 
 def _pkt_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
     return _few_images("pkt", batch)
+
+
+def _rkd_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
+    return _few_images("rkd", batch)
 
 
 def _standardized_cautions(classes: int, batch: int, temperatures: tuple[float, ...]) -> list[str]:
@@ -264,6 +282,19 @@ KNOWLEDGE = {
         ),
         cautions=_pkt_cautions,
     ),
+    "rkd": Kind(
+        what="distances and angles between the images of a batch",
+        location="stages",
+        transfer="Huber loss of distances and of cosines of angles",
+        weight=25.0,
+        source="1904.05068",
+        loss="rkd",
+        options=(
+            KindOption("distance", 1.0, "rkd: weight of the distances", least=0, most=1000),
+            KindOption("angle", 2.0, "rkd: weight of the angles", least=0, most=1000),
+        ),
+        cautions=_rkd_cautions,
+    ),
     "hint": Kind(
         what="feature maps",
         location="stages",
@@ -273,7 +304,28 @@ KNOWLEDGE = {
         loss="hint",
         per_image=True,
         maps=True,
-        projects=True,
+        regressor="Projectors",
+    ),
+    "vid": Kind(
+        what="feature maps, with the uncertainty of each channel",
+        location="stages",
+        transfer="-log likelihood of a Gaussian around a 1x1 projection",
+        weight=300.0,
+        source="1904.05835",
+        loss="vid",
+        per_image=True,
+        maps=True,
+        regressor="Gaussians",
+        options=(
+            KindOption(
+                "variance",
+                5.0,
+                "vid: initial variance of each channel",
+                least=0.001,
+                most=1000,
+                of_regressor=True,
+            ),
+        ),
     ),
 }
 
@@ -354,7 +406,8 @@ class Origin:
     network       `teacher` (the network named by --teacher, or the ensemble if several names are
                   joined by +), `student` (the student's own architecture; with --generations, the
                   previous generation), `average` (the exponential moving average of the student's
-                  own weights, which moves with it) or `none`
+                  own weights, which moves with it), `peers` (the other students, which are trained
+                  at once with the student; see `Mode.trains_several`) or `none`
     trained       False: the network keeps its random initial weights
     stop_at       training stops once validation accuracy passes this value; None: train to the end
     distribution  class probabilities used in place of a network: `virtual` or `uniform`
@@ -389,8 +442,13 @@ class Origin:
         """Whether the teacher has the student's own architecture."""
         return self.network == "student"
 
+    @property
+    def is_peers(self) -> bool:
+        """Whether the other students of the run teach, each with its outputs of the same step."""
+        return self.network == "peers"
 
-SCHEMES = {"student": "self", "average": "self"}  # others are offline
+
+SCHEMES = {"student": "self", "average": "self", "peers": "online"}  # others are offline
 
 
 @dataclass(frozen=True)
@@ -423,8 +481,13 @@ class Mode:
 
     @property
     def scheme(self) -> str:
-        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): `offline` or `self`."""
+        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): offline, online or self."""
         return SCHEMES.get(self.teacher.network, "offline")
+
+    @property
+    def trains_several(self) -> bool:
+        """Whether a run trains several students at once, those that --student joins by +."""
+        return self.teacher.is_peers
 
 
 TRAINED = Origin("trained network")
@@ -433,6 +496,7 @@ SMALL = Origin("small trained network")
 STOPPED = Origin("network trained only until validation accuracy passes 0.5", stop_at=0.5)
 ITSELF = Origin("trained network of the student's own architecture", network="student")
 UNTRAINED = Origin("network with random weights, never trained", trained=False)
+PEERS = Origin("the other students: the mean of their probabilities in the same step", "peers")
 VIRTUAL = Origin(
     "no network: probability a for the true class, (1 - a)/(K - 1) for every other",
     network="none",
@@ -461,6 +525,7 @@ MODES = {
         AVERAGE, "1703.01780", (CONSISTENCY,), "probability-mse", views="independent"
     ),
     "fixmatch": Mode(CURRENT, "2001.07685", (PSEUDO,), "pseudo-label", views="weak/strong"),
+    "mutual": Mode(PEERS, "1706.00384", fixed_t=1.0),
     "unlabeled": Mode(TRAINED, "2009.00982", (MATCH, FINETUNE), "logit-mse"),
     "unlabeled-only": Mode(TRAINED, "2009.00982", (MATCH,), "logit-mse"),
 }

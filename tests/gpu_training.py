@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import torch
 
-from kd import losses, models
+from kd import models
 from kd.config.settings import Training
 from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
@@ -21,6 +21,7 @@ from kd.teachers.outputs import (
     ObservedNetwork,
     no_teacher,
 )
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge, Supervised
 from kd.training.state import State
 
@@ -77,12 +78,12 @@ def lesson(device, kind, amp="off"):
         knowledge = Knowledge({kind: 1.0}, (4.0,))
         return live_teacher(device, amp), Distillation(knowledge, 0.5), ()
     network = ObservedNetwork(build(device, "kdwide", seed=9), precision_of(device, amp), ("bn",))
-    projectors = losses.Projectors([(8, 12)], 3).to(device) if KNOWLEDGE[kind].projects else None
-    knowledge = Knowledge({kind: 1.0}, (4.0,), projectors=projectors)
+    trained = regressors.build({kind: KNOWLEDGE[kind]}, [(8, 12)], 3).to(device)
+    knowledge = Knowledge({kind: 1.0}, (4.0,), regressors=trained)
     return ObservedJointTeacher([network], [1.0], device), Distillation(knowledge, 0.5), ("bn",)
 
 
-def train(state, views, *, amp="off", training=TRAINING, lr=None, end=None, teacher=no_teacher,
+def train(state, views, *, training=TRAINING, lr=None, end=None, teacher=no_teacher,
           objective=None, layers=(), after_step=None):
     """Train a state from its own step to the step `end`, by default to the end of its epochs."""
     seen, valid = views
@@ -91,8 +92,8 @@ def train(state, views, *, amp="off", training=TRAINING, lr=None, end=None, teac
                   layers)
     hooks = Hooks()
     if after_step is not None:
-        hooks.after_step = after_step
-    fit(state, [phase], valid, training, precision_of(seen.device, amp), hooks)
+        hooks.after_step = lambda states: after_step(*states)
+    fit([state], [phase], valid, training, hooks)
     return state
 
 

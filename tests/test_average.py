@@ -21,16 +21,18 @@ from test_loop import views as views  # a fixture
 from test_ranks import plain, team
 from test_ranks import trained as trained_by_ranks
 
-from kd import losses, models
+from kd import models
 from kd.config.settings import Training
 from kd.data.readers import synthetic
 from kd.data.views import Views
 from kd.loop import AccuracyWatch, predict
+from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.runs.folder import RunFolder
 from kd.system import checkpoint, ranks
 from kd.system.errors import DIVERGED, Problem
 from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork
+from kd.training import regressors
 from kd.training.average import ExponentialAverage
 from kd.training.objectives import Distillation, Knowledge
 from kd.training.state import State
@@ -104,7 +106,7 @@ def test_resuming_from_every_step_ends_in_the_same_average_bit_for_bit(views, am
     without_it = fresh(training, amp)
     start = fresh(training, amp).state_dict()["average"]
     without_it.load_state_dict(copy.deepcopy(snapshots[5]) | {"average": copy.deepcopy(start)})
-    train(without_it, views, training, amp, **options)
+    train(without_it, views, training, **options)
     assert not same(without_it.state_dict(), whole.state_dict())
 
 
@@ -134,8 +136,8 @@ def test_projectors_are_trained_but_not_averaged(views):
     teach = ObservedJointTeacher([ObservedNetwork(wide, FLOAT, ("bn",))], [1.0], CPU)
     ends = []
     for ema in (None, 0.7):
-        training, projectors = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, ema=ema), losses.Projectors([(8, 12)], 3)
-        knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), projectors=projectors)
+        training, projectors = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, ema=ema), regressors.build({"hint": KNOWLEDGE["hint"]}, [(8, 12)], 3)
+        knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), regressors=projectors)
         state = State(models.build("kdtiny", synthetic.CLASSES, seed=3), training, FLOAT, projectors)
         train(state, views, training, teacher=teach, objective=Distillation(knowledge, 0.5), layers=("bn",))
         ends.append(state.state_dict())

@@ -122,7 +122,7 @@ def test_a_step_does_not_wait_for_the_device(gpu, monkeypatch, way, amp, kind, h
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the mode is a prototype
             views = make_views(gpu, batch_size=4, augmentation=how)
-            train(state, views, amp=amp, training=training, end=11, teacher=teacher,
+            train(state, views, training=training, end=11, teacher=teacher,
                   objective=objective, layers=layers, after_step=after_step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -160,7 +160,7 @@ def trained(device, amp, name, compiled, steps=6):
     before = weights_of(state)
     if compiled:
         state.network.compile()
-    train(state, make_views(device), amp=amp, end=steps)
+    train(state, make_views(device), end=steps)
     return before, weights_of(state)
 
 
@@ -307,7 +307,7 @@ def test_a_network_in_ddp_learns_what_it_learns_alone(gpu, one_rank, request, mo
             assert isinstance(state.network.module.bn, nn.SyncBatchNorm) == sync
             if compiled:
                 state.network.compile()
-        train(state, make_views(gpu), amp=amp, end=6)
+        train(state, make_views(gpu), end=6)
         results.append(weights_of(state))
     assert results[0].keys() == results[1].keys()
     error = change(results[1], results[0]) / change(results[0], start)

@@ -153,7 +153,7 @@ def learned(store, valid, size):
     network, training = plain(), Training(lr=1e-3, batch_size=size, epochs=100, seed=3)
     state = State(network, training, FLOAT)
     network.wrap_ddp()
-    fit(state, [Phase("finetune", mixed, taught, objective, 0, 20, 1e-3)], valid, training, FLOAT, Hooks())
+    fit([state], [Phase("finetune", mixed, taught, objective, 0, 20, 1e-3)], valid, training, Hooks())
     return state
 
 

@@ -391,7 +391,7 @@ class Fixed:
 def save_resume(number):
     more = contents(number)
     del more["state"]
-    RunFolder(Path("run")).save(Fixed(number), **more)
+    RunFolder(Path("run")).save([Fixed(number)], **more)
 
 
 def save_after_damage(number):

@@ -1,7 +1,7 @@
 """Every knowledge loss against float64 references written from the papers, and at known limits."""
 
 import math
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from kd import losses
 from kd.methods import KNOWLEDGE
 from kd.system.errors import Problem
+from kd.training import regressors
 
 
 def soft(row, T):
@@ -81,6 +82,44 @@ def ref_pkt(width):
     return lambda student, teacher, T: scale * np.mean([kl(p, q) for q, p in zip(neighbours(student, width), neighbours(teacher, width))])
 
 
+def huber(differences):
+    return np.mean([d * d / 2 if abs(d) <= 1 else abs(d) - 0.5 for d in differences]) if differences else 0.0
+
+
+def relative_distances(rows):
+    found = [np.linalg.norm(a - b) for a, b in permutations(rows, 2)]
+    apart = [d for d in found if d > 0]
+    return [d / (math.fsum(apart) / len(apart)) if apart else 0.0 for d in found]
+
+
+def cosines(rows):
+    """Return the cosines of the angles at b between a and c; 0 where an arm has no length."""
+    arms = [(a - b, c - b) for a, b, c in permutations(rows, 3)]
+    return [math.fsum(u * v) / (np.linalg.norm(u) * np.linalg.norm(v)) if u.any() and v.any() else 0.0 for u, v in arms]
+
+
+def ref_rkd(distance=1.0, angle=2.0):
+    def reference(student, teacher, T):
+        s, t = ([image.reshape(len(image), -1).mean(1) if image.ndim == 3 else image.ravel() for image in maps] for maps in (student, teacher))
+        distances, angles = ([a - b for a, b in zip(of(s), of(t))] for of in (relative_distances, cosines))
+        return distance * huber(distances) + angle * huber(angles)
+    return reference
+
+
+def variances(channels):
+    return np.linspace(0.2, 7.0, channels)
+
+
+def vid(student, teacher, T, weights=None):
+    return losses.vid((student, torch.tensor(variances(teacher.shape[1]), dtype=torch.float32)), teacher, weights)
+
+
+def vid_of_an_image(s, t, T):
+    terms = [math.log(math.sqrt(v)) + (a - b)**2 / (2 * v) for v, one, other in zip(variances(len(t)), *matched(s, t))
+             for a, b in zip(one.ravel(), other.ravel())]
+    return math.fsum(terms) / len(terms)
+
+
 def mean(of_one):
     return lambda student, teacher, T: np.mean([of_one(s, t, T) for s, t in zip(student, teacher)])
 
@@ -98,6 +137,10 @@ INSIDE = {
     "similarity": (lambda s, t, T: losses.similarity(s, t), ref_similarity),
     "pkt": (lambda s, t, T: losses.pkt(s, t), ref_pkt(0)),
     "pkt of a Gaussian": (lambda s, t, T: losses.pkt(s, t, width=0.7), ref_pkt(0.7)),
+    "rkd": (lambda s, t, T: losses.rkd(s, t), ref_rkd()),
+    "rkd of distances": (lambda s, t, T: losses.rkd(s, t, angle=0.0), ref_rkd(angle=0)),
+    "rkd of angles": (lambda s, t, T: losses.rkd(s, t, distance=0.0), ref_rkd(distance=0)),
+    "vid": (vid, mean(vid_of_an_image)),
     "hint": (lambda s, t, T: losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
 KINDS = OUTPUTS | INSIDE
 
@@ -148,8 +191,8 @@ def test_losses_of_outputs_equal_their_references(kind, T, K):
                                     ((6, 3, 2, 2), (6, 8, 6, 6)), ((3, 8, 5, 7), (3, 2, 5, 7))])
 def test_losses_of_features_equal_their_references(kind, shapes):
     (loss, reference), (student, teacher) = KINDS[kind], draw(*shapes)
-    if kind == "hint":
-        projectors, features = losses.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
+    if kind in ("hint", "vid"):
+        projectors, features = regressors.Projectors([(1, 1), (shapes[0][1], shapes[1][1])], seed=3), student.half()
         student, by_hand = projectors(features, 1), np.einsum("ocij,bchw->bohw", *f64(projectors.weights[1], features))
         assert student.dtype == torch.float32 and np.allclose(*f64(student), by_hand, atol=1e-5)
     # A KL divergence sums terms of both signs, so its rounding error is larger.
@@ -165,7 +208,7 @@ WEIGHTED = {
     "probability_mse": lambda s, t, T, weights: losses.probability_mse(s, t, weights),
     "pseudo_label": lambda s, t, T, weights: losses.pseudo_label(s, t, 0.7, weights),
     "attention": lambda s, t, T, weights: losses.attention(s, t, weights),
-    "hint": lambda s, t, T, weights: losses.hint(s, t, weights)}
+    "hint": lambda s, t, T, weights: losses.hint(s, t, weights), "vid": vid}
 
 
 def test_every_kind_that_is_a_mean_over_images_has_a_test_of_its_weights():
@@ -202,7 +245,7 @@ def test_losses_are_float32_and_a_batch_is_the_mean_of_its_images_unless_images_
         assert loss(s, t, 20.0).dtype == torch.float32 and torch.isfinite(slope(loss, s, t, 20.0)).all()
         assert loss(s, t, 20.0).item() == pytest.approx(reference(*f64(s, t), 20.0), rel=1e-3)
     each = np.mean([loss(student[b:b + 1], teacher[b:b + 1], 20.0).item() for b in range(len(student))])
-    assert (loss(student, teacher, 20.0).item() == pytest.approx(each, rel=1e-5)) != (kind in ("dist", "similarity", "pkt", "pkt of a Gaussian"))
+    assert (loss(student, teacher, 20.0).item() == pytest.approx(each, rel=1e-5)) != (kind.split()[0] in ("dist", "similarity", "pkt", "rkd"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -333,8 +376,115 @@ def test_pkt_ignores_lengths_rotations_and_positions_and_is_zero_for_two_images(
     assert torch.isfinite(slope(losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(losses.pkt, -second, second, width)).all()
 
 
+@pytest.mark.parametrize("distance, angle", [(1.0, 2.0), (1.0, 0.0), (0.0, 1.0)])
+def test_rkd_ignores_shifts_rotations_scales_and_positions(distance, angle):
+    (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
+    pooled = first.mean((2, 3))
+    for same in (first, 30 * first, first - 7, first.flip(3), -first, torch.cat([first, first], 1), pooled, pooled @ turn):
+        assert losses.rkd(same, first, distance, angle).item() == pytest.approx(0, abs=1e-9)
+        assert slope(losses.rkd, same, first, distance, angle).abs().max() < 1e-4
+    assert losses.rkd(first, second, distance, angle) > 1e-3
+    assert losses.rkd(first[:, :, None], second[:, :, None], distance, angle).item() == pytest.approx(  # other shapes are flattened
+        ref_rkd(distance, angle)(*f64(first.flatten(1), second.flatten(1)), 0), rel=1e-5)
+
+
+def test_rkd_of_triangles_is_known():
+    """Compare a triangle of right angle with one of equal sides, for which everything is known."""
+    right, even = torch.tensor([[0.0, 0], [1, 0], [0, 1]]), torch.tensor([[0.0, 0], [1, 0], [0.5, 0.75**0.5]])
+    unit_of = 3 / (2 + 2**0.5)
+    known = (2 * (unit_of - 1)**2 + (2**0.5 * unit_of - 1)**2) / 6
+    assert losses.rkd(right, even, angle=0.0).item() == pytest.approx(known, rel=1e-5)
+    assert losses.rkd(9 * right, even, 0.0, 1.0).item() == pytest.approx((0.5**2 + 2 * (0.5**0.5 - 0.5)**2) / 6, rel=1e-5)
+    line = torch.tensor([[0.0, 0], [1, 0], [2, 0]])  # -1, 1, 1 against 1/2 three times: 1.5 is in the linear part
+    assert losses.rkd(line, even, 0.0, 1.0).item() == pytest.approx((1.0 + 2 * 0.125) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rkd_of_few_or_equal_images_has_a_value_and_a_slope(dtype):
+    (student, teacher), reference = (maps.to(dtype) for maps in draw((6, 4, 2, 2), (6, 3, 2, 2))), ref_rkd()
+    for few in (1, 2):
+        s, t = student[:few], teacher[:few]
+        assert losses.rkd(s, t) == 0 and not slope(losses.rkd, s, t).any()
+    pair, zeros = student.clone(), 0 * student
+    pair[3] = pair[1]
+    for s, t in ((pair, teacher), (student, teacher[[0, 1, 1, 1, 4, 5]]), (pair, pair), (zeros, teacher), (student, 0 * teacher), (zeros, zeros)):
+        assert losses.rkd(s, t).item() == pytest.approx(reference(*f64(s, t), 0), rel=1e-4, abs=1e-9)
+        got = slope(losses.rkd, s, t)
+        assert got.isfinite().all() and got.abs().max() < 10
+    assert slope(losses.rkd, pair, teacher)[[1, 3]].any() and not slope(losses.rkd, zeros, teacher).any()
+    assert slope(losses.rkd, zeros + 1e-30, teacher).isfinite().all()
+
+
+def test_rkd_is_exact_for_images_that_are_nearly_equal():
+    """Check that distances are taken from differences.
+
+    Taken from inner products of rows of length 6000, differences of 0.1 would be lost in float32.
+    """
+    student, teacher = (1000 + 0.02 * rows for rows in draw((6, 40), (6, 30)))
+    assert losses.rkd(student, teacher).item() == pytest.approx(ref_rkd()(*f64(student, teacher), 0), rel=1e-4)
+    assert same_slope(0.01 * slope(losses.rkd, student, teacher), lambda s: 0.01 * ref_rkd()(s, *f64(teacher), 0), student)
+
+
+def test_rkd_in_parts_is_the_same_and_needs_no_more_memory_than_it_says(monkeypatch):
+    student, teacher = draw((7, 5, 3, 3), (7, 9, 3, 3))
+    whole, gradient, shapes, real = losses.rkd(student, teacher), slope(losses.rkd, student, teacher), set(), losses._cosines
+    monkeypatch.setattr(losses, "ARMS_AT_ONCE", 2 * 7 * 9)
+    monkeypatch.setattr(losses, "_cosines", lambda rows, some: shapes.add(tuple((found := real(rows, some)).shape)) or found)
+    assert losses.rkd(student, teacher).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(slope(losses.rkd, student, teacher), gradient, rtol=1e-4, atol=1e-7)
+    assert shapes == {(2, 7, 7), (1, 7, 7)}
+
+
+def test_vid_of_a_fixed_variance_is_a_hint_and_the_best_variance_is_the_mean_square():
+    student, teacher = draw((4, 3, 5, 5), (4, 3, 3, 3))
+    for variance in (0.1, 1.0, 5.0):
+        by_hand = losses.hint(student, teacher).item() / variance + math.log(variance) / 2
+        assert losses.vid((student, torch.full((3,), variance)), teacher).item() == pytest.approx(by_hand, rel=1e-5)
+    best = (teacher - losses._averaged_to(student, [3, 3])).square().mean((0, 2, 3)).requires_grad_()
+    loss = losses.vid((student, best), teacher)
+    assert loss.item() == pytest.approx((best.log().mean().item() + 1) / 2, rel=1e-5)
+    assert torch.autograd.grad(loss, best)[0].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("raw", [-300.0, 0.3, 300.0])
+def test_gaussians_follow_a_float64_reference_and_stay_finite_for_a_constant_teacher(raw):
+    [student, teacher], gaussians = draw((3, 4, 6, 6), (3, 5, 3, 3)), regressors.Gaussians([(1, 1), (4, 5)], seed=3)
+    with torch.no_grad():
+        gaussians.raw[1].fill_(raw)
+    constant, weight = torch.zeros_like(teacher), f64(gaussians.weights[1])[0]
+
+    def by_hand(values, weight=weight, target=f64(teacher)[0]):
+        predicted = [np.einsum("oc,chw->ohw", weight[..., 0, 0], image) for image in f64(student)[0]]
+        variance = np.log1p(np.exp(np.minimum(values, 30))) + np.maximum(values - 30, 0) + 1e-5
+        return np.mean([(np.log(v) + (a - b)**2 / v) / 2 for s, t in zip(predicted, target)
+                        for v, one, other in zip(variance, *matched(s, t)) for a, b in zip(one.ravel(), other.ravel())])
+
+    loss = losses.vid(gaussians(student.bfloat16().float(), 1), teacher)
+    assert loss.dtype == torch.float32
+    loss = losses.vid(gaussians(student, 1), teacher)
+    assert loss.item() == pytest.approx(by_hand(f64(gaussians.raw[1])[0]), rel=1e-4)
+    of_weight, of_raw = torch.autograd.grad(loss, [gaussians.weights[1], gaussians.raw[1]])
+    assert same_slope(of_weight / of_weight.norm(), lambda w: by_hand(f64(gaussians.raw[1])[0], w) / of_weight.norm().item(), gaussians.weights[1])
+    if raw == 0.3:
+        assert same_slope(of_raw, by_hand, gaussians.raw[1])
+    for maps in (student, 0 * student, student.bfloat16(), student.half()):
+        found = losses.vid(gaussians(maps, 1), constant.to(maps.dtype))
+        assert found.isfinite() and all(one.isfinite().all() for one in torch.autograd.grad(found, [gaussians.weights[1], gaussians.raw[1]]))
+
+
+def test_the_variance_of_gaussians_starts_where_its_option_says_and_the_mean_is_that_of_projectors():
+    plain, features = regressors.Projectors([(3, 5)], 7), draw((2, 3, 4, 4))[0]
+    for given in ({}, {"variance": 0.001}, {"variance": 0.25}, {"variance": 1000.0}):
+        kinds = {"hint": KNOWLEDGE["hint"], "kd": KNOWLEDGE["kd"], "vid": KNOWLEDGE["vid"]}
+        found = regressors.build(kinds, [(3, 5)], 7, {"vid": given, "kd": {}})
+        average, variance = found["vid"](features.half(), 0)
+        assert list(found) == ["hint", "vid"] and average.dtype == variance.dtype == torch.float32
+        assert variance.tolist() == pytest.approx([given.get("variance", 5.0)] * 5, rel=1e-3)
+        assert torch.equal(average, plain(features.half(), 0)) and torch.equal(average, found["hint"](features.half(), 0))
+
+
 def test_projectors_depend_on_their_seed_only():
-    state, (first, again, other) = torch.get_rng_state(), (losses.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
+    state, (first, again, other) = torch.get_rng_state(), (regressors.Projectors([(3, 5), (4, 2)], seed) for seed in (7, 7, 8))
     assert torch.equal(state, torch.get_rng_state())
     assert [tuple(weight.shape) for weight in first.parameters() if weight.requires_grad] == [(5, 3, 1, 1), (2, 4, 1, 1)]
     for weight, same, unlike in zip(*(projectors.parameters() for projectors in (first, again, other))):

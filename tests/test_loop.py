@@ -9,13 +9,14 @@ import pytest
 import torch
 from conftest import same
 
-from kd import losses, models
+from kd import models
 from kd.config.settings import Training
 from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import AccuracyWatch, Hooks, Phase, fit, predict, set_lr
+from kd.methods import KNOWLEDGE
 from kd.system.devices import Precision
 from kd.system.errors import DIVERGED, Problem
 from kd.teachers.outputs import (
@@ -25,8 +26,9 @@ from kd.teachers.outputs import (
     ObservedNetwork,
     no_teacher,
 )
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge, Matching, Supervised
-from kd.training.state import Progress, State
+from kd.training.state import Progress, State, upgraded
 
 CPU = torch.device("cpu")
 FLOAT = Precision("cpu", "off")
@@ -58,16 +60,21 @@ def fresh(training, amp="off", name="kdtiny"):
     return State(models.build(name, synthetic.CLASSES, seed=training.seed), training, Precision("cpu", amp))
 
 
-def train(state, views, training, amp="off", **options):
+def train(state, views, training, **options):
     seen, valid = views
     taught = options.pop("teacher", no_teacher), options.pop("objective", Supervised())
     end = min(training.epochs * seen.steps, training.max_steps or 10**9)
     phases = options.pop("phases", [Phase("train", seen, *taught, 0, end, training.lr, options.pop("layers", ()))])
-    hooks = Hooks()
-    for name, call in options.items():
-        setattr(hooks, name, call)
-    fit(state, phases, valid, training, Precision("cpu", amp), hooks)
+    fit([state], phases, valid, training, hooks_of(options))
     return state
+
+
+def hooks_of(calls):
+    """Return hooks for the training of a single student: name -> function of its state and of its row."""
+    hooks = Hooks()
+    for name, call in calls.items():
+        setattr(hooks, name, lambda *every, call=call: call(*(one for [one] in every)))
+    return hooks
 
 
 def two_phases(views, training, teacher):
@@ -88,14 +95,14 @@ def resumed_from_every_step(views, training, start, amp="off", **options):
     `start` are the settings of the state that each state is loaded into. Returns (the state at the end, the states after the steps).
     """
     snapshots = []
-    whole = train(fresh(training, amp), views, training, amp, **options,
+    whole = train(fresh(training, amp), views, training, **options,
                   after_step=lambda state: snapshots.append(copy.deepcopy(state.state_dict())))
     assert len(snapshots) == 12
     for snapshot in snapshots:
         torch.manual_seed(12345)  # the generator of a new process may hold anything
         resumed = fresh(start, amp)
         resumed.load_state_dict(copy.deepcopy(snapshot))
-        train(resumed, views, training, amp, **options)
+        train(resumed, views, training, **options)
         assert same(resumed.state_dict(), whole.state_dict())
         assert same(resumed.judged.module.state_dict(), whole.judged.module.state_dict())
     return whole, snapshots
@@ -132,26 +139,31 @@ def test_strong_and_mixed_views_resume_from_every_step(views, phases):
 
 
 @pytest.mark.case(1)
-def test_a_hint_resumes_only_with_its_projectors(views):
+@pytest.mark.parametrize("kind", [name for name, kind in KNOWLEDGE.items() if kind.regressor])
+def test_a_kind_resumes_only_with_its_regressor(views, kind):
     training = Training(epochs=2, batch_size=12, lr=3e-3, seed=3, clip_norm=1.0)
     wide = models.build("kdwide", synthetic.CLASSES, seed=9)
     teach = ObservedJointTeacher([ObservedNetwork(wide, FLOAT, ("bn",))], [1.0], CPU)
 
     def hinted(seed):
-        projectors = losses.Projectors([(8, 12)], seed)
-        knowledge = Knowledge({"kd": 1.0, "hint": 2.0}, (4.0,), projectors=projectors)
-        state = State(models.build("kdtiny", synthetic.CLASSES, seed=seed), training, FLOAT, projectors)
+        trained = regressors.build({kind: KNOWLEDGE[kind]}, [(8, 12)], seed)
+        knowledge = Knowledge({"kd": 1.0, kind: 2.0}, (4.0,), regressors=trained)
+        state = State(models.build("kdtiny", synthetic.CLASSES, seed=seed), training, FLOAT, trained)
         return state, {"teacher": teach, "objective": Distillation(knowledge, 0.5), "layers": ("bn",)}
 
     state, options = hinted(3)
     start, snapshots = copy.deepcopy(state.state_dict()), []
     train(state, views, training, **options, after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
-    assert not same(start["helper"], state.state_dict()["helper"]) and not wide.module.training
+    assert not any(same(value, state.state_dict()["helper"][key]) for key, value in start["helper"].items()) and not wide.module.training
     for snapshot in snapshots:
         resumed, options = hinted(77)
         resumed.load_state_dict(copy.deepcopy(snapshot))
         train(resumed, views, training, **options)
         assert same(resumed.state_dict(), state.state_dict())
+    if kind == "hint":  # an earlier version saved its projectors without the name of the kind
+        earlier = {key.removeprefix("hint."): value for key, value in snapshots[3]["helper"].items()}
+        assert earlier.keys() == {"weights.0"} and same(upgraded(snapshots[3] | {"helper": earlier}), snapshots[3])
+    assert same(upgraded(snapshots[3]), snapshots[3])
     without_it, options = hinted(77)
     without_it.load_state_dict(snapshots[3] | {"helper": start["helper"]})
     train(without_it, views, training, **options)
@@ -222,7 +234,7 @@ def test_dropping_any_item_of_the_saved_state_is_noticed(views, item):
         if snapshot is not None:
             state.load_state_dict(copy.deepcopy(snapshot))
         snapshots = []
-        train(state, views, training, "fp16", **several, should_stop=watch,
+        train(state, views, training, **several, should_stop=watch,
               after_step=lambda s: snapshots.append(copy.deepcopy(s.state_dict())))
         return copy.deepcopy(state.state_dict()), snapshots
 

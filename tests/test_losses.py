@@ -9,6 +9,7 @@ from kd.models import Outputs
 from kd.system.errors import Problem
 from kd.teachers.outputs import TeacherOutputs
 from kd.training import objectives
+from kd.training.class_weights import class_weights, image_weights
 from kd.training.objectives import Distillation, Knowledge, Matching
 
 
@@ -95,7 +96,7 @@ def test_gradient_ratio_follows_the_weights():
 
 def test_class_weights_give_every_class_the_same_total_weight():
     labels = torch.tensor([0, 0, 0, 1])
-    weights = losses.class_weights(labels, 2)
+    weights = class_weights(labels, 2)
     assert weights.tolist() == pytest.approx([2 / 3, 2]) and weights[labels].mean() == pytest.approx(1)
     logits = torch.randn(4, 2)
     by_hand = sum(weights[k] * -torch.log_softmax(row, 0)[k] for row, k in zip(logits, labels)) / 4
@@ -104,9 +105,9 @@ def test_class_weights_give_every_class_the_same_total_weight():
 
 def test_the_weight_of_an_image_is_that_of_its_class_or_the_expectation_over_its_classes():
     weights = torch.tensor([0.5, 1.0, 8.0])
-    assert losses.image_weights(torch.tensor([2, 0, 0]), weights).tolist() == [8.0, 0.5, 0.5]
-    assert losses.image_weights(torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.25, 0.25]]), weights).tolist() == [8.0, 2.5]
-    assert losses.image_weights(torch.tensor([2]), None) is None
+    assert image_weights(torch.tensor([2, 0, 0]), weights).tolist() == [8.0, 0.5, 0.5]
+    assert image_weights(torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.25, 0.25]]), weights).tolist() == [8.0, 2.5]
+    assert image_weights(torch.tensor([2]), None) is None
 
 
 def test_knowledge_with_class_weights_is_weighted_by_true_class_and_without_labels_by_the_teachers():

@@ -24,6 +24,7 @@ from kd.reports.predictions import read_predictions
 from kd.teachers import model_file
 from kd.teachers.find import untrained
 from kd.teachers.outputs import LabelDistribution
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge
 
 SHORT = [*PAIR, "--max-steps", "3"]
@@ -32,7 +33,7 @@ SHORT = [*PAIR, "--max-steps", "3"]
 def fits(mode, kind):
     """Return whether a mode can pass on a kind of knowledge."""
     origin, phases = MODES[mode].teacher, MODES[mode].phases
-    blind = origin.network == "none" and KNOWLEDGE[kind].location == "stages"
+    blind = origin.network in ("none", "peers") and KNOWLEDGE[kind].location == "stages"
     unlabelled = KNOWLEDGE[kind].labels and any(phase.images != "train" for phase in phases)
     unlabelled |= not KNOWLEDGE[kind].per_image and any(phase.taught == "unlabelled" for phase in phases)
     return not (blind or unlabelled or origin.distribution == "uniform" and kind != "kd")
@@ -80,7 +81,7 @@ def test_a_new_mode_is_three_lines_and_trains(script, monkeypatch):
     mode = Mode(sloppy, "nowhere", phases=(MATCH, DISTIL), knowledge="dist")
     monkeypatch.setitem(MODES, "sloppy", mode)
     code, out = script("distill", [*PAIR, "--mode", "sloppy"])
-    data = "all images without their labels, then labelled images | the same for both"
+    data = "all images without their labels, then labelled images | the same for all"
     assert code == 0 and f"| `sloppy` | {data} |" in script("distill", ["--list-modes"])[1]
     report = reported("*/sloppy/*/seed0")
     assert [(phase["name"], phase["labelled"]) for phase in report["history"]["phases"]] == [("match", False), ("distil", True)]
@@ -113,8 +114,14 @@ def test_an_option_of_a_kind_reaches_the_loss_of_that_kind_only(script):
 def test_the_loss_of_every_kind_takes_the_arguments_of_its_row(script):
     for name, kind in KNOWLEDGE.items():
         taken = list(inspect.signature(kind.function()).parameters)[2:]
-        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + ["weights"] * kind.per_image + [one.name for one in kind.options]
+        said = ["labels"] * kind.labels + ["temperature"] * kind.softens + ["weights"] * kind.per_image
+        said += [one.name for one in kind.options if not one.of_regressor]
         assert sorted(taken) == sorted(said), name
+        of_regressor = [one.name for one in kind.options if one.of_regressor]
+        if kind.regressor:
+            taken = list(inspect.signature(getattr(regressors, kind.regressor)).parameters)[2:]
+            assert sorted(taken) == sorted(of_regressor), name
+        assert kind.regressor or not of_regressor
 
 
 @pytest.mark.parametrize("mode", ["normal", "unlabeled", "virtual"])
@@ -323,7 +330,8 @@ def test_every_mode_with_every_kind_between_both_families(script, mode):
             more = ["--stop-at-val-accuracy", "0.05", "--look-every", "1"]
             if mode == "defective":
                 script("train_teacher", ["--model", teacher, *common, *more])
-            code, out = script("distill", ["--teacher", teacher, "--student", student, *common, "--mode", mode,
+            students = f"{student}+{teacher}" if MODES[mode].trains_several else student
+            code, out = script("distill", ["--teacher", teacher, "--student", students, *common, "--mode", mode,
                                            "--knowledge", kind, "--tag", kind])
             codes[teacher, student, kind] = code
             print(mode, kind, teacher, student, code, out.splitlines()[-1] if code else "")

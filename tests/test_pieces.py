@@ -27,7 +27,7 @@ from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.introduction import disagreement
 from kd.teachers.model_file import Trained
 from kd.teachers.outputs import TeacherOutputs
-from kd.training import objectives
+from kd.training import objectives, regressors
 from kd.training.objectives import Distillation, Knowledge, Matching
 from kd.training.state import State
 
@@ -49,9 +49,9 @@ def panel_of(*names, words=()):
 def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weight():
     torch.manual_seed(0)
     own, others = ([torch.randn(2, c, 4, 4) for c in widths] for widths in ((3, 4), (2, 5, 6, 7)))
-    projectors = losses.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
+    projectors = regressors.Projectors([(3, 2), (4, 5), (3, 6), (4, 7)], 0)
     taught = TeacherOutputs(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
-    knowledge = Knowledge({"hint": 1.0}, (4.0,), projectors=projectors)
+    knowledge = Knowledge({"hint": 1.0}, (4.0,), regressors=nn.ModuleDict({"hint": projectors}))
     got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
     each = [losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
     assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
@@ -161,6 +161,9 @@ def test_rows_that_match_on_labelled_images_read_no_labels_and_list_unused_setti
 
 
 def test_cautions_appear_only_where_they_apply():
+    for kind in ("pkt", "rkd"):
+        [text, _] = phases.cautions(resolve(settings_of("--mode", "normal", "--knowledge", kind, "--batch-size", "15")), 7)
+        assert text.startswith(f"{kind}: only the 15 images of a step are compared")
     words = ["--mode", "normal", "--knowledge", "similarity", "--batch-size"]
     assert [text.split(":")[0] for text in phases.cautions(resolve(settings_of(*words, "4")), 7)] == ["similarity", "similarity"]
     assert phases.cautions(resolve(settings_of(*words, "16", "--no-stored-logits")), 7) == []
@@ -192,8 +195,8 @@ def test_every_phase_has_a_step(steps, share, others, ends):
 
 
 def test_projectors_are_drawn_by_the_runs_seed(monkeypatch, script):
-    drawn, real = [], losses.Projectors
-    monkeypatch.setattr(losses, "Projectors", lambda pairs, seed: drawn.append(seed) or real(pairs, seed))
+    drawn, real = [], regressors.Projectors
+    monkeypatch.setattr(regressors, "Projectors", lambda pairs, seed: drawn.append(seed) or real(pairs, seed))
     assert script("distill", [*SHORT, "--mode", "random", "--knowledge", "hint", "--max-steps", "1", "--seed", "5"])[0] == 0
     assert drawn == [5]
 
@@ -213,7 +216,7 @@ def test_find_teachers_releases_the_others(monkeypatch, script):
 
 
 def test_a_helper_is_checked_and_clipped_like_the_network(script):
-    helper = losses.Projectors([(8, 12)], 0)
+    helper = regressors.Projectors([(8, 12)], 0)
     state = State(models.build("kdtiny", ("a", "b")), Training(), FLOAT, helper)
     assert {id(value) for value in helper.parameters()} <= {id(value) for value in state.parameters()}
     with torch.no_grad():

@@ -15,6 +15,7 @@ from kd.config.settings import Training
 from kd.data.readers import synthetic
 from kd.data.views import Batch
 from kd.reports import report as reports
+from kd.runs.active import save
 from kd.system import cpu_layers
 from kd.system.cpu_layers import adapt_to_cpu, arithmetic_intensity
 from kd.system.devices import Precision, pick_precision
@@ -304,6 +305,6 @@ def test_a_run_that_began_with_all_layers_in_bf16_does_not_change_silently(scrip
     assert code == BAD_CHECKPOINT and f"its run began with precision bf16, but now it is {DEPTHWISE}" in text
 
 
-def _save_and_stop(active):
-    active.save()
+def _save_and_stop(runs):
+    save(runs)
     raise Problem("stopped here")

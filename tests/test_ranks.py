@@ -18,11 +18,13 @@ from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import Hooks, Phase, fit, predict
+from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system import ranks
 from kd.system.devices import Precision
-from kd.teachers.outputs import JointTeacher
+from kd.teachers.outputs import JointTeacher, TeacherOutputs
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge
 from kd.training.state import State
 
@@ -81,18 +83,27 @@ def plain():
     return Exact("plain", "plain", synthetic.CLASSES, Plain().double(), scale, scale)
 
 
-def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None, augmentation=Augmentation("light")):
+def observed(batch):
+    """Return the outputs of a teacher with maps."""
+    maps = nn.functional.adaptive_avg_pool2d(batch.images.double(), 3)
+    return TeacherOutputs(5 * maps.mean((2, 3)).repeat(1, 3)[None, :, :7], torch.ones(1), ((3 * maps,),))
+
+
+def trained(network, rows=45, steps=20, lr=1e-3, optimizer=None, augmentation=Augmentation("light"), kind="kd"):
     """Return the state after some steps with labels and a teacher, with an incomplete last batch in each epoch."""
     torch.set_num_threads(1)
     views, valid = data(rows, augmentation)
     training = Training(lr=lr, batch_size=12, epochs=100, seed=3)
     taught = JointTeacher([lambda batch: batch.images.mean((2, 3)).repeat(1, 3)[:, :7] * 5], [1.0], CPU)
-    objective = Distillation(Knowledge({"kd": 1.0}, (4.0,)), 0.5)
-    state = State(network, training, FLOAT)
+    helper, layers = None, ()
+    if KNOWLEDGE[kind].regressor:
+        helper, layers, taught = regressors.build({kind: KNOWLEDGE[kind]}, [(6, 3)], 3).double(), ("conv",), observed
+    objective = Distillation(Knowledge({kind: 1.0}, (4.0,), regressors=helper), 0.5)
+    state = State(network, training, FLOAT, helper)
     if optimizer is not None:
         state.optimizer = optimizer(network.module.parameters(), lr=lr)
     network.wrap_ddp()
-    fit(state, [Phase("distil", views, taught, objective, 0, steps, lr)], valid, training, FLOAT, Hooks())
+    fit([state], [Phase("distil", views, taught, objective, 0, steps, lr, layers)], valid, training, Hooks())
     return state
 
 
@@ -111,6 +122,21 @@ def test_ranks_learn_what_one_process_learns(count, rows):
     found = [torch.load(f"rank{rank}.pt", weights_only=True) for rank in range(count)]
     assert all(same(found[0], other) for other in found[1:])
     assert max((alone[key] - value).abs().max() for key, value in found[0]["weights"].items()) < 1e-10
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KNOWLEDGE.items() if kind.regressor])
+def test_ranks_train_the_regressor_that_one_process_trains(kind):
+    alone = trained(plain(), kind=kind)
+    alone = alone.network.module.state_dict() | alone.helper.state_dict()
+
+    def work():
+        state = trained(plain(), kind=kind)
+        torch.save(state.network.module.state_dict() | state.helper.state_dict(), f"rank{ranks.rank()}.pt")
+    assert [member.code for member in team(2, work)] == [0, 0]
+    first, second = (torch.load(f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    start = regressors.build({kind: KNOWLEDGE[kind]}, [(6, 3)], 3).double().state_dict()
+    assert same(first, second) and len(start) >= 1 and all((first[key] - value).abs().min() > 1e-4 for key, value in start.items())
+    assert max((alone[key] - value).abs().max() for key, value in first.items()) < 1e-10
 
 
 def test_ranks_learn_from_strong_and_mixed_views_what_one_process_learns():
@@ -191,7 +217,7 @@ def by_ranks(count, words, seconds=90):
     return team(count, lambda: distill.main([str(word) for word in words]), seconds)
 
 
-@pytest.mark.parametrize("mode, more", [("normal", []), ("normal", ["--knowledge", "hint"]),
+@pytest.mark.parametrize("mode, more", [("normal", []), ("normal", ["--knowledge", "hint+vid+rkd"]),
                                         ("unlabeled", ["--knowledge", "attention"]),
                                         ("self", []), ("smoothing", [])])
 def test_a_whole_command_leaves_one_report_of_all_images(mode, more, script):
@@ -228,17 +254,17 @@ def test_a_stop_of_one_rank_stops_all_and_goes_on_exactly():
 
 @pytest.mark.case(27)
 def test_a_killed_rank_ends_all_and_the_run_goes_on_on_another_number_of_ranks(script, monkeypatch):
-    from kd.runs.active import ActiveRun
+    from kd.runs import active
     script("train_teacher", ["--model", "kdwide", *TINY])
     words = [*PAIR, "--mode", "normal", "--save-every-minutes", "0"]
-    save = ActiveRun.save
+    save = active.save
 
-    def die(self):
-        save(self)
-        if self.state.progress.total == 5 and ranks.rank() == 1:
+    def die(runs):
+        save(runs)
+        if runs[0].state.progress.total == 5 and ranks.rank() == 1:
             os.kill(os.getpid(), 9)
     with monkeypatch.context() as patch:
-        patch.setattr(ActiveRun, "save", die)
+        patch.setattr(active, "save", die)
         members = by_ranks(2, words)
     assert members[1].code == -9 and members[0].code == 1 and "lost the connection to the other ranks" in members[0].err
     code, out = script("distill", words)

@@ -300,10 +300,10 @@ def test_a_failed_run_does_not_stop_the_others_of_its_list(script, capsys):
 def test_no_kind_of_failure_stops_the_others_of_a_list(script, monkeypatch, error, code):
     real = run.train
 
-    def train(plan, folder, session):
-        if plan.student == "kdtiny":
+    def train(plans, folders, session):
+        if plans[0].student == "kdtiny":
             raise error
-        return real(plan, folder, session)
+        return real(plans, folders, session)
     monkeypatch.setattr(run, "train", train)
     found, out = script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])
     assert found == code and "1 of 2 runs failed" in out and (DATA / "teacher/kdwide/seed0/report.json").is_file()

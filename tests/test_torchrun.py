@@ -57,10 +57,11 @@ def test_every_mode_runs_under_torchrun(mode):
     if more:  # a teacher that is defective after so few steps
         subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(ROOT / "train_teacher.py"),
                         "--model", "resnet34", *COMMON[4:], "--stop-at-val-accuracy", "0.1", "--look-every", "1"], check=True)
-    code, out = finish(torchrun("--mode", mode))
+    students = ["--student", "resnet18+resnet34"] if MODES[mode].trains_several else []
+    code, out = finish(torchrun("--mode", mode, *students))
     assert code == 0 and "; 2 ranks (cpu x 2), 24 images per step in total" in out, out
-    [run] = Path("runs").glob(f"*/{mode}/*/seed0")
-    assert reports.read(run)["history"]["steps"] == 12
+    runs = list(Path("runs").glob(f"*/{mode}/*/seed0"))
+    assert len(runs) == 1 + bool(students) and {reports.read(run)["history"]["steps"] for run in runs} == {12}
 
 
 def test_two_agents_as_two_machines_leave_one_report():

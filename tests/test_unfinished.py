@@ -94,7 +94,7 @@ def test_the_error_of_the_run_is_reported_even_if_its_record_cannot_be_written(s
         real(path, value)
     monkeypatch.setattr(folder, "write_json", write)
     code, out = script("train_teacher", [*ALONE, *HUGE])
-    assert code == 3 and out.splitlines()[-1].startswith("error: Training diverged") and not (PLACE / "ended.json").exists()
+    assert code == 3 and out.splitlines()[-1].startswith("error: Training of kdtiny diverged") and not (PLACE / "ended.json").exists()
 
 
 @pytest.mark.case(5)
@@ -110,10 +110,10 @@ def test_a_full_disk_under_the_report_is_recorded(script, monkeypatch):
 def test_a_run_of_a_list_keeps_its_record(script, monkeypatch):
     real = run.train
 
-    def train(plan, *others):
-        if plan.student == "kdtiny":
+    def train(plans, *others):
+        if plans[0].student == "kdtiny":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return real(plan, *others)
+        return real(plans, *others)
     monkeypatch.setattr(run, "train", train)
     assert script("train_teacher", ["--model", "kdtiny", "kdwide", *TINY, "--max-steps", "1"])[0] == 2
     assert record()["ended"] == "failed" and "ran out of memory" in record()["message"] and record()["step"] is None
@@ -125,7 +125,7 @@ def test_a_student_whose_teacher_diverged_did_not_diverge_itself(script):
     assert record(TEACHER)["ended"] == "diverged" and record(TEACHER)["step"] > 0
     found = record(RUN)
     assert (found["ended"], found["code"], found["step"]) == ("teacher diverged", 3, None)
-    assert found["message"].startswith(f"Its teacher in '{TEACHER}' did not finish: Training diverged")
+    assert found["message"].startswith(f"Its teacher in '{TEACHER}' did not finish: Training of kdwide diverged")
 
 
 def test_a_student_that_fails_after_its_teacher_was_trained_blames_itself(script, monkeypatch):

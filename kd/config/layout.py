@@ -17,9 +17,15 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of a run; `path` is its folder."""
+    """The files of a run.
+
+    path          its folder
+    state_folder  the folder with its saved state, if that is another one: students that are trained
+                  at once have one saved state, in the folder of the first of them
+    """
 
     path: Path
+    state_folder: Path | None = None
 
     @property
     def settings(self) -> Path:
@@ -41,12 +47,12 @@ class RunPaths:
     @property
     def resume(self) -> Path:
         """The newest saved state of a run that is not finished."""
-        return self.path / "resume.pt"
+        return (self.state_folder or self.path) / "resume.pt"
 
     @property
     def previous(self) -> Path:
         """The saved state before the newest."""
-        return self.path / "resume.previous.pt"
+        return (self.state_folder or self.path) / "resume.previous.pt"
 
     @property
     def ended(self) -> Path:

@@ -15,15 +15,17 @@ def list_modes() -> str:
     return (
         f"{modes_table()}\n\nPairs of the thesis (teachers -> students): {pairs_text()}.\nAny"
         " pair can be used in any mode. With --teacher A+B, the teacher is an ensemble: the mean of"
-        f" both networks' softened probabilities.\n\n{knowledge_table()}\n\nWith --knowledge A+B,"
+        " both networks' softened probabilities. With --student A+B, mode"
+        f" {' and '.join(f'`{name}`' for name, mode in MODES.items() if mode.trains_several)}"
+        f" trains both at once.\n\n{knowledge_table()}\n\nWith --knowledge A+B,"
         " the loss is the weighted sum of both terms. Sources are arXiv numbers."
     )
 
 
 def modes_table() -> str:
     """Return the table of modes in Markdown."""
-    header = ["`--mode`", "data", "views", "teacher", "start of the student", "knowledge"]
-    header += ["location", "transfer", "scheme", "source"]
+    header = ["`--mode`", "data", "views", "teacher", "students", "start of the student"]
+    header += ["knowledge", "location", "transfer", "scheme", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
@@ -77,6 +79,7 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
         ", then ".join(_data(phase) for phase in mode.phases),
         VIEWS[mode.views].words if mode.teacher.is_network else "-",
         mode.teacher.words,
+        "several at once" if mode.trains_several else "one",
         start,
         f"{what} ({_each(f'`{kind}`' for kind in kinds)})",
         _each(kind.location for kind in kinds.values()),

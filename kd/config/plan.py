@@ -138,9 +138,13 @@ class Plan:
 
     settings      the settings of the run
     folder        folder of the run
+    state_folder  folder with the saved state; of several students that are trained at once, the
+                  first one's
     mode          name of the mode, for messages; `teacher` for a network trained on labels only
     student       name of the network that is trained
+    peers         names of the students that are trained at once with it and teach it; usually empty
     weights_seed  seed of its random initial weights
+    dropout_seed  seed of its dropout
     phases        phases of training, in order
     alpha         weight of the knowledge; the weight of the labels is 1 - alpha
     teachers      networks that teach; empty if there are none
@@ -161,9 +165,12 @@ class Plan:
 
     settings: TeacherSettings | DistillSettings
     folder: Path
+    state_folder: Path
     mode: str
     student: str
+    peers: tuple[str, ...]
     weights_seed: int
+    dropout_seed: int
     phases: tuple[PhasePlan, ...]
     alpha: float
     teachers: tuple[TeacherPlan, ...]

@@ -59,11 +59,34 @@ def refuse_misfits(
             f"--teacher names '{twice[0]}' twice, but both are the same network. Use other"
             " names, or set --teacher-checkpoint to files of differently trained networks."
         )
+    if mode.trains_several:
+        _refuse_with_peers(settings, phases, where)
     inside = _inside(phases)
     if settings.training.compile and inside:
         raise Problem(
             f"--compile cannot be used with --knowledge {inside[0]}: a compiled network does not"
             " expose its feature maps. Remove --compile or choose another kind of knowledge."
+        )
+
+
+def _refuse_with_peers(settings, phases: tuple[PhasePlan, ...], where: str) -> None:
+    """Raise Problem for what students that are trained at once do not have or cannot share."""
+    inside = _inside(phases)
+    if inside:
+        outputs = [name for name, kind in KNOWLEDGE.items() if not kind.inside]
+        raise Problem(
+            f"--knowledge {inside[0]} {where}: students that are trained at once exchange only"
+            f" their outputs, not their feature maps. Use one of {', '.join(outputs)}."
+        )
+    if settings.network.weights is not None:
+        raise Problem(
+            f"--weights {where}: the file has the weights of one network, but several students are"
+            " trained. Remove --weights."
+        )
+    if settings.training.compile:
+        raise Problem(
+            f"--compile {where}: its CUDA graphs may reuse the memory of another student's outputs."
+            " Remove --compile."
         )
 
 

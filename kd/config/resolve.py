@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from kd.config import parsing
+from kd.config import cohort, parsing
 from kd.config.layout import data_name, run_path
 from kd.config.plan import (
     Distribution,
@@ -24,6 +22,7 @@ from kd.config.rows import (
     teacher_names,
     views_of,
 )
+from kd.config.seeds import UNTRAINED, another_seed
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
     data_of_teachers,
@@ -47,18 +46,29 @@ from kd.methods import (
 
 GENERATION_WORD = "-generation"
 FINETUNE_LR = 0.1  # times --lr; configs/README.md has the experiment
-UNTRAINED = 10**6  # above every generation, each of which draws a student's weights
+
+
+def resolve_all(settings: TeacherSettings | DistillSettings) -> list[Plan]:
+    """Return the plans of the students that a run trains at once, usually of a single one."""
+    plan = resolve(settings)
+    if not plan.peers:
+        return [plan]
+    return [resolve(own) for own in cohort.each(plan.settings)]
 
 
 def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
-    """Return the plan of a run. Raises Problem for settings that contradict each other."""
+    """Return the plan of a student. Raises Problem for settings that contradict each other.
+
+    If a run trains several students at once, it is the plan of the one with --student-number.
+    """
     refuse_tag(settings.output.tag)
     parse_rule(settings.output.operating_point or DEFAULT_RULE)
     refuse_parts(settings.training, views_of(settings))
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)
-    settings = without_equal(settings)
     mode = MODES[settings.distillation.mode]
+    cohort.refuse_students(settings, mode)
+    settings = cohort.in_order(without_equal(settings))
     phases = tuple(
         _phase(settings, mode, row, tunes=bool(phase.choices))
         for phase, row in zip(mode.phases, chosen_phases(settings, mode))
@@ -72,12 +82,13 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     teachers = tuple(_teacher(settings, mode, place, data) for place in range(len(names)))
     return Plan(
         settings=settings,
-        folder=_folder(
-            settings, settings.distillation.mode, f"{name}-{settings.distillation.student}"
-        ),
+        folder=_folder_of_student(settings),
+        state_folder=_folder_of_student(cohort.each(settings)[0]),
         mode=settings.distillation.mode,
-        student=settings.distillation.student,
+        student=cohort.own_name(settings),
+        peers=tuple(cohort.peer_names(settings)),
         weights_seed=_weights_seed(settings),
+        dropout_seed=cohort.own_seed(settings),
         phases=phases,
         alpha=settings.distillation.alpha if mode.fixed_alpha is None else mode.fixed_alpha,
         teachers=teachers,
@@ -119,25 +130,21 @@ def _remarks(
     return tuple(filter(None, found))
 
 
-def another_seed(seed: int, number: int) -> int:
-    """Return a seed that is unrelated to `seed`, and different for every number.
-
-    It has 32 bits, because torch's CPU generator does not use more.
-    """
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
 def _resolve_alone(settings: TeacherSettings) -> Plan:
     """Return the plan of a network that is trained on labels only."""
     model, stops = settings.teacher.model, settings.teacher.stop_at_val_accuracy is not None
     phases = tuple(_phase(settings, None, phase, tunes=False) for phase in ALONE)
     unused = unused_by_network_alone(settings, phases)
+    folder = _folder(settings, "teacher", f"{model}-defective" if stops else model)
     return Plan(
         settings=settings,
-        folder=_folder(settings, "teacher", f"{model}-defective" if stops else model),
+        folder=folder,
+        state_folder=folder,
         mode="teacher",
         student=model,
+        peers=(),
         weights_seed=settings.training.seed,
+        dropout_seed=settings.training.seed,
         phases=phases,
         alpha=0.0,
         teachers=(),
@@ -159,14 +166,20 @@ def _folder(settings, mode: str, pair: str) -> Path:
     return run_path(settings.output.out, name, mode, settings.output.tag, pair, seed)
 
 
+def _folder_of_student(settings: DistillSettings) -> Path:
+    pair = f"{_teacher_name(settings)}-{cohort.own_name(settings)}"
+    return _folder(settings, settings.distillation.mode, pair)
+
+
 def _teacher_name(settings: DistillSettings) -> str:
     """Return `a+b`, or in a chain of generations the previous one, e.g. `a-generation1`.
 
-    A teacher that is no network is `none`, and a student that teaches itself while it learns is
-    `itself`.
+    If the other students teach, it is their joint name. A teacher that is no network is `none`, and
+    a student that teaches itself while it learns is `itself`.
     """
     moves = MODES[settings.distillation.mode].teacher.moves
-    name = "+".join(teacher_names(settings)) or (OWN_TEACHER if moves else "none")
+    names = teacher_names(settings) or cohort.peer_names(settings)
+    name = "+".join(names) or (OWN_TEACHER if moves else "none")
     if is_chain(settings) and settings.distillation.generations > 1:
         name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
     return name
@@ -176,7 +189,7 @@ def _weights_seed(settings: DistillSettings) -> int:
     """Return --seed, or another seed for every generation, so that none starts like its teacher."""
     if is_chain(settings):
         return another_seed(settings.training.seed, settings.distillation.generations)
-    return settings.training.seed
+    return cohort.own_seed(settings)
 
 
 def _shares(settings: DistillSettings, origin: Origin, unused: frozenset[str]) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ OWN_TEACHER = "itself"  # in place of the name of a teacher, for a student that 
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
-    """Return the names of the teachers of a student; empty if no network of its own teaches it."""
+    """Return the names of the teachers of a student that exist before it; empty without any."""
     origin = MODES[settings.distillation.mode].teacher
     if not origin.precedes:
         return []

@@ -48,10 +48,17 @@ class Distillation:
     )
     student: str = option(
         "resnet18",
-        "network that learns; several names: all pairs",
+        "network that learns; several names: all pairs; A+B: both at once (--mode mutual)",
         common=True,
         several=True,
         metavar="NAME",
+    )
+    student_number: int = option(
+        1,
+        "--mode mutual: the student, among those in --student sorted by name, that a run's folder"
+        " is of; all are trained whatever it is",
+        least=1,
+        most=1000,
     )
     mode: str = option(
         "normal", "which teacher is used, and how; see --list-modes", common=True, choices=MODES

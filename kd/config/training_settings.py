@@ -36,7 +36,7 @@ class Sides:
 
 
 VIEWS = {
-    "same": Sides("the same for both"),
+    "same": Sides("the same for all"),
     "independent": Sides("of one strength, drawn for each", independent=True),
     "weak/strong": Sides(
         "light for the teacher and of labelled images, strong for the student", "light", "strong"

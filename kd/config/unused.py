@@ -49,6 +49,7 @@ def unused_by_student(
         "finetune_lr": tunes,
         "keep_matched": tunes,
         "teacher": origin.network == "teacher",
+        "student_number": mode.trains_several,
         "generations": is_chain(settings),
         "knowledge": chosen,
         "knowledge_weights": chosen,
@@ -56,13 +57,13 @@ def unused_by_student(
         "teacher_decay": origin.moves and origin.decay is None,
         "ramp_up": any(PHASE_LOSSES[row.loss].ramps for row in rows),
         "ema": not origin.delivered,
-        "stored_logits": not origin.moves,
         "augment": VIEWS[mode.views].uses_augment,
         "teacher_weights": len(teacher_names(settings)) > 1,
         "teacher_checkpoint": files,
         "teacher_labeled_fraction": files,
         "teacher_image_size": origin.precedes,
         "allow_foreign_teacher": files,
+        "stored_logits": not (origin.moves or origin.is_peers),
     }
     for name, kind in KNOWLEDGE.items():
         used |= {option_key(name, one): name in kinds for one in kind.options}

@@ -62,7 +62,7 @@ def check_inputs(plan: Plan, session: Session) -> None:
     _check_files(plan, session)
     network = plan.settings.network
     fresh = _fresh_teachers(plan)
-    begun = ranks.main_rank_says(RunPaths(plan.folder).begun)
+    begun = ranks.main_rank_says(RunPaths(plan.folder, plan.state_folder).begun)
     if not begun and network.weights is not None:
         weights.read(Path(network.weights))
     elif not begun:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from kd import losses
 from kd.config.plan import PhasePlan, Plan
 from kd.data.augmentation import Augmentation
 from kd.data.half_labelled import HalfLabelled
@@ -11,6 +10,7 @@ from kd.reports import evidence
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
 from kd.system.errors import Problem
+from kd.training.class_weights import class_weights
 from kd.training.selection import refuse_undefined
 
 
@@ -49,7 +49,7 @@ class RunData:
         self.steps = self._count_steps(plan)
         self.class_weights = None
         if plan.settings.data.balance == "weights":
-            weights = losses.class_weights(self.train.labels, len(self.classes))
+            weights = class_weights(self.train.labels, len(self.classes))
             self.class_weights = weights.to(self.device)
         self.fixed = {
             "split_hash": self.dataset.split_hash,

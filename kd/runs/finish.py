@@ -1,7 +1,7 @@
 """The end of a run: its predictions, its final weights, and all files that a finished run has."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from kd.reports.evidence_figures import figures_of_two
 from kd.reports.positive import positive_of
 from kd.reports.predictions import predictions_csv
 from kd.runs.active import ActiveRun
+from kd.runs.peers import describe_peers
 from kd.system import checkpoint, ranks
 from kd.system.console import log
 from kd.system.devices import FLOAT32, Precision
@@ -50,15 +51,62 @@ class Predictions:
     teacher: np.ndarray | None
 
 
-def finish(run: ActiveRun) -> dict:
-    """Compute the predictions, write all files of the finished run, and return its report.
+def finish(runs: list[ActiveRun]) -> list[dict]:
+    """Compute the predictions, write all files of a finished run, and return the reports.
 
-    The report is written last. A stop signal may interrupt the predictions, which leaves the state
-    of the run unchanged. Raises Stopped in that case, and Problem (74) if a file cannot be written.
+    There is a report for each student. It is the last of the student's files. Students that are
+    finished already keep theirs. A stop signal may interrupt the predictions, which leaves the
+    state of the run unchanged. Raises Stopped in that case, and Problem (74) if a file cannot be
+    written.
     """
     # Read before the predictions: seconds and images per second are those of the training.
-    clock = run.clock.describe(run.data.device, run.precision, run.state.progress.images)
-    predictions = _predict(run)
+    clocks = [_clock(run) for run in runs]
+    predictions = [_predict(run) for run in runs]
+    if len(runs) > 1:
+        predictions = _with_peers(runs, predictions)
+    found = []
+    for run, own, clock in zip(runs, predictions, clocks):
+        if ranks.main_rank_says(run.folder.finished):
+            found.append(_kept(run))
+        else:
+            found.append(_finish(run, own, clock))
+    return found
+
+
+def _clock(run: ActiveRun) -> dict:
+    images = run.state.progress.images
+    return run.clock.describe(run.data.device, run.state.precision, images)
+
+
+def _with_peers(runs: list[ActiveRun], every: list[Predictions]) -> list[Predictions]:
+    """Add to the predictions of each student those of its peers, and to its run their entry."""
+    valid = np.stack([own.valid for own in every])
+    test = np.stack([own.test for own in every])
+    found = []
+    for place, (run, own) in enumerate(zip(runs, every)):
+        run.teacher_entry, classes = describe_peers(runs, place, valid, test)
+        found.append(replace(own, teacher=classes))
+    return found
+
+
+def _kept(run: ActiveRun) -> dict:
+    """Return the report of a student that was finished before its peers.
+
+    Prints a warning if it is not that of the network that has now been trained with them.
+    """
+    report = reports.read(run.folder.path)
+    own, now = report["student"]["weights_hash"], model_file.state_hash(run.state.best_weights)
+    if own != now:
+        log(
+            f"warning: Run '{run.folder.path}' has other weights ({own}) than its student has now"
+            f" ({now}), which was trained again with its peers: they differ if the machine does."
+            " Use --tag NAME to train all again."
+        )
+    return report
+
+
+def _finish(run: ActiveRun, predictions: Predictions, clock: dict) -> dict:
+    """Write all files of a finished student, and return its report."""
     report = reports.check(
         {
             "schema_version": reports.SCHEMA_VERSION,

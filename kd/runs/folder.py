@@ -34,12 +34,20 @@ class RunFolder(RunPaths):
         """Write settings.json, or check that it has the same settings; remove temporary files.
 
         Temporary files remain after a save that was killed. The record of how the run ended before
-        is removed, because the run continues. The data of an unfinished run may have moved, because
-        its resume file holds their hashes. Raises Problem, with every `key: old -> new`, if the
-        folder belongs to a run with other settings.
+        is removed, because the run continues. Raises Problem as `check_settings` does.
         """
+        self.check_settings(plan)
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+        if not self.finished:
+            write_json(self.settings, portable(parsing.flat(plan.settings)))
+            self.ended.unlink(missing_ok=True)
+
+    def check_settings(self, plan: Plan) -> None:
+        """Raise Problem, with every `key: old -> new`, if the folder has a run of other settings.
+
+        The data of an unfinished run may have moved, because its resume file holds their hashes.
+        """
         if self.settings.is_file() and (self.finished or self.begun):
             changes = changed(read_json(self.settings), plan, () if self.finished else PLACES)
             if changes:
@@ -48,11 +56,6 @@ class RunFolder(RunPaths):
                     f" ({'; '.join(changes)}). Use --tag NAME for a separate folder, or restore the"
                     " old settings."
                 )
-        if self.finished:
-            self.forget()
-        else:
-            write_json(self.settings, portable(parsing.flat(plan.settings)))
-            self.ended.unlink(missing_ok=True)
 
     @functools.cached_property
     def ending(self) -> Ending:
@@ -96,20 +99,24 @@ class RunFolder(RunPaths):
                 CANNOT_WRITE,
             )
 
-    def save(self, state: State, **more) -> None:
-        """Save the state and the values in `more` for resuming.
+    def save(self, states: list[State], **more) -> None:
+        """Save the states of all students and the values in `more` for resuming.
 
-        The previous resume file is kept until the next save. Raises Problem (3) if the state has
-        diverged, and (74) if it cannot be written.
+        The previous resume file is kept until the next save. Raises Problem (3) if a state has
+        diverged, and (74) if the file cannot be written.
         """
-        checkpoint.save(self.resume, {"state": state.state_dict(), **more}, self.previous)
+        content = {"state": states[0].state_dict(), **more}
+        if len(states) > 1:  # the file of a single student has no such entry
+            content["others"] = [state.state_dict() for state in states[1:]]
+        checkpoint.save(self.resume, content, self.previous)
 
     def load(self, **expected) -> dict | None:
         """Load the newest resume file, or the one before it if the newest is damaged.
 
-        Returns None if there is no resume file. Prints a warning if the newest is damaged. Raises
-        Problem (4) if both are damaged, or if the values in `expected` (hashes of the data, the
-        precision) are different in the file.
+        Returns its content, in which `others` are the states of all students but the first, or None
+        if there is no resume file. Prints a warning if the newest is damaged. Raises Problem (4) if
+        both are damaged, or if the values in `expected` (hashes of the data, the precision) are
+        different in the file.
         """
         for file in (self.resume, self.previous):
             if not file.is_file():
@@ -121,8 +128,7 @@ class RunFolder(RunPaths):
                     raise
                 log(f"warning: {problem} Continuing from the resume file before it.")
                 continue
-            if isinstance(content.get("state"), dict):
-                content["state"] = upgraded(content["state"])
+            _upgrade(content)
             _check_content(file, content, expected)
             if file == self.previous:
                 # Otherwise the next save would replace the good file by the damaged one.
@@ -131,10 +137,20 @@ class RunFolder(RunPaths):
         return None
 
 
+def _upgrade(content: dict) -> None:
+    """Add what earlier versions, and runs of a single student, did not save."""
+    content.setdefault("others", [])
+    if isinstance(content.get("state"), dict):
+        content["state"] = upgraded(content["state"])
+
+
 def _check_content(file, content: dict, expected: dict) -> None:
     """Raise Problem (4) if a resume file violates the schema, or has other data or precision."""
-    own = {key: value for key, value in content.items() if key != "format"}
-    fault = checkpoint.fault(own, RESUME, "its content")
+    own = {key: value for key, value in content.items() if key not in ("format", "others")}
+    others = content["others"]
+    fault = checkpoint.fault(own, RESUME, "its content") or checkpoint.fault(others, list, "others")
+    for number, other in enumerate([] if fault else others):
+        fault = fault or checkpoint.fault(other, SCHEMA, f"others.{number}")
     if fault:
         raise Problem(
             f"Resume file '{file}' does not fit this version of the program: {fault}. Use the"

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kd import losses, models
+from kd import models
 from kd.config.plan import PhasePlan, Plan
 from kd.data.views import Batch
 from kd.loop import Phase
@@ -14,8 +14,8 @@ from kd.system import ranks
 from kd.system.devices import Precision
 from kd.system.errors import Problem
 from kd.teachers.ensemble import Ensemble
-from kd.teachers.outputs import no_teacher
-from kd.training import objectives
+from kd.teachers.outputs import by_peers, by_teacher, no_teacher
+from kd.training import objectives, regressors
 from kd.training.objectives import Distillation, Knowledge, Matching, Objective, Supervised
 
 
@@ -24,14 +24,14 @@ class PhaseBuilder:
 
     layers      layers whose features are used, of the student and then of each teacher; empty if no
                 loss uses features
-    projectors  modules that are trained together with the student, or None
+    regressors  modules that are trained together with the student, or None
     remarks     notes for the user, each a sentence
     """
 
     def __init__(self, plan: Plan, data: RunData, ensemble: Ensemble | None):
         self.plan, self.data, self.ensemble = plan, data, ensemble
         self.layers: list[tuple[str, ...]] = []
-        self.projectors: losses.Projectors | None = None
+        self.regressors: nn.ModuleDict | None = None
         self.remarks: list[str] = []
 
     def look_inside(self, student: Classifier, first: Batch, precision: Precision) -> None:
@@ -51,8 +51,8 @@ class PhaseBuilder:
         others = teacher(first).features
         self._check_maps(own, others)
         self._check_points(own, others)
-        if any(kind.projects for kind in self.plan.kinds.values()):
-            self.projectors = self._projectors(own, others)
+        if any(kind.regressor for kind in self.plan.kinds.values()):
+            self.regressors = self._regressors(own, others)
 
     def build(self) -> list[Phase]:
         """Return the phases with their steps, in order."""
@@ -96,7 +96,7 @@ class PhaseBuilder:
     def _phase(self, phase: PhasePlan, start: int, end: int) -> Phase:
         views, looks = self.data.views(phase), bool(phase.knowledge.inside)
         teacher = no_teacher
-        if phase.knowledge.weights:
+        if phase.knowledge.weights and not self.plan.peers:
             layers = self.layers[1:] if looks else []
             teacher = self.ensemble.on(views, self.data.precision, layers)
         return Phase(
@@ -111,6 +111,7 @@ class PhaseBuilder:
             keeps_start=phase.keeps_start,
             select=self.plan.select,
             ramp_up=phase.ramp_up,
+            targets=by_peers if self.plan.peers and phase.knowledge.weights else by_teacher,
         )
 
     def _objective(self, phase: PhasePlan) -> Objective:
@@ -122,7 +123,7 @@ class PhaseBuilder:
             given.weights,
             given.temperatures,
             given.options,
-            self.projectors,
+            self.regressors,
             self.data.class_weights if self.plan.weighs_knowledge else None,
         )
         if not phase.reads_labels:
@@ -175,12 +176,15 @@ class PhaseBuilder:
             " single point at this --image-size."
         ]
 
-    def _projectors(self, own: tuple, others: tuple) -> nn.Module:
-        """Return projectors from the student's to the teacher's channels, per teacher and layer."""
-        pairs = []
+    def _regressors(self, own: tuple, others: tuple) -> nn.ModuleDict:
+        """Return the regressors of the plan's kinds, with a part for each teacher and layer."""
+        pairs, options = [], {}
         for features in others:
             pairs += [(mine.shape[1], theirs.shape[1]) for mine, theirs in zip(own, features)]
-        return losses.Projectors(pairs, self.plan.settings.training.seed).to(self.data.device)
+        for phase in self.plan.phases:
+            options |= phase.knowledge.options
+        found = regressors.build(self.plan.kinds, pairs, self.plan.settings.training.seed, options)
+        return found.to(self.data.device)
 
 
 def phase_ends(steps: int, phases: int, first_share: float) -> list[int]:

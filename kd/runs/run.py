@@ -11,12 +11,12 @@ from torch._dynamo.exc import TorchDynamoException
 
 from kd import models
 from kd.config.plan import Plan
-from kd.config.resolve import resolve
+from kd.config.resolve import resolve_all
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.data.views import Batch
 from kd.models import Classifier
 from kd.reports import report as reports
-from kd.runs.active import ActiveRun
+from kd.runs.active import ActiveRun, precision_words, save
 from kd.runs.checks import check_inputs, check_machine
 from kd.runs.clock import Clock
 from kd.runs.data import RunData
@@ -32,6 +32,7 @@ from kd.system import ranks
 from kd.system.console import log
 from kd.system.devices import Precision
 from kd.system.errors import (
+    BAD_CHECKPOINT,
     CANNOT_WRITE,
     Problem,
     Stopped,
@@ -66,27 +67,29 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
     Problem, with the exit code of the first failure, is raised after the last run. On several ranks
     the first failure ends all.
     """
-    plans = [resolve(settings) for settings in every]
-    for plan in plans:
-        check_machine(plan)
+    runs = [resolve_all(settings) for settings in every]
+    for plans in runs:
+        for plan in plans:
+            check_machine(plan)
     failed = []
     gc.freeze()  # otherwise each collection visits the million objects of the imports
     with StopSignals(every[0].training.max_minutes) as signals:
         session = Session(signals)
-        if len(plans) > 1:
-            check_all(plans, session)
-        for plan in plans:
+        if len(runs) > 1:
+            check_all([plan for plans in runs for plan in plans], session)
+        for plans in runs:
             try:
-                log(summary(run(plan, session), plan.folder))
+                for plan, report in zip(plans, run(plans, session)):
+                    log(summary(report, plan.folder))
             except Exception as error:
-                if isinstance(error, Stopped) or len(plans) == 1 or ranks.world_size() > 1:
+                if isinstance(error, Stopped) or len(runs) == 1 or ranks.world_size() > 1:
                     raise
-                failed.append((plan.folder, report_error(error)))
+                failed.append((plans[0].folder, report_error(error)))
             gc.collect()  # networks may be in reference cycles, and the next run needs their memory
     if failed:
         folders = first_ten([str(folder) for folder, _ in failed])
         raise Problem(
-            f"{len(failed)} of {len(plans)} runs failed: {folders}. See the messages above, fix the"
+            f"{len(failed)} of {len(runs)} runs failed: {folders}. See the messages above, fix the"
             " causes and run the same command again.",
             failed[0][1],
         )
@@ -116,40 +119,59 @@ def check_all(plans: list[Plan], session: Session) -> None:
     session.open_pool(unfinished[0])
 
 
-def run(plan: Plan, session: Session) -> dict:
-    """Carry out a plan and return the report of the run.
+def run(plans: list[Plan], session: Session) -> list[dict]:
+    """Carry out the plans of the students that a run trains at once; return their reports.
 
-    The report of a finished run is read. An interrupted run continues exactly. A missing teacher is
-    trained first. Raises Problem if the run cannot be carried out; its folder then has a record of
-    how the run ended.
+    Usually there is a single student. The reports of a finished run are read. An interrupted run
+    continues exactly. A missing teacher is trained first. Raises Problem if the run cannot be
+    carried out; its folders then have a record of how the run ended.
     """
-    folder = RunFolder(plan.folder)
-    with exclusive_lock(folder.path) if ranks.is_main_rank() else contextlib.nullcontext():
+    folders = [RunFolder(plan.folder, plan.state_folder) for plan in plans]
+    with contextlib.ExitStack() as stack:
         if ranks.is_main_rank():
-            folder.claim(plan)
+            for folder in folders:
+                stack.enter_context(exclusive_lock(folder.path))
+            claim(plans, folders)
         ranks.barrier()
-        if ranks.main_rank_says(folder.finished):
-            log(f"already finished: {folder.path}")
-            return reports.read(folder.path)
-        with folder.recording_end():
+        if ranks.main_rank_says(all(folder.finished for folder in folders)):
+            for folder in folders:
+                log(f"already finished: {folder.path}")
+            return [reports.read(folder.path) for folder in folders]
+        for folder in folders:
+            stack.enter_context(folder.recording_end())
+        for plan in plans:
             check_inputs(plan, session)
-            if plan.idle:
-                log(f"note: {', '.join(plan.idle)}: not used by this run")
-            return try_to_train(plan, folder, session)
+        if plans[0].idle:
+            log(f"note: {', '.join(plans[0].idle)}: not used by this run")
+        return try_to_train(plans, folders, session)
 
 
-def try_to_train(plan: Plan, folder: RunFolder, session: Session) -> dict:
+def claim(plans: list[Plan], folders: list[RunFolder]) -> None:
+    """Claim the folder of each student, after the settings of all were checked.
+
+    The saved state of a finished run, which a kill just after its report leaves, is removed.
+    """
+    for plan, folder in zip(plans, folders):
+        folder.check_settings(plan)
+    for plan, folder in zip(plans, folders):
+        folder.claim(plan)
+    if all(folder.finished for folder in folders):
+        for folder in folders:
+            folder.forget()
+
+
+def try_to_train(plans: list[Plan], folders: list[RunFolder], session: Session) -> list[dict]:
     """Call `train`, and explain errors of torch. What the run stored for others is kept."""
     try:
-        return train(plan, folder, session)
+        return train(plans, folders, session)
     except RuntimeError as error:
-        problem = cause(error, plan, folder)
+        problem = cause(error, plans[0], folders[0])
         if problem is None:
             raise
         raise problem from None
     finally:
         session.teachers.flush()
-        if plan.settings.training.compile:
+        if plans[0].settings.training.compile:
             # All networks of a family share a limit of eight compiled graphs, and the next run
             # needs its own.
             torch.compiler.reset()
@@ -173,55 +195,61 @@ def cause(error: RuntimeError, plan: Plan, folder: RunFolder) -> Problem | None:
     return None
 
 
-def train(plan: Plan, folder: RunFolder, session: Session) -> dict:
-    """Train an unfinished run from its first step or its last save. Raises as `run` does."""
+def train(plans: list[Plan], folders: list[RunFolder], session: Session) -> list[dict]:
+    """Train an unfinished run from its first step or its last save. Raises as `run` does.
+
+    Students that are trained at once differ in their networks and folders only: what else is read
+    from a plan is the same in all.
+    """
+    plan, folder = plans[0], folders[0]
     data = RunData(plan, session)
     first = data.first_batch(plan)
     session.signals.check_stop()
     found = find_teachers(plan, session)
     if None in found:
-        try_student(plan, data, folder, first)
+        try_students(plans, data, folder, first)
     members = train_missing(found, plan, folder, session)
     ensemble = join(members, plan, data, session, first)
     session.signals.check_stop()
-    student = build_student(plan, data, folder)
-    precision, logits = try_training(plan, folder, student, first)
-    saved = folder.load(**data.fixed, precision=precision.words)
-    averages = average(student, plan, ensemble)
+    students = [build_student(one, data, folder) for one in plans]
+    precisions, logits = try_training(plans, folder, students, first)
+    saved = folder.load(**data.fixed, precision=precision_words(precisions))
+    averages = [average(student, one, ensemble) for one, student in zip(plans, students)]
     builder = PhaseBuilder(plan, data, ensemble)
-    builder.look_inside(student, first, precision)
+    builder.look_inside(students[0], first, precisions[0])
     phases = builder.build()
     entry = saved and saved["teacher"]
     if ensemble is not None and entry is None:
-        ratio = builder.gradient_ratio(logits, phases[0], first)
+        ratio = builder.gradient_ratio(logits[0], phases[0], first)
         remarks = [*plan.remarks, *cautions(plan, len(data.classes)), *builder.remarks]
         check_stop = session.signals.check_stop
         entry = introduce(ensemble, data.dataset, data.valid, data.test, ratio, remarks, check_stop)
     if ensemble is not None:
         ensemble.check_unchanged(entry)
-    clock = Clock()
-    state = State(student, plan.settings.training, precision, builder.projectors, averages)
+    clock, states = Clock(), []
+    for one, student, precision, own in zip(plans, students, precisions, averages):
+        training, helper = plan.settings.training, builder.regressors
+        states.append(State(student, training, precision, helper, own, one.dropout_seed))
     if saved is not None:
-        restore(state, clock, saved)
+        restore(states, clock, saved)
     del saved  # takes two gigabytes for VGG11
-    student.wrap_ddp(plan.settings.training.sync_bn)
-    if plan.settings.training.compile:
-        student.compile()
-    events = Events(folder.path, state)
-    active = ActiveRun(
-        plan=plan,
-        folder=folder,
-        data=data,
-        ensemble=ensemble,
-        teacher_entry=entry,
-        phases=phases,
-        state=state,
-        precision=precision,
-        clock=clock,
-        events=events,
-        signals=session.signals,
-    )
-    return fit_and_finish(active, first)
+    shared = {"data": data, "ensemble": ensemble, "teacher_entry": entry, "phases": phases}
+    shared |= {"clock": clock, "signals": session.signals}
+    return fit_and_finish(start(plans, folders, states, shared), first)
+
+
+def start(
+    plans: list[Plan], folders: list[RunFolder], states: list[State], shared: dict
+) -> list[ActiveRun]:
+    """Return the students of a run, ready for training; `shared` is what they have in common."""
+    runs, training = [], plans[0].settings.training
+    for plan, folder, state in zip(plans, folders, states):
+        state.network.wrap_ddp(training.sync_bn)
+        if training.compile:
+            state.network.compile()
+        events = Events(folder.path, state, ranks.main_rank_says(folder.finished))
+        runs.append(ActiveRun(plan=plan, folder=folder, state=state, events=events, **shared))
+    return runs
 
 
 def find_teachers(plan: Plan, session: Session) -> list[Teacher | None]:
@@ -242,7 +270,7 @@ def train_missing(
         if teacher is None:
             log(f"no teacher in {wanted.places[0]}: training it first")
             folder.ending.teacher = wanted.plan.folder
-            run(wanted.plan, session)
+            run([wanted.plan], session)
             folder.ending.teacher = None
             teacher = find(wanted, plan, session.open(plan.teacher_data), session.teachers)
         members.append(teacher)
@@ -252,11 +280,11 @@ def train_missing(
 def join(
     members: list[Teacher], plan: Plan, data: RunData, session: Session, first: Batch
 ) -> Ensemble | None:
-    """Return the ensemble of a student's teachers; None for a run without a teacher.
+    """Return the ensemble of a student's teachers; None without a teacher or with peers only.
 
     Raises Problem if a teacher cannot be applied to images of this size.
     """
-    if not plan.distils:
+    if not plan.distils or plan.peers:
         return None
     session.teachers.keep([member.trained for member in members])
     stores = data.teachers_stores
@@ -291,86 +319,109 @@ def average(student: Classifier, plan: Plan, ensemble: Ensemble | None) -> Avera
     return averages
 
 
-def try_student(plan: Plan, data: RunData, folder: RunFolder, first: Batch) -> None:
-    """Check that the student can be trained, before hours are spent on its teacher.
+def try_students(plans: list[Plan], data: RunData, folder: RunFolder, first: Batch) -> None:
+    """Check that the students can be trained, before hours are spent on their teacher.
 
     Raises Problem as `try_training` does, and if the run cannot continue from its saved state. The
-    network is freed afterwards, because the teacher needs its memory.
+    networks are freed afterwards, because the teacher needs their memory.
     """
-    student = build_student(plan, data, folder)
-    precision, _ = try_training(plan, folder, student, first)
-    folder.load(**data.fixed, precision=precision.words)
+    students = [build_student(plan, data, folder) for plan in plans]
+    precisions, _ = try_training(plans, folder, students, first)
+    folder.load(**data.fixed, precision=precision_words(precisions))
 
 
 def try_training(
-    plan: Plan, folder: RunFolder, student: Classifier, first: Batch
-) -> tuple[Precision, torch.Tensor]:
-    """Return the student's precision, and its logits [B, K] for the first batch of the run.
+    plans: list[Plan], folder: RunFolder, students: list[Classifier], first: Batch
+) -> tuple[list[Precision], list[torch.Tensor]]:
+    """Return each student's precision, and its logits [B, K] for the first batch of the run.
 
-    They are those of the first step, with its dropout. Raises Problem if the student cannot be
-    trained on such batches, or if there is too little disk space for its resume files.
+    They are those of the first step, with its dropout. Raises Problem if a student cannot be
+    trained on such batches, or if there is too little disk space for their resume files.
+
+    folder  with the resume files
     """
-    training = plan.settings.training
-    folder.check_space(models.parameters(student.module), plan.averages)
-    seed_step(first.images.device, training.seed, 0, 0)
-    precision = training_precision(training.amp, student, first.images)
-    return precision, models.try_batch(student, first.images, precision).logits
+    training = plans[0].settings.training
+    size = sum(models.parameters(student.module) for student in students)
+    folder.check_space(size, plans[0].averages)
+    precisions, logits = [], []
+    for plan, student in zip(plans, students):
+        seed_step(first.images.device, plan.dropout_seed, 0, 0)
+        precision = training_precision(training.amp, student, first.images)
+        precisions.append(precision)
+        logits.append(models.try_batch(student, first.images, precision).logits)
+    return precisions, logits
 
 
-def restore(state: State, clock: Clock, saved: dict) -> None:
-    """Restore the state and the clock from a resume file, and print where the run continues.
+def restore(states: list[State], clock: Clock, saved: dict) -> None:
+    """Restore the states and the clock from a resume file, and print where the run continues.
 
-    Raises Problem (4) if the saved state does not fit the run.
+    Raises Problem (4) if a saved state does not fit the run.
     """
-    state.load_state_dict(saved["state"])
+    every = [saved["state"], *saved["others"]]
+    steps = {one["progress"]["total"] for one in every}
+    if len(every) != len(states) or len(steps) > 1:
+        raise Problem(
+            f"The resume file has the states of {len(every)} students at the steps {sorted(steps)},"
+            f" but {len(states)} students at one step are needed. Start a new run with --tag NAME.",
+            BAD_CHECKPOINT,
+        )
+    for state, own in zip(states, every):
+        state.load_state_dict(own)
     clock.restore(saved["clock"])
-    progress = state.progress
+    progress = states[0].progress
     log(f"continuing from step {progress.total} (epoch {progress.epoch + 1})")
 
 
-def log_start(active: ActiveRun) -> None:
-    """Print the network to train, the device, the precision and the phases."""
-    for text in active.state.network.notes:
-        log(f"note: Student {active.plan.student}: {text}.")
-    size = models.parameters(active.state.network.module)
-    log(
-        f"training {active.plan.student} ({size:,} parameters) on {active.data.device.type},"
-        f" {active.precision.words}{active.describe_ranks()}"
-    )
-    for phase in active.phases:
+def log_start(runs: list[ActiveRun]) -> None:
+    """Print the networks to train, the device, the precisions and the phases."""
+    for run in runs:
+        name, network = run.plan.student, run.state.network
+        for text in network.notes:
+            log(f"note: Student {name}: {text}.")
+        log(
+            f"training {name} ({models.parameters(network.module):,} parameters) on"
+            f" {run.data.device.type}, {run.state.precision.words}{run.describe_ranks()}"
+        )
+    for phase in runs[0].phases:
         log(phase.describe())
 
 
-def fit_and_finish(active: ActiveRun, first: Batch) -> dict:
-    """Train to the last step, write all results and return the report.
+def fit_and_finish(runs: list[ActiveRun], first: Batch) -> list[dict]:
+    """Train to the last step, write all results and return the reports.
 
     If a stop or a full disk ends this early, the state is saved for resuming first. Raises Stopped
     or Problem.
     """
+    of_first = runs[0]
     try:
-        log_start(active)
-        if active.plan.settings.output.log_images and not active.state.progress.total:
-            active.events.views(first.images)
-        fit(active)
-        judge_defective(active)
-        report = finish(active)
+        log_start(runs)
+        if of_first.plan.settings.output.log_images and not of_first.state.progress.total:
+            for run in runs:
+                run.events.views(first.images)
+        fit(runs)
+        judge_defective(of_first)
+        if len(runs) > 1:  # a kill between two reports must not need another training
+            save(runs)
+        found = finish(runs)
     except Stopped:
-        active.save()
+        save(runs)
         ranks.barrier()  # torchrun ends all ranks as soon as one has ended
-        where = (
-            f" at step {active.state.progress.total}. The state was saved in '{active.folder.path}'"
-        )
-        raise active.signals.as_stopped(where) from None
+        step, where = of_first.state.progress.total, of_first.folder.path
+        raise of_first.signals.as_stopped(
+            f" at step {step}. The state was saved in '{where}'"
+        ) from None
     except Problem as problem:
         if problem.code == CANNOT_WRITE:
             # A result may not fit on the disk, but the state may: it can be smaller.
             with contextlib.suppress(Problem):
-                active.save()
+                save(runs)
         raise
     finally:
-        active.folder.ending.step = active.state.progress.total
-        active.events.close()
+        for run in runs:
+            run.folder.ending.step = run.state.progress.total
+            run.events.close()
     if ranks.is_main_rank():
-        active.folder.forget()
+        for run in runs:
+            run.folder.forget()
     ranks.barrier()
-    return report
+    return found

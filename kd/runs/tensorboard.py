@@ -44,11 +44,13 @@ class Events:
 
     After a resume, no point is written twice: points after the last save are purged. If events
     cannot be written, a warning is printed once, and the run continues without them. On several
-    ranks, only the main rank writes.
+    ranks, only the main rank writes. Nothing is written to the folder of a finished student, which
+    may be trained again because its peers are not finished.
     """
 
-    def __init__(self, folder: Path, state: State):
-        self.folder, self.writer = folder, ... if ranks.is_main_rank() else None
+    def __init__(self, folder: Path, state: State, finished: bool = False):
+        self.folder = folder
+        self.writer = ... if ranks.is_main_rank() and not finished else None
         self._mark, self._images = time.monotonic(), 0
         self._open(state)
 

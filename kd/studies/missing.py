@@ -4,7 +4,15 @@ import shlex
 
 from kd.config.layout import RunPaths, out_of
 from kd.runs.ending import FAILED, RUN_DIVERGED, TEACHER_DIVERGED
-from kd.studies.modes import ALONE, DEFECTIVE, is_mode, members, teacher_flags, teacher_role
+from kd.studies.modes import (
+    ALONE,
+    DEFECTIVE,
+    is_mode,
+    members,
+    teacher_flags,
+    teacher_role,
+    trained_at_once,
+)
 from kd.studies.runs import Cell, Run
 from kd.studies.study import Study
 from kd.studies.unfinished import RUNNING, Unfinished
@@ -16,14 +24,18 @@ def missing_commands(study: Study, mode: str, tag: str) -> list[str]:
 
     Teachers come first, then networks trained alone, then students. A run that has begun gets its
     `begun_command`, whatever its seed. A cell whose folder has a run with other data of the teacher
-    needs another tag, and so another table.
+    needs another tag, and so another table. Students that are trained at once share a command.
     """
-    commands = []
+    commands, at_once = [], set()
     for role, teacher, student in _wanted(study, mode, tag):
         there = study.at(role, tag, teacher, student)
         begun = {run.seed: run for run in study.unfinished_at(role, tag, teacher, student)}
         for seed in sorted({*study.seeds, *begun} - there.keys()):
             cell = Cell(role, tag, teacher, student, seed)
+            names = (role, seed, *_students(cell))
+            if len(_students(cell)) > 1 and names in at_once:
+                continue
+            at_once.add(names)
             if seed in begun:
                 commands.append(begun_command(study, begun[seed]))
             elif not study.is_taken(cell):
@@ -81,7 +93,8 @@ def fill_command(study: Study, cell: Cell) -> str:
     like = min(study.runs.values(), key=lambda run: _distance(run, cell))
     words = ["--config", str(RunPaths(like.folder).settings)]
     if is_mode(cell.role):
-        names = [*teacher_flags(cell.role, cell.teacher), "--student", cell.student]
+        students = "+".join(_students(cell))
+        names = [*teacher_flags(cell.role, cell.teacher), "--student", students]
         words = ["distill.py", *words, "--mode", cell.role, *names]
         for key, value in study.teachers_data(cell).items():
             if like.settings.get(key) != value:
@@ -96,6 +109,11 @@ def fill_command(study: Study, cell: Cell) -> str:
         words += ["--tag", cell.tag]
     out = str(out_of(like.folder))
     return shlex.join(["python", *words, "--seed", str(cell.seed), "--out", out])
+
+
+def _students(cell: Cell) -> list[str]:
+    """Return the names of the students that the run of a cell trains at once."""
+    return trained_at_once(cell.role, cell.teacher, cell.student) if is_mode(cell.role) else []
 
 
 def _flag(key: str) -> str:

@@ -6,6 +6,7 @@ This is the only file in kd/studies that reads the table of modes.
 import re
 from typing import NamedTuple
 
+from kd.config import cohort
 from kd.config.resolve import GENERATION_WORD, resolve
 from kd.methods import MODES, Origin
 
@@ -154,9 +155,9 @@ def teacher_role(mode: str) -> str:
 def members(mode: str, teacher: str) -> list[str]:
     """Return the networks trained on labels that together form a mode's `teacher`.
 
-    Empty if the teacher is an untrained network, a distribution, the student itself or a generation
-    of a chain, and if
-    it has data of its own, because its runs are then in no table of its students.
+    Empty if the teacher is an untrained network, a distribution, the student itself or its peers or
+    a generation of a chain, and if it has data of its own, because its runs are then in no table of
+    its students.
     """
     origin = _origin(mode)
     if not origin.trained or not origin.precedes:
@@ -171,12 +172,30 @@ def teaches_itself(mode: str) -> bool:
     return _origin(mode).is_students_own
 
 
+def has_own_pairs(mode: str) -> bool:
+    """Return whether not every teacher of a mode can teach every student.
+
+    So it is if students teach themselves, or those that they are trained with.
+    """
+    return teaches_itself(mode) or _origin(mode).is_peers
+
+
+def trained_at_once(mode: str, teacher: str, student: str) -> list[str]:
+    """Return the names, sorted, of the students that a mode trains at once with a student.
+
+    They include the student. Without peers it is the only one.
+    """
+    names = cohort.without_numbers(teacher) if _origin(mode).is_peers else []
+    return sorted([*names, student])
+
+
 def has_network(mode: str) -> bool:
     """Return whether a mode's teacher is a network apart from the student.
 
     It is not one if it is a distribution or an average of the student's weights.
     """
-    return _origin(mode).precedes
+    origin = _origin(mode)
+    return origin.is_network and not origin.moves
 
 
 def teacher_flags(mode: str, teacher: str) -> list[str]:

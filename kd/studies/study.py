@@ -13,11 +13,11 @@ from kd.studies.flags import one_class_note
 from kd.studies.modes import (
     ALONE,
     Way,
+    has_own_pairs,
     is_mode,
     members,
     mode_order,
     teacher_role,
-    teaches_itself,
     thesis_pairs,
     without_words,
     words_of,
@@ -126,15 +126,15 @@ class Study:
     def cells(self, mode: str, tag: str) -> list[tuple[str, str]]:
         """Return (teacher, student) of a table's cells.
 
-        Every teacher is combined with every student. In a mode in which students teach themselves,
-        there are only the combinations that were run.
+        Every teacher is combined with every student. In a mode in which students teach themselves
+        or each other, there are only the combinations that were run.
         """
         teachers, students = self.pairs(mode, tag)
         there = {(run.teacher, run.student) for run in self.begun_in(mode, tag)}
         pairs = []
         for student in students:
             for teacher in teachers:
-                if not teaches_itself(mode) or (teacher, student) in there:
+                if not has_own_pairs(mode) or (teacher, student) in there:
                     pairs.append((teacher, student))
         return pairs
 

@@ -40,6 +40,7 @@ class TeacherOutputs(NamedTuple):
 BatchImages = Callable[[Batch], Batch]
 BatchLogits = Callable[[Batch], torch.Tensor]
 BatchTeacher = Callable[[Batch], TeacherOutputs | None]
+Targets = Callable[[TeacherOutputs | None, list[Outputs]], list[TeacherOutputs | None]]
 
 
 def same_images(batch: Batch) -> Batch:
@@ -163,6 +164,33 @@ class LabelDistribution:
 
 def no_teacher(batch: Batch) -> None:
     """Return None: there is no teacher, and training uses labels only."""
+
+
+def by_teacher(
+    taught: TeacherOutputs | None, outputs: list[Outputs]
+) -> list[TeacherOutputs | None]:
+    """Return what each student is taught: the outputs of the teacher, if there is one.
+
+    taught   outputs of the teacher for a batch
+    outputs  of each student for the same batch
+    """
+    return [taught] * len(outputs)
+
+
+def by_peers(taught: None, outputs: list[Outputs]) -> list[TeacherOutputs]:
+    """Return what each student is taught: the outputs of all others, without their gradients.
+
+    Source: Zhang et al. 2018, arXiv:1706.00384, eq. 6; with more than two students, the target is
+    the mean of the others' probabilities (DML_e, section 2.4).
+    """
+    logits = torch.stack([losses.full(one.logits.detach()) for one in outputs])
+    others = len(outputs) - 1
+    weights = torch.full((others,), 1 / others, dtype=logits.dtype, device=logits.device)
+    found = []
+    for place in range(len(outputs)):
+        rest = torch.cat([logits[:place], logits[place + 1 :]])
+        found.append(TeacherOutputs(rest, weights))
+    return found
 
 
 def collect_logits(

@@ -59,7 +59,7 @@ class ExponentialAverage:
     After each step, average = d * average + (1 - d) * weights, with d = `decay_at(updates)`. As in
     timm's `ModelEmaV3`, the floating-point buffers (the running mean and variance of BatchNorm) are
     averaged like the weights, and integer buffers are copied. Modules that are trained beside the
-    network, such as projectors, are not averaged.
+    network, such as regressors, are not averaged.
 
     Source: Polyak, Juditsky 1992, SIAM Journal on Control and Optimization 30 (the average).
 

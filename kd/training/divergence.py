@@ -23,8 +23,10 @@ class Divergence:
     # the weight would never change again.
     LARGEST = 1e18
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool):
-        self.optimizer, self.scaled = optimizer, scaled
+    def __init__(
+        self, name: str, optimizer: torch.optim.Optimizer, device: torch.device, scaled: bool
+    ):
+        self.name, self.optimizer, self.scaled = name, optimizer, scaled
         self.first_bad = torch.tensor(-1.0, device=device)
         self.parameters = []
         for group in optimizer.param_groups:
@@ -82,8 +84,8 @@ class Divergence:
     def _problem(self, what: str, safe: str) -> Problem:
         lr = self.optimizer.param_groups[0]["lr"]
         return Problem(
-            f"Training diverged: {what} (learning rate {lr:g}). {safe} Lower --lr, or set"
-            " --clip-norm 1 or --amp off, in a new run with --tag NAME.",
+            f"Training of {self.name} diverged: {what} (learning rate {lr:g}). {safe} Lower --lr,"
+            " or set --clip-norm 1 or --amp off, in a new run with --tag NAME.",
             DIVERGED,
         )
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from kd import losses
 from kd.methods import KNOWLEDGE
 from kd.models import Outputs
 from kd.system import ranks
 from kd.teachers.outputs import TeacherOutputs
+from kd.training.class_weights import image_weights
 
 
 class Objective(Protocol):
@@ -33,7 +35,7 @@ class Knowledge:
     weights        kind -> weight of its term
     temperatures   temperatures of the losses; with several, their mean is taken
     options        kind -> its own hyper-parameters
-    projectors     one for each teacher and layer, for kinds that compare projected maps
+    regressors     of the kinds that train one, by kind (see `training.regressors`)
     class_weights  weight of each class [K] in the kinds that are means over images; None for equal
                    weights
     """
@@ -41,7 +43,7 @@ class Knowledge:
     weights: dict[str, float]
     temperatures: tuple[float, ...]
     options: dict[str, dict] = field(default_factory=dict)
-    projectors: losses.Projectors | None = None
+    regressors: nn.ModuleDict | None = None
     class_weights: torch.Tensor | None = None
 
     def terms(
@@ -55,9 +57,9 @@ class Knowledge:
 
         shares  how much each image counts in kinds that are means over images [B]; None: equally
         """
-        found, image_weights = {}, _product(self._image_weights(teacher, labels), shares)
+        found, weights = {}, _product(self._image_weights(teacher, labels), shares)
         for name in self.weights:
-            arguments = self._arguments(name, labels, image_weights)
+            arguments = self._arguments(name, labels, weights)
             compare = self._inside if KNOWLEDGE[name].inside else self._output
             found[name] = compare(name, student, teacher, arguments)
         return found
@@ -90,17 +92,18 @@ class Knowledge:
         if self.class_weights is None:
             return None
         classes = teacher.at(1.0).softmax(1) if labels is None else labels
-        return losses.image_weights(classes, self.class_weights)
+        return image_weights(classes, self.class_weights)
 
     def _arguments(
-        self, name: str, labels: torch.Tensor | None, image_weights: torch.Tensor | None
+        self, name: str, labels: torch.Tensor | None, weights: torch.Tensor | None
     ) -> dict:
         """Return what the loss of a kind takes beside the outputs and the temperature."""
-        kind, arguments = KNOWLEDGE[name], dict(self.options.get(name, {}))
+        kind = KNOWLEDGE[name]
+        arguments = kind.options_of(self.options.get(name, {}), regressor=False)
         if kind.labels:
             arguments["labels"] = labels
         if kind.per_image:
-            arguments["weights"] = image_weights
+            arguments["weights"] = weights
         return arguments
 
     def _output(
@@ -127,8 +130,8 @@ class Knowledge:
         for number, features in enumerate(teacher.features):
             values = []
             for place, (own, other) in enumerate(zip(student.features, features, strict=True)):
-                if kind.projects:
-                    own = self.projectors(own, len(features) * number + place)
+                if kind.regressor:
+                    own = self.regressors[name](own, len(features) * number + place)
                 values.append(loss(own, other, **arguments))
             of_teachers.append(torch.stack(values).mean())
         return (teacher.weights * torch.stack(of_teachers)).sum()

@@ -80,7 +80,16 @@ SCHEMA = {
 
 
 def upgraded(state: dict) -> dict:
-    """Return a saved state with what earlier versions did not save: those had no averages."""
+    """Return a state that an earlier version saved in the form of this one.
+
+    Earlier versions had no averages, and no regressors but those of `hint`, without its name.
+    """
+    helper = state.get("helper")
+    if isinstance(helper, dict):
+        named = {
+            f"hint.{key}" if key.startswith("weights.") else key: helper[key] for key in helper
+        }
+        state = state | {"helper": named}
     return {"average": {}, "teacher": {}} | state
 
 
@@ -89,8 +98,10 @@ class State:
 
     `state_dict` returns all of it, but for `best_logits`, which can be computed again.
 
+    precision     the precision in which the network is trained; validation is always in float32
+    dropout_seed  the seed of its dropout; None: that of the training
     helper        a module that is trained together with the network and is not needed afterwards,
-                  such as the projectors of `losses.hint`
+                  such as `training.regressors`
     average       the average of the network's weights that is delivered; without one, the network
                   itself
     teacher       the average that teaches the network; without one, the network itself
@@ -105,9 +116,11 @@ class State:
         precision: Precision,
         helper: torch.nn.Module | None = None,
         averages: Averages | None = None,
+        dropout_seed: int | None = None,
     ):
         device = next(network.module.parameters()).device
-        self.network, self.progress = network, Progress()
+        self.network, self.precision, self.progress = network, precision, Progress()
+        self.dropout_seed = dropout_seed
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
@@ -119,7 +132,7 @@ class State:
             fused=device.type in FUSED,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision.scaled)
-        self.divergence = Divergence(self.optimizer, device, precision.scaled)
+        self.divergence = Divergence(network.name, self.optimizer, device, precision.scaled)
         # The sums of `terms`, on the device; copied to progress.sums when they are read.
         self.sums = None
         self.terms: tuple[str, ...] = ()

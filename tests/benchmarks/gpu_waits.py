@@ -13,10 +13,10 @@ from children import reason_of
 from gpu_participants import EpochLoop, TimmTask
 from participants import ALPHA, ROOT, TEMPERATURE, Pause, wait
 
-from kd import losses
 from kd.loop import LOG_EVERY, Hooks, train_epoch
 from kd.methods import KNOWLEDGE
 from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork
+from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge
 
 STUDENT = "resnet18"
@@ -122,7 +122,7 @@ def _run(loop, after_step):
     hooks.after_step = after_step
     loop.state.progress.step = loop.state.progress.total = 0
     with contextlib.suppress(Pause):
-        train_epoch(loop.state, loop.phase, loop.training, loop.precision, hooks)
+        train_epoch([loop.state], loop.phase, loop.training, hooks)
 
 
 def kind_waits(kind, loop):
@@ -136,7 +136,7 @@ def kind_waits(kind, loop):
 
 
 def _phase_of(kind, loop):
-    knowledge, options = KNOWLEDGE[kind], {}
+    knowledge, trained = KNOWLEDGE[kind], None
     phase = loop.phase
     if knowledge.inside:
         student, teacher = loop.state.network, loop.teacher.network
@@ -145,19 +145,18 @@ def _phase_of(kind, loop):
         observed = ObservedNetwork(teacher, loop.precision, layers[1])
         taught = ObservedJointTeacher([observed], [1.0], loop.views.device)
         phase = replace(phase, teacher=taught, layers=layers[0])
-        if knowledge.projects:
-            options["projectors"] = _projectors(loop, taught, layers[0])
-    terms = Knowledge({kind: knowledge.weight}, (TEMPERATURE,), **options)
+        trained = _regressors(kind, loop, taught, layers[0])
+    terms = Knowledge({kind: knowledge.weight}, (TEMPERATURE,), regressors=trained)
     return replace(phase, objective=Distillation(terms, ALPHA))
 
 
-def _projectors(loop, taught, layers):
+def _regressors(kind, loop, taught, layers):
     batch = next(loop.views.epoch(0))
     with torch.no_grad():
         own = loop.state.network.outputs(batch.images, layers).features
         others = taught(batch).features[0]
     pairs = [(mine.shape[1], theirs.shape[1]) for mine, theirs in zip(own, others)]
-    return losses.Projectors(pairs, 0).to(loop.views.device)
+    return regressors.build({kind: KNOWLEDGE[kind]}, pairs, 0).to(loop.views.device)
 
 
 def task_waits(where, steps):

@@ -89,7 +89,7 @@ def measured(images):
         marks.clear(), lookups.clear()
         state.progress.step = 0
         with contextlib.suppress(Enough):
-            train_epoch(state, phase, training, FLOAT, hooks)
+            train_epoch([state], phase, training, hooks)
         steps = [1000 * (b - a) for a, b in zip(marks, marks[1:])]
     return {"images": images, "first start, s": first, "ms per image": 1000 * first / images, "second start, s": second,
             "MB of data": (with_data - bare) / 1e6, "MB of data and 120 steps": (memory() - networks - bare) / 1e6,

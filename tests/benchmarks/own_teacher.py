@@ -18,7 +18,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from participants import ProjectLoop, in_turns, ratios, spread  # imported first: it sets up the allocator
+from participants import (  # imported first: it sets up the allocator
+    ProjectLoop,
+    in_turns,
+    ratios,
+    spread,
+)
 from speed import show
 
 from kd import models

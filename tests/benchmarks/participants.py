@@ -122,7 +122,7 @@ class ProjectLoop:
         hooks.after_step = after_step
         while True:
             try:
-                train_epoch(self.state, self.phase, self.training, self.precision, hooks)
+                train_epoch([self.state], self.phase, self.training, hooks)
             except Pause:
                 return (marks[-1] - marks[0]) / steps
             progress.epoch, progress.step = (progress.epoch + 1) % 2, 0

@@ -112,7 +112,7 @@ class Study:
         if weights is not None:
             state.network.module.load_state_dict(weights["weights"])
             state.progress.total, state.progress.epoch = weights["steps"], weights["epochs"]
-        fit(state, [phase], self.data.valid, training, self.precision, Hooks())
+        fit([state], [phase], self.data.valid, training, Hooks())
         return state
 
     def phase_one(self):

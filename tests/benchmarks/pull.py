@@ -25,6 +25,7 @@ from kd.methods import KNOWLEDGE  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
 from kd.teachers import model_file  # noqa: E402
 from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork  # noqa: E402
+from kd.training import regressors  # noqa: E402
 from kd.training.objectives import Knowledge  # noqa: E402
 
 BATCHES, TEMPERATURE = 6, 4.0
@@ -44,7 +45,7 @@ def pulls(student, teacher, views):
         outputs, taught = student.outputs(batch.images, layers[0]), taught_by(batch)
         pairs = [(own.shape[1], other.shape[1]) for own, other in zip(outputs.features, taught.features[0])]
         knowledge = Knowledge({name: kind.weight for name, kind in KNOWLEDGE.items()}, (TEMPERATURE,),
-                              projectors=losses.Projectors(pairs, 0))
+                              regressors=regressors.build(KNOWLEDGE, pairs, 0))
         terms = knowledge.terms(outputs, taught, batch.labels)
         norms = {name: knowledge.weights[name] * norm(term, student) for name, term in terms.items()}
         ce = norm(losses.cross_entropy(outputs.logits, batch.labels), student)
