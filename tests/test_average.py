@@ -25,8 +25,8 @@ from kd import models
 from kd.config.settings import Training
 from kd.data.readers import synthetic
 from kd.data.views import Views
+from kd.knowledge import KNOWLEDGE
 from kd.loop import AccuracyWatch, predict
-from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.runs.folder import RunFolder
 from kd.system import checkpoint, ranks

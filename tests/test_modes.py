@@ -17,7 +17,8 @@ from kd.config import parsing
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings
 from kd.data.views import Batch
-from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, Mode, Origin
+from kd.knowledge import KNOWLEDGE
+from kd.methods import DISTIL, MATCH, MODES, Mode, Origin
 from kd.models import Outputs
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions

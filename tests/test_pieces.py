@@ -12,7 +12,7 @@ import torch
 from conftest import DATA, PAIR
 from torch import nn
 
-from kd import losses, models
+from kd import feature_losses, losses, models
 from kd.config import parsing
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, Training
@@ -53,7 +53,7 @@ def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weig
     taught = TeacherOutputs(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
     knowledge = Knowledge({"hint": 1.0}, (4.0,), regressors=nn.ModuleDict({"hint": projectors}))
     got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
-    each = [losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
+    each = [feature_losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
     assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from kd.config.training_settings import VIEWS
-from kd.methods import KNOWLEDGE, MODES, PHASE_LOSSES, Kind, Mode, ModePhase
+from kd.knowledge import KNOWLEDGE, Kind
+from kd.methods import MODES, PHASE_LOSSES, Mode, ModePhase
 from kd.system.markdown import table
 
 IMAGES = {"train": "labelled images", "pool": "all images without their labels"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kd.config.settings import Data, DistillSettings, TeacherSettings
 from kd.config.training_settings import Training
-from kd.methods import KNOWLEDGE, Kind
+from kd.knowledge import KNOWLEDGE, Kind
 
 
 @dataclass(frozen=True)

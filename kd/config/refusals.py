@@ -5,7 +5,8 @@ from kd.config.plan import PhasePlan, ViewsPlan, kinds_of
 from kd.config.rows import chosen_kinds, chosen_phases, teacher_names
 from kd.config.settings import DistillSettings
 from kd.config.training_settings import AUGMENTATIONS, Training
-from kd.methods import KNOWLEDGE, Mode, ModePhase
+from kd.knowledge import KNOWLEDGE
+from kd.methods import Mode, ModePhase
 from kd.system.errors import Problem
 from kd.system.messages import shortened
 

@@ -32,17 +32,8 @@ from kd.config.teacher_data import (
 )
 from kd.config.training_settings import AUGMENTATIONS
 from kd.config.unused import idle_flags, unused_by_network_alone, unused_by_student
-from kd.methods import (
-    ALONE,
-    KNOWLEDGE,
-    MODES,
-    PHASE_LOSSES,
-    Mode,
-    ModePhase,
-    Origin,
-    option_key,
-    unusual,
-)
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import ALONE, MODES, PHASE_LOSSES, Mode, ModePhase, Origin, unusual
 
 GENERATION_WORD = "-generation"
 FINETUNE_LR = 0.1  # times --lr; configs/README.md has the experiment

@@ -10,7 +10,8 @@ from typing import ClassVar
 from kd.config.option import option
 from kd.config.reporting import Reporting
 from kd.config.training_settings import Training
-from kd.methods import FINETUNES, KNOWLEDGE, MODES, option_key
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import FINETUNES, MODES
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 

@@ -5,7 +5,8 @@ from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_phases, is_chain, teacher_names
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.config.training_settings import VIEWS
-from kd.methods import KNOWLEDGE, PHASE_LOSSES, Mode, option_key
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import PHASE_LOSSES, Mode
 
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from kd import losses
-from kd.methods import KNOWLEDGE
+from kd.knowledge import KNOWLEDGE
 from kd.models import Outputs
 from kd.system import ranks
 from kd.teachers.outputs import TeacherOutputs
