@@ -254,7 +254,7 @@ def learned(store, valid, knowledge, teaches_rest, size=12):
     live = LiveNetwork(averages.teacher.network, FLOAT, OwnImages(mixed.over(store)))
     objective = Distillation(knowledge, 0.5, None, mixed.labelled_share, teaches_rest)
     phase = Phase("semi", mixed, JointTeacher([live], [1.0], CPU), objective, 0, 20, 1e-3, ramp_up=0.5)
-    fit(state, [phase], valid, training, FLOAT, Hooks())
+    fit([state], [phase], valid, training, Hooks())
     return state
 
 
@@ -289,7 +289,7 @@ def test_ranks_share_the_running_statistics_of_the_teacher(views):
             return live(batch)
 
         phase = dataclasses.replace(phase, teacher=JointTeacher([teach], [1.0], CPU))
-        fit(state, [phase], views[1], TRAINING, FLOAT, Hooks())
+        fit([state], [phase], views[1], TRAINING, Hooks())
         torch.save(seen, f"rank{ranks.rank()}.pt")
     members = team(2, work)
     assert [member.code for member in members] == [0, 0], members[0].err

@@ -22,10 +22,11 @@ from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
 from kd.loop import Phase
-from kd.methods import DISTIL, FINETUNE, MATCH, MODES, TRAINED, Mode
+from kd.methods import DISTIL, FINETUNE, MATCH, MODES, TRAINED, VIRTUAL, Mode
 from kd.reports import report as reports
 from kd.runs.data import RunData
 from kd.runs.session import Session
+from kd.system.errors import Problem
 from kd.system.signals import StopSignals
 from kd.teachers.outputs import JointTeacher, LiveNetwork, OwnImages
 from kd.teachers.stored_logits import key_of
@@ -164,6 +165,15 @@ def test_a_mode_says_which_views_there_are_and_augment_is_then_not_used(differin
     assert {name: (plan.views.teacher, plan.views.student, plan.views.independent) for name, plan in found.items()} == {
         "normal": ("none", "none", False), "weak": ("light", "strong", False), "two": ("none", "none", True), "equal": ("light", "light", False)}
     assert {name for name, plan in found.items() if "--augment" in plan.idle} == {"weak", "equal"}
+
+
+@pytest.mark.parametrize("row, message", [
+    (Mode(VIRTUAL, "mine", views="weak/strong"), "views 'weak/strong' need a teacher that sees images"),
+    (Mode(TRAINED, "mine", (dataclasses.replace(MATCH, taught="unlabelled"),)), "images 'pool' are of one kind")])
+def test_rows_that_cannot_be_trained_are_refused(monkeypatch, row, message):
+    monkeypatch.setitem(MODES, "wrong", row)
+    with pytest.raises(Problem, match=message):
+        plan_of("--mode", "wrong")
 
 
 def test_the_data_of_a_run_have_the_views_of_its_mode():

@@ -144,6 +144,16 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
             f" '{row.loss}' on images '{row.images}' with the teacher '{mode.teacher.words}' needs"
             " labels, but none are read. Use the loss 'match' with a network as teacher."
         )
+    if phase.teaches_rest and not phase.half_labelled:
+        raise Problem(
+            f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: it teaches"
+            f" unlabelled images only, but images '{row.images}' are of one kind. Use images 'half'."
+        )
+    if mode.views != "same" and not (mode.teacher.precedes or mode.teacher.moves):
+        raise Problem(
+            f"--mode {settings.distillation.mode} is not valid: views '{mode.views}' need a teacher"
+            f" that sees images, but it is '{mode.teacher.words}'. Use the views 'same'."
+        )
 
 
 def _refuse_lengths(settings: DistillSettings, mode: Mode, unused: frozenset[str]) -> None:
