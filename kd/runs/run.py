@@ -229,7 +229,7 @@ def train(plans: list[Plan], folders: list[RunFolder], session: Session) -> list
     clock, states = Clock(), []
     for one, student, precision, own in zip(plans, students, precisions, averages):
         training, helper = plan.settings.training, builder.regressors
-        states.append(State(student, training, precision, helper, own, one.dropout_seed))
+        states.append(State(student, training, precision, helper, one.dropout_seed, own))
     if saved is not None:
         restore(states, clock, saved)
     del saved  # takes two gigabytes for VGG11

@@ -115,8 +115,8 @@ class State:
         training: Training,
         precision: Precision,
         helper: torch.nn.Module | None = None,
-        averages: Averages | None = None,
         dropout_seed: int | None = None,
+        averages: Averages | None = None,
     ):
         device = next(network.module.parameters()).device
         self.network, self.precision, self.progress = network, precision, Progress()

@@ -60,7 +60,7 @@ class ModeLoop(ProjectLoop):
         self.phase = dataclasses.replace(phase, end=10**9)
         self.training, self.views = settings.training, phase.views
         self.precision = training_precision(settings.training.amp, student, first.images)
-        self.state = State(student, settings.training, self.precision, None, averages)
+        self.state = State(student, settings.training, self.precision, averages=averages)
         if plan.follower is None and settings.distillation.stored_logits:
             for epoch in range(2):
                 for batch in self.views.epoch(epoch):
