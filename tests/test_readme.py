@@ -58,8 +58,8 @@ def test_a_run_uses_the_added_mode_loss_and_data_set(extended, tmp_path):
     for label, name in (("NORMAL", "NORMAL2-IM"), ("VIRUS", "person")):
         (tmp_path / "set" / label).mkdir(parents=True)
         for number in range(24):
-            grey = 40 if label == "NORMAL" else 200
-            Image.new("L", (40, 40), grey + number % 7).save(tmp_path / "set" / label / f"{name}{number // 2}_{number}.jpeg")
+            grey = 20 if label == "NORMAL" else 140  # no two files are equal, which would join patients
+            Image.new("L", (40, 40), grey + 4 * number).save(tmp_path / "set" / label / f"{name}{number // 2}_{number}.jpeg")
     command = [sys.executable, "distill.py", "--mode", "early", "--teacher", "resnet18", "--student", "resnet18", *TINY,
                "--dataset", "chest", "--data-dir", str(tmp_path / "set"), "--knowledge", "cosine", "--epochs", "3",
                "--max-steps", "12"]
