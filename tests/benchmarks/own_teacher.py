@@ -7,8 +7,9 @@ Run by hand, on an idle machine:
 Compared are `normal` with a teacher that runs in every step and with its stored logits,
 `mean-teacher` and `fixmatch`, all with the same student, whose architecture the teacher has. The
 participants take turns, with a block of steps each; the figures are medians over the blocks, with
-the smallest and the largest value. Peak memory is that of a process of its own for each
-participant, after a block.
+the smallest and the largest value. The time is CPU time of this process, which other processes on
+the machine change little; set OMP_NUM_THREADS=1. Peak memory is that of a process of its own for
+each participant, after a block.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import dataclasses
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from participants import (  # imported first: it sets up the allocator
@@ -66,6 +68,12 @@ class ModeLoop(ProjectLoop):
                 for batch in self.views.epoch(epoch):
                     phase.teacher(batch)
 
+    def block(self, steps):
+        """Return the CPU seconds per step."""
+        begun = time.process_time()
+        super().block(steps)
+        return (time.process_time() - begun) / (steps + 1)
+
 
 def peak():
     """Return the peak memory of this process in MB. `getrusage` would include that of its parent."""
@@ -94,7 +102,7 @@ def main():
             return
         loops = {name: (ModeLoop(words_of(name, options, place), signals), options.steps) for name in PARTICIPANTS}
         seconds = in_turns(loops, options.turns)
-    found = {"ms per step": {name: spread(values, 1000) for name, values in seconds.items()},
+    found = {"CPU ms per step": {name: spread(values, 1000) for name, values in seconds.items()},
              "ratios": ratios(seconds, [(name, "normal live") for name in PARTICIPANTS if name != "normal live"]), "peak memory, MB": {}}
     for name in PARTICIPANTS:
         done = subprocess.run([sys.executable, *sys.argv, "--memory-of", name], capture_output=True, text=True, check=True)
