@@ -223,7 +223,7 @@ def pseudo_label(
     return weighted_mean(each * confident(teacher, threshold), weights)
 
 
-def confident(teacher: torch.Tensor, threshold: float) -> torch.Tensor:
+def confident(teacher: torch.Tensor, threshold: float = 0.95) -> torch.Tensor:
     """Return in which rows of logits [B, K] a class has at least this probability: bool [B]."""
     return full(teacher).softmax(1).amax(1) >= threshold
 

@@ -72,7 +72,7 @@ class Knowledge:
         for name in self.weights:
             kind = KNOWLEDGE[name]
             if kind.counts:
-                options = self.options.get(name, {})
+                options = kind.options_of(self.options.get(name, {}), regressor=False)
                 used = kind.function(kind.counts)(teacher.at(1.0), **options).float()
                 found[f"{name}-share"] = (used if shares is None else shares * used).mean()
         return found
