@@ -387,6 +387,9 @@ class Origin:
         return self.is_network and not self.is_peers
 
 
+SCHEMES = {"student": "self", "peers": "online"}  # others are offline
+
+
 @dataclass(frozen=True)
 class Mode:
     """A row of the table of modes.
@@ -417,6 +420,11 @@ class Mode:
     def trains_several(self) -> bool:
         """Whether a run trains several students at once, those that --student joins by +."""
         return self.teacher.is_peers
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): offline, online or self."""
+        return SCHEMES.get(self.teacher.network, "offline")
 
 
 TRAINED = Origin("trained network")

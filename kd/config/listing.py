@@ -24,7 +24,7 @@ def list_modes() -> str:
 def modes_table() -> str:
     """Return the table of modes in Markdown."""
     header = ["`--mode`", "data", "teacher", "students", "start of the student", "knowledge"]
-    header += ["location", "transfer", "source"]
+    header += ["location", "transfer", "scheme", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
@@ -82,6 +82,7 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
         f"{what} ({_each(f'`{kind}`' for kind in kinds)})",
         _each(kind.location for kind in kinds.values()),
         ", then ".join(_transfer(mode, phase) for phase in mode.phases),
+        mode.scheme,
         mode.source,
     ]
 
