@@ -23,7 +23,7 @@ from kd.config.resolve import resolve, resolve_all
 from kd.config.settings import DistillSettings, Training
 from kd.data.readers import synthetic
 from kd.loop import Hooks, Phase, fit
-from kd.methods import DISTIL, MATCH, MODES, PEERS, Mode
+from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, PEERS, Mode
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system import checkpoint, ranks
@@ -138,6 +138,15 @@ def test_students_that_exchange_nothing_are_trained_as_if_alone(views):
         return [state.state_dict() for state in states]
 
     assert all(same(own, trained([number])[0]) for number, own in enumerate(trained([0, 1, 2])))
+
+
+def test_all_kinds_of_the_output_can_be_exchanged(script):
+    kinds = [name for name, kind in KNOWLEDGE.items() if not kind.inside]
+    assert script("distill", [*PAIR, "--knowledge", "+".join(kinds), "--max-steps", "1"])[0] == 0
+    for folder in FOLDERS.values():
+        [row] = reports.read(folder)["history"]["epochs"]
+        expected = 0.5 * row["train_ce"] + 0.5 * sum(KNOWLEDGE[name].weight * row[f"train_{name}"] for name in kinds)
+        assert row["train_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_students_may_exchange_before_they_read_labels(script, monkeypatch):
@@ -404,7 +413,7 @@ def test_a_kill_between_two_reports_loses_nothing(script, prepared, moment):
     for folder in FOLDERS.values():
         assert result(folder) == result("whole" / folder.relative_to("runs"))
         values = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-        assert len(values.Scalars("epoch/valid_accuracy")) == 2 and "confusion" in values.Tags()["images"]
+        assert len(values.Scalars("epoch/valid_accuracy")) == 2 and values.Images("confusion")
     assert not list(MUTUAL.rglob("resume*")) and "warning" not in out
 
 
