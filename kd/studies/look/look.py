@@ -7,7 +7,9 @@ from kd.config.layout import out_of
 from kd.reports.text import units_text
 from kd.studies.look.gradcam import Together
 from kd.studies.look.randomized import SEED as RANDOM_SEED
+from kd.studies.look.sheet_content import write_sheets
 from kd.studies.look.summary import ROLES, Scores, markdown, summarise
+from kd.studies.look.watch import SEED, Images, Watch, open_images, score
 from kd.studies.networks import Trio, trios
 from kd.studies.outputs import write_outputs
 from kd.system.errors import Problem, counted

@@ -33,7 +33,7 @@ def write_sheets(trio: Trio, looks: dict[str, Together], images: Images) -> list
         shown = _shown(choice, looks, likely, images)
         notes = _notes(trio, looks, choice, images)
         headings = [_heading(role, getattr(trio, role)) for role in looks]
-        figure = sheets.sheet(shown, classes[label], classes, headings, notes)
+        figure = sheets.sheet(shown, label, classes, headings, notes)
         drawn[files[label]] = figures.pixels(figure)
         figures.save(folder / f"{files[label]}.png", drawn[files[label]])
         entries.append(

@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 
 from kd.data.boxes import Box
 from kd.reports import figure_layout as layout
@@ -22,9 +23,13 @@ OTHERS = 2  # other images; more if fewer answers changed
 SEED = 0
 RIGHT = "#0072b2"
 WRONG = "#d55e00"
+RIGHT_WORDS = "✓ right: "
+WRONG_WORDS = "✗ wrong: "
+DASHES = (0, (3, 1.5))
 _COLORS = matplotlib.colormaps["cividis"]
 _STRENGTH = 0.55  # of the colours over the grey image
 _CELL = 2.05  # inches
+_LINE = 1.75  # inches of a line below a tile
 _TILE = 1.35
 _TEXT = 8  # points
 
@@ -94,12 +99,13 @@ def choose(labels: np.ndarray, changed: np.ndarray, label: int) -> Choice:
 
 
 def sheet(
-    images: Sequence[Shown], label: str, classes: Sequence[str], networks: Sequence[str], notes
+    images: Sequence[Shown], label: int, classes: Sequence[str], networks: Sequence[str], notes
 ) -> Figure:
-    """Draw the sheet of the class `label`: a row for each image, a column for each network.
+    """Draw the sheet of a class: a row for each image, a column for each network.
 
     Whether an answer is right is said by a word, a sign, the colour and the dashes of the frame.
 
+    label     the class, as a position in `classes`
     networks  the heading of each network's column
     notes     lines below the sheet
     """
@@ -108,30 +114,31 @@ def sheet(
     grid = figure.subplots(len(images), columns, squeeze=False)
     for axes, heading in zip(grid[0], ("image", *networks)):
         axes.set_title(layout.wrapped(layout.drawable(heading), _CELL - 0.2, 9, 3), fontsize=9)
+    room = _LINE - layout.text_width(WRONG_WORDS, _TEXT)
+    names = layout.short_names(dict(enumerate(classes)), room, _TEXT)
     for row, one in zip(grid, images):
-        _draw_image(row[0], one, label)
+        _draw_image(row[0], one, names[label])
         for axes, answer in zip(row[1:], one.answers):
-            _draw_answer(axes, one, answer, label, classes)
+            _draw_answer(axes, one, answer)
+            _write_answer(axes, answer, label, names)
     _color_bar(figure, grid)
-    title = f"Where the networks look for the class '{label}' (Grad-CAM)"
+    title = f"Where the networks look for the class '{classes[label]}' (Grad-CAM)"
     handles = _handles(any(one.boxes for one in images))
     layout.complete(figure, (_TILE + 0.5) * len(images) + 0.55, title, notes, handles)
     return figure
 
 
-def _draw_image(axes: Axes, one: Shown, label: str) -> None:
+def _draw_image(axes: Axes, one: Shown, name: str) -> None:
     image = one.image.transpose(1, 2, 0) if len(one.image) == 3 else one.image[0]
     axes.imshow(image, "gray", vmin=0, vmax=255, interpolation="nearest")
     group = "changed" if one.changed else "not changed"
-    _write_below(axes, f"line {one.line}: {group}", f"label: {label}")
+    _write_below(axes, f"line {one.line}: {group}", f"label: {name}")
     _frame(axes, "#606060", "-", 0.8)
     _draw_boxes(axes, one.boxes)
 
 
-def _draw_answer(
-    axes: Axes, one: Shown, answer: Answer, label: str, classes: Sequence[str]
-) -> None:
-    """Draw a map over the grey image, with the network's answer below."""
+def _draw_answer(axes: Axes, one: Shown, answer: Answer) -> None:
+    """Draw a map over the grey image."""
     grey = one.image.astype(float).mean(0) / 255
     highest = answer.map.max()
     own = answer.map / highest if highest > 0 else answer.map
@@ -142,15 +149,21 @@ def _draw_answer(
         middle = (len(grey) - 1) / 2
         axes.text(middle, middle, text, ha="center", va="center", fontsize=_TEXT, bbox=box)
     elif own.min() < 0.5:
-        axes.contour(own, levels=[0.5], colors="white", linewidths=1.2)
+        for color, width in (("black", 2.4), ("white", 1.2)):  # seen on any grey
+            axes.contour(own, levels=[0.5], colors=color, linewidths=width)
     _draw_boxes(axes, one.boxes)
-    name = classes[answer.predicted]
-    if name == label:
-        _write_below(axes, f"✓ right: {name}", f"p = {answer.p:.2f}")
+
+
+def _write_answer(axes: Axes, answer: Answer, label: int, names: Sequence[str]) -> None:
+    """Write a network's answer below its map."""
+    name = names[answer.predicted]
+    if answer.predicted == label:
+        _write_below(axes, f"{RIGHT_WORDS}{name}", f"p = {answer.p:.2f}")
         _frame(axes, RIGHT, "-", 2)
     else:
-        _write_below(axes, f"✗ wrong: {name}", f"p = {answer.p:.2f}, label {answer.p_label:.2f}")
-        _frame(axes, WRONG, (0, (3, 1.5)), 2.5)
+        below = f"p = {answer.p:.2f}, label {answer.p_label:.2f}"
+        _write_below(axes, f"{WRONG_WORDS}{name}", below)
+        _frame(axes, WRONG, DASHES, 2.5)
 
 
 def _blended(grey: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -159,9 +172,7 @@ def _blended(grey: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def _write_below(axes: Axes, *lines: str) -> None:
-    """Write lines below a tile, each shortened to the width of its cell."""
-    short = [layout.shortened(layout.drawable(line), _CELL - 0.1, _TEXT) for line in lines]
-    axes.set_xlabel("\n".join(short), fontsize=_TEXT, labelpad=3)
+    axes.set_xlabel("\n".join(lines), fontsize=_TEXT, labelpad=3)
 
 
 def _frame(axes: Axes, color: str, style, width: float) -> None:
@@ -196,11 +207,18 @@ def _handles(boxes: bool) -> list:
         Patch(
             facecolor="white",
             edgecolor=WRONG,
-            linestyle=(0, (3, 1.5)),
+            linestyle=DASHES,
             linewidth=2,
             label="✗ wrong answer",
         ),
-        Patch(facecolor="#8a8a80", edgecolor="white", label="white line: half of the maximum"),
+        Line2D(
+            [],
+            [],
+            color="white",
+            linewidth=1.2,
+            path_effects=[withStroke(linewidth=2.4, foreground="black")],
+            label="half of the map's maximum",
+        ),
     ]
     if boxes:
         style = {"color": "black", "linestyle": (0, (3, 3)), "linewidth": 1.2}
