@@ -1,5 +1,6 @@
 """Boxes around findings that a table of images has, in the pixels of the decoded images."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -72,10 +73,10 @@ def _boxes(index: Index, row: int) -> list[Box]:
     columns = []
     for name in COLUMNS:
         texts = index.extra[name][row].replace(";", " ").split()
-        try:
-            columns.append([float(text) for text in texts])
-        except ValueError:
-            raise ValueError(f"{name} is not a number") from None
+        numbers = [_number(text) for text in texts]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"{name} is not a number")
+        columns.append(numbers)
     if len(set(map(len, columns))) > 1:
         raise ValueError("its four columns have different counts of numbers")
     boxes = []
@@ -84,6 +85,14 @@ def _boxes(index: Index, row: int) -> list[Box]:
             raise ValueError("its width or height is not above 0")
         boxes.append(Box(x, y, x + width, y + height))
     return boxes
+
+
+def _number(text: str) -> float:
+    """Return the number in a text; nan if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _placed_in(store: Store, row: int, boxes: list[Box]) -> list[Box]:
