@@ -56,6 +56,18 @@ RUN1 = RUN.parent / "seed1"
 HOW = Judging(device="cpu", batch_size=16)
 
 
+@pytest.fixture
+def real_sheets():
+    """Build the sheets of this test, as in every run outside the tests."""
+
+
+@pytest.fixture(autouse=True)
+def quick_sheets(request, monkeypatch):
+    """Replace all sheets by empty figures, unless a test uses `real_sheets`: they take longer than all the rest."""
+    if "real_sheets" not in request.fixturenames:
+        monkeypatch.setattr(sheets, "sheet", lambda *words: layout.new(1))
+
+
 class Plain(nn.Module):
     """A network whose last feature map is a function of the image that is easy to follow."""
 
@@ -373,7 +385,7 @@ def a_sheet(count, networks, classes, long):
 @pytest.mark.filterwarnings("error:Glyph")
 @pytest.mark.filterwarnings("error:constrained_layout")
 @pytest.mark.parametrize("count, networks, classes, long", [(6, 3, 200, True), (1, 1, 2, False)])
-def test_no_text_of_a_sheet_is_cut_or_runs_into_another(count, networks, classes, long):
+def test_no_text_of_a_sheet_is_cut_or_runs_into_another(real_sheets, count, networks, classes, long):
     figure = a_sheet(count, networks, classes, long)
     renderer = drawn(figure).get_renderer()
     width, height = figure.bbox.size
@@ -404,7 +416,7 @@ def runs(prepared):
               (("distill", PAIR), ("train_teacher", ["--model", "kdtiny", *TINY]))])
 
 
-def test_a_run_gets_its_sheets_numbers_and_events(runs, script):
+def test_a_run_gets_its_sheets_numbers_and_events(runs, script, real_sheets):
     code, out = script("evaluate", ["--look", RUN, "--device", "cpu"])
     assert code == 0, out
     found = json.loads((RUN / "look/look.json").read_text())

@@ -26,6 +26,7 @@ WRONG = "#d55e00"
 RIGHT_WORDS = "✓ right: "
 WRONG_WORDS = "✗ wrong: "
 DASHES = (0, (3, 1.5))
+OUTLINE = [withStroke(linewidth=2.4, foreground="black")]  # a white line is seen on any grey
 _COLORS = matplotlib.colormaps["cividis"]
 _STRENGTH = 0.55  # of the colours over the grey image
 _CELL = 2.05  # inches
@@ -149,8 +150,8 @@ def _draw_answer(axes: Axes, one: Shown, answer: Answer) -> None:
         middle = (len(grey) - 1) / 2
         axes.text(middle, middle, text, ha="center", va="center", fontsize=_TEXT, bbox=box)
     elif own.min() < 0.5:
-        for color, width in (("black", 2.4), ("white", 1.2)):  # seen on any grey
-            axes.contour(own, levels=[0.5], colors=color, linewidths=width)
+        line = axes.contour(own, levels=[0.5], colors="white", linewidths=1.2)
+        line.set_path_effects(OUTLINE)
     _draw_boxes(axes, one.boxes)
 
 
@@ -216,7 +217,7 @@ def _handles(boxes: bool) -> list:
             [],
             color="white",
             linewidth=1.2,
-            path_effects=[withStroke(linewidth=2.4, foreground="black")],
+            path_effects=OUTLINE,
             label="half of the map's maximum",
         ),
     ]
