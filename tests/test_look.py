@@ -544,9 +544,12 @@ def test_boxes_of_a_table_are_pointed_at(script, tmp_path, picture_tree):
     assert found["images"] == found["student"]["images"] == 11 and found["reason"] is None
     assert found["area"] == pytest.approx(0.25, abs=0.02) and found["centre"] == 1  # 15 x 20 of 30 x 40
     assert 0 <= found["student"]["low"] <= found["student"]["value"] <= found["student"]["high"] <= 1
-    (root / "x/image25.png").unlink()
+    moved = root.rename(tmp_path / "moved")
+    code, out = script("evaluate", ["--look", run, "--data-dir", moved, "--device", "cpu"])
+    assert code == 0 and json.loads((run / "look/look.json").read_text())["pointing"] == found
+    (moved / "x/image25.png").unlink()
     with pytest.raises(Problem, match="image25.png"):
-        write_look([run], HOW)
+        write_look([run], Judging(device="cpu", data_dir=str(moved)))
 
 
 @pytest.mark.parametrize("argv, why", [

@@ -98,7 +98,7 @@ def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
             f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
             f" recorded. Remove {reporting[0]}."
         )
-    if how.data_dir and action not in ("RUN ...", "--shift", "--check-data"):
+    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--check-data"):
         raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
     if how.margin is not None and action not in ("--tables", "--power"):
         raise Problem(f"--margin applies only to --tables and --power. Remove it from {action}.")
