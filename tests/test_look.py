@@ -326,7 +326,8 @@ def test_networks_of_the_cascade_are_random_from_the_step_on_only():
     import kd.models
     network = kd.models.build("kdtiny", ("a", "b"), seed=5)
     before = {key: value.clone() for key, value in network.module.state_dict().items()}
-    for step, random in cascade(network):
+    assert not torch.equal(*(list(cascade(network, draw))[-1][1].module.fc.weight for draw in (0, 1)))
+    for step, random in cascade(network, 0):
         same = {key for key, value in random.module.state_dict().items() if torch.equal(value, before[key])}
         assert same.isdisjoint({"fc.weight", "fc.bias"}) and ("conv.weight" in same) == (step == LAST_LAYER)
     assert step == ALL and all(torch.equal(value, before[key]) for key, value in network.module.state_dict().items())
@@ -335,7 +336,8 @@ def test_networks_of_the_cascade_are_random_from_the_step_on_only():
 def scores(alike, random, count=60):
     noise = 0.05 * np.random.default_rng(0).standard_normal(count)
     noise -= noise.mean()
-    return {"student_teacher": alike + noise, RANDOM + LAST_LAYER: random + noise, RANDOM + ALL: random - noise}
+    draws = random + np.stack([noise, -noise, 2 * noise])
+    return {"student_teacher": alike + noise, RANDOM + LAST_LAYER: draws + 0.1, RANDOM + ALL: draws}
 
 
 def test_the_control_says_whether_maps_show_what_was_learned():
@@ -345,6 +347,14 @@ def test_the_control_says_whether_maps_show_what_was_learned():
     assert [step["random"] for step in apart["steps"]] == [LAST_LAYER, ALL]
     alike = summarise([scores(0.7, 0.7)], resamples, None)["sanity"]
     assert "do not show what was learned" in alike["says"]
+    one, other = scores(0.7, 0.1), scores(0.6, 0.3)
+    other[RANDOM + ALL][0, :30] = np.nan  # empty maps
+    both = summarise([one, other], resamples, None)["sanity"]
+    assert both["steps"][1]["value"] == pytest.approx(0.2, abs=0.01) and both["steps"][1]["seeds"] == 2
+    assert both["alike"]["value"] == pytest.approx(0.65) and both["difference"]["value"] == pytest.approx(0.45, abs=0.01)
+    one[RANDOM + ALL] += np.array([[0.3], [-0.3], [0.0]])  # draws that differ make the interval wider
+    wider = summarise([one], resamples, None)["sanity"]["difference"]
+    assert wider["high"] - wider["low"] > 2 * (apart["difference"]["high"] - apart["difference"]["low"])
     single = scores(0.7, 0.1)
     del single["student_teacher"]
     alone = summarise([single], resamples, None)

@@ -9,7 +9,7 @@ from kd.studies.look.gradcam import Together
 from kd.studies.look.randomized import SEED as RANDOM_SEED
 from kd.studies.look.sheet_content import write_sheets
 from kd.studies.look.summary import ROLES, Scores, markdown, summarise
-from kd.studies.look.watch import SEED, Images, Watch, open_images, score
+from kd.studies.look.watch import DRAWS, SEED, Images, Watch, open_images, score
 from kd.studies.networks import Trio, trios
 from kd.studies.outputs import write_outputs
 from kd.system.errors import Problem, counted
@@ -91,6 +91,7 @@ def _method(images: Images) -> dict:
         "drawn_with_seed": SEED if len(images.places) < len(images.own.splits.test) else None,
         "control_images": len(images.few),
         "control_drawn_with_seed": SEED if len(images.few) < len(images.places) else None,
+        "control_draws": DRAWS,
         "control_weights_seed": RANDOM_SEED,
     }
 
@@ -119,7 +120,7 @@ def _about(data: dict, images: Images) -> str:
     count = f"{data['images']} test images ({units})"
     if len(images.places) < data["images"]:
         count = f"{len(images.places)} of {count}, drawn with seed {SEED}"
-    control = f"random weights: {counted(len(images.few), 'image', 'images')}"
+    control = f"random weights: {DRAWS} draws, {counted(len(images.few), 'image', 'images')}"
     if len(images.few) < len(images.places):
         control += f", drawn with seed {SEED}"
     return (

@@ -11,21 +11,21 @@ from kd import models
 from kd.models import Classifier, state_on_cpu
 from kd.system.timm_layouts import head_keys
 
-SEED = 181003292  # not a seed that a run has, whose initial weights could be drawn again
+SEED = 181003292  # not the seed of a run, whose initial weights would be drawn again
 LAST_LAYER = "last layer"
 ALL = "all weights"
 
 
-def cascade(network: Classifier) -> Iterator[tuple[str, Classifier]]:
+def cascade(network: Classifier, draw: int) -> Iterator[tuple[str, Classifier]]:
     """Yield (name of a step, the network with random weights and buffers from there to its end).
 
     The first step is the last layer, the last one is the whole network, and between them are the
     stages that timm names, from the last. The weights are drawn as before training, once for all
-    steps. The order of the modules is that of their definition, which in timm is that of their use.
+    steps of a `draw` (a number from 0 on). The order of the modules is that of their definition, which in timm is that of their use.
     Each step changes the same network; the given one stays as it is.
     """
     device = network.mean.device
-    own = models.build(network.architecture, network.classes, seed=SEED)
+    own = models.build(network.architecture, network.classes, seed=SEED + draw)
     own.name, own.mean, own.std = network.name, network.mean, network.std
     random = state_on_cpu(own.module)
     trained = state_on_cpu(network.module)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kd.reports.resampled import ratio
 from kd.reports.resampling import Resamples
 from kd.reports.text import NOT_KNOWN
 from kd.studies.look.agreement import CORRELATION, SHARE, difference, mean
@@ -19,10 +20,11 @@ PAIRS = {
     "student_alone": "student and network alone",
     "random_teacher": "student with random weights and teacher",
 }
+REFERENCES = ("student_teacher", "student_alone")  # what networks with random weights are beside
 ROLES = {"teacher": "teacher", "student": "student", "alone": "network alone"}
 
 # name -> a score of each image [N], nan where it has none. Names are those of PAIRS, and RANDOM or
-# POINTING with a step or a role.
+# POINTING with a step or a role. With random weights, the score of each draw of them [draws, N].
 Scores = dict[str, np.ndarray]
 
 
@@ -44,7 +46,20 @@ def summarise(runs: Sequence[Scores], resamples: Resamples, boxes: dict | None) 
 
 
 def _of(runs: Sequence[Scores], name: str) -> list[np.ndarray]:
-    return [scores[name] for scores in runs if name in scores]
+    """Return the scores of each run that has them, each [N].
+
+    Draws of random weights take the place of the seeds if there is one run, so that their variance
+    counts; of several runs, their mean is taken.
+    """
+    found = [scores[name] for scores in runs if name in scores]
+    if len(found) == 1 and found[0].ndim == 2:
+        return list(found[0])
+    return [own if own.ndim == 1 else _mean_of_draws(own) for own in found]
+
+
+def _mean_of_draws(own: np.ndarray) -> np.ndarray:
+    known = np.isfinite(own)
+    return ratio(np.where(known, own, 0.0).sum(0), known.sum(0))
 
 
 def _gap(
@@ -71,22 +86,28 @@ def _pointing(runs: Sequence[Scores], resamples: Resamples, boxes: dict | None) 
 def _sanity(runs: Sequence[Scores], resamples: Resamples) -> dict:
     """Return the rank correlation of each step of the cascade with the student's own maps.
 
-    `difference` is that of two trained networks (`reference`) minus that of the last step.
+    `alike` is that of two trained networks (`reference`) on the same images, and `difference` is
+    `alike` minus that of the last step.
     """
-    names = [name for name in runs[0] if name.startswith(RANDOM)]
     steps = []
-    for name in names:
-        own = mean(_of(runs, name), resamples, CORRELATION)
-        steps.append({"random": name.removeprefix(RANDOM), **own})
-    reference = next((name for name in list(PAIRS)[::2] if _of(runs, name)), None)
-    gap = reference and _gap(runs, reference, RANDOM + ALL, resamples)
-    alike = None
+    for name in runs[0]:
+        if name.startswith(RANDOM):
+            own = mean(_of(runs, name), resamples, CORRELATION)
+            own["seeds"] = sum(name in scores for scores in runs)  # not draws
+            steps.append({"random": name.removeprefix(RANDOM), **own})
+    reference = next((name for name in REFERENCES if any(name in own for own in runs)), None)
+    found = {"draws": len(runs[0][RANDOM + ALL]), "steps": steps, "reference": reference}
+    found |= {"alike": None, "difference": None}
     if reference:
-        known = np.isfinite(runs[0][RANDOM + ALL])
-        alike = mean(
-            [np.where(known, own, np.nan) for own in _of(runs, reference)], resamples, CORRELATION
-        )
-    found = {"steps": steps, "reference": reference, "alike": alike, "difference": gap}
+        both = [scores for scores in runs if reference in scores]
+        random = _of(both, RANDOM + ALL)
+        trained = _of(both, reference)
+        if len(both) == 1:
+            trained = trained * len(random)
+        same = [np.where(np.isfinite(own), one, np.nan) for one, own in zip(trained, random)]
+        seeds = {"seeds": len(both)}
+        found["alike"] = mean(same, resamples, CORRELATION) | seeds
+        found["difference"] = difference(trained, random, resamples, CORRELATION) | seeds
     return found | {"says": _says(found)}
 
 
@@ -96,12 +117,15 @@ def _says(sanity: dict) -> str:
     if last["value"] is None:
         return f"The control is undefined: {last['reason']}."
     begin = (
-        "With all weights random, the student's maps have a rank correlation of"
-        f" {last['value']:.3f} with its own"
+        f"With all weights random ({sanity['draws']} draws), the student's maps have a rank"
+        f" correlation of {last['value']:.3f} with its own"
     )
     if gap is None or gap["low"] is None:
         return f"{begin}; 1 would mean that they do not depend on what was learned."
-    begin += f", and those of {PAIRS[sanity['reference']]} have {sanity['alike']['value']:.3f}."
+    begin += (
+        f", and those of {PAIRS[sanity['reference']]} have {sanity['alike']['value']:.3f} on the"
+        " same images."
+    )
     if gap["low"] > 0:
         return (
             f"{begin} The maps of two trained networks are more alike: they show something that was"

@@ -24,7 +24,8 @@ from kd.system.devices import pick_device
 from kd.system.seeds import random_stream
 
 MOST = 2000  # test images; of more, so many are drawn
-CONTROLS = 256  # images on which networks with random weights are looked at
+CONTROLS = 100  # images on which networks with random weights are looked at
+DRAWS = 5  # networks with random weights: one alone may by chance look where the trained one looks
 SEED = 0
 _DRAWN = 11  # key of `random_stream`
 
@@ -148,15 +149,20 @@ class Watch:
             self._seen[member.weights] = own
         return self._seen[member.weights]
 
-    def controls(self, trio: Trio) -> dict[str, Together]:
-        """Return step -> maps of the student with random weights; 0 where it was not looked at."""
+    def controls(self, trio: Trio) -> dict[str, list[Together]]:
+        """Return step -> maps of each draw of the student's random weights.
+
+        They are 0 for images that it does not look at. Runs with other seeds have other draws.
+        """
         [member] = trio.student.members
         layer = self._of(member).layer
         views = self.images.views(member.size, self.how, self.images.few)
         found = {}
         trained = load_member(member).to(views.device)
-        for step, network in cascade(trained):
-            found[step] = Together([self._spread(network, views, layer)], [1.0])
+        for number in range(DRAWS):
+            for step, network in cascade(trained, DRAWS * trio.student.seed + number):
+                own = Together([self._spread(network, views, layer)], [1.0])
+                found.setdefault(step, []).append(own)
         return found
 
     def _spread(self, network: Classifier, views: Views, layer: str) -> Looked:
@@ -166,7 +172,9 @@ class Watch:
         return Looked(layer, maps, own.logits)
 
 
-def score(looks: dict[str, Together], controls: dict[str, Together], images: Images) -> Scores:
+def score(
+    looks: dict[str, Together], controls: dict[str, list[Together]], images: Images
+) -> Scores:
     """Return the scores of a run's images, by the names of `summary.Scores`."""
     student = looks["student"]
     every = np.arange(len(images.places))
@@ -188,8 +196,9 @@ def score(looks: dict[str, Together], controls: dict[str, Together], images: Ima
     return found
 
 
-def _of_few(one: Together, random: Together, images: Images) -> np.ndarray:
-    """Return the correlations for the images of the control, nan for all others [N]."""
-    found = np.full(len(images.places), np.nan)
-    found[images.few] = correlations(one, random, images.size, images.few)
+def _of_few(one: Together, draws: list[Together], images: Images) -> np.ndarray:
+    """Return the correlations of each draw for the images of the control, else nan [draws, N]."""
+    found = np.full((len(draws), len(images.places)), np.nan)
+    for row, random in zip(found, draws):
+        row[images.few] = correlations(one, random, images.size, images.few)
     return found
