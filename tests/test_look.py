@@ -16,9 +16,12 @@ from test_figures import drawn
 from torch import nn
 
 from kd.config.evaluate_settings import Judging
+from kd.config.settings import Data
 from kd.data.boxes import Box, placed, read_boxes
+from kd.data.dataset import Dataset
 from kd.data.images.pixels import Recipe, resized
 from kd.data.index import Index, Sample
+from kd.data.splits import Splits
 from kd.data.store import Store
 from kd.models import Classifier
 from kd.reports import figure_layout as layout
@@ -359,6 +362,24 @@ def test_the_control_says_whether_maps_show_what_was_learned():
     del single["student_teacher"]
     alone = summarise([single], resamples, None)
     assert "1 would mean" in alone["sanity"]["says"] and alone["agreement"]["difference"]["value"] is None
+
+
+def test_agreement_on_the_same_image_is_compared_with_that_on_two_images():
+    noise = 0.05 * np.random.default_rng(1).standard_normal(60)
+    for other, words in ((0.3, "agree more on the same image than on two of the class (by 0."), (0.7, "not shown to agree more")):
+        own = scores(0.7, 0.1) | {"other_image": other + noise}
+        assert words in summarise([own], draw(np.arange(60)), None)["agreement"]["says"]
+
+
+def test_another_image_of_the_class_is_of_another_patient():
+    labels, patients = [0, 0, 0, 1, 1, 1, 1, 2, 2], ["p", "p", "q", "r", "s", "s", "t", "u", "u"]
+    samples = tuple(Sample(str(k), label, patient, patient) for k, (label, patient) in enumerate(zip(labels, patients)))
+    splits = Splits(*[np.zeros(0, np.int64)] * 2, np.arange(9), np.zeros(0, np.int64))
+    dataset = Dataset(Data(), Index("x", ("a", "b", "c"), samples), splits, None, "")
+    others = watch.Images({8: dataset}, 8, np.arange(9), np.arange(9), None, 2).others
+    for place, other in enumerate(others):
+        assert other < 0 or (labels[place] == labels[other] and patients[place] != patients[other])
+    assert (others[3:7] >= 0).all() and len(set(others[3:7])) == 4 and (others[7:] == -1).all()
 
 
 def test_changed_answers_come_first_and_the_choice_is_repeated():

@@ -20,15 +20,26 @@ NOTHING = "no image has it"
 FEW = "two patients at least are needed"
 
 
-def correlations(first: Together, second: Together, side: int, rows: np.ndarray) -> np.ndarray:
+def correlations(
+    first: Together,
+    second: Together,
+    side: int,
+    rows: np.ndarray,
+    others: np.ndarray | None = None,
+) -> np.ndarray:
     """Return the rank correlation of the enlarged maps of two networks for some images: [n].
 
     It is nan where a map is the same everywhere, because nothing speaks for the class.
+
+    others  the images of the second network, if they are not `rows`, too
     """
+    others = rows if others is None else others
     found = []
     for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        sides = [one.maps(side, some).reshape(len(some), -1) for one in (first, second)]
+        sides = []
+        for one, images in ((first, rows), (second, others)):
+            some = images[start : start + CHUNK]
+            sides.append(one.maps(side, some).reshape(len(some), -1))
         found.append(rank_correlation(*sides))
     return np.concatenate(found) if found else np.zeros(0)
 

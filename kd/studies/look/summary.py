@@ -18,6 +18,7 @@ PAIRS = {
     "student_teacher": "student and teacher",
     "alone_teacher": "network alone and teacher",
     "student_alone": "student and network alone",
+    "other_image": "student and teacher, who sees another image of the class",
     "random_teacher": "student with random weights and teacher",
 }
 REFERENCES = ("student_teacher", "student_alone")  # what networks with random weights are beside
@@ -38,6 +39,8 @@ def summarise(runs: Sequence[Scores], resamples: Resamples, boxes: dict | None) 
     for name in PAIRS:
         agreement[name] = mean(_of(runs, name), resamples, CORRELATION)
     agreement["difference"] = _gap(runs, "student_teacher", "alone_teacher", resamples)
+    agreement["of_the_image"] = _gap(runs, "student_teacher", "other_image", resamples)
+    agreement["says"] = _says_of_images(agreement["of_the_image"])
     return {
         "agreement": agreement,
         "pointing": _pointing(runs, resamples, boxes),
@@ -111,6 +114,21 @@ def _sanity(runs: Sequence[Scores], resamples: Resamples) -> dict:
     return found | {"says": _says(found)}
 
 
+def _says_of_images(gap: dict) -> str | None:
+    """Return whether the agreement is about the image; None if it is not known."""
+    if gap["low"] is None:
+        return None
+    if gap["low"] > 0:
+        return (
+            f"Student and teacher agree more on the same image than on two of the class (by"
+            f" {gap['value']:.3f}): this part of their agreement is about what is in the image."
+        )
+    return (
+        "Student and teacher are not shown to agree more on the same image than on two of the"
+        " class: their agreement may be one on the places that are usual for the class."
+    )
+
+
 def _says(sanity: dict) -> str:
     """Return what the control means, in one or two sentences."""
     last, gap = sanity["steps"][-1], sanity["difference"]
@@ -155,12 +173,16 @@ def _agreement_lines(agreement: dict) -> list[str]:
     for name, words in PAIRS.items():
         if agreement[name]["value"] is not None:
             rows.append([words, *_cells(agreement[name])])
-    gap = agreement["difference"]
-    if gap["value"] is not None:
-        rows.append(["student and teacher, minus network alone and teacher", *_cells(gap, "+")])
+    for name, words in (
+        ("difference", "student and teacher, minus network alone and teacher"),
+        ("of_the_image", "student and teacher, minus those of different images"),
+    ):
+        if agreement[name]["value"] is not None:
+            rows.append([words, *_cells(agreement[name], "+")])
     if not rows:
         return ["There is no other network whose maps could be compared.", ""]
-    return [*table(["maps of", "rank correlation [95 %]", "images"], rows, aligned=True), ""]
+    lines = [*table(["maps of", "rank correlation [95 %]", "images"], rows, aligned=True), ""]
+    return [*lines, agreement["says"], ""] if agreement["says"] else lines
 
 
 def _pointing_lines(pointing: dict) -> list[str]:

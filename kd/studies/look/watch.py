@@ -63,8 +63,31 @@ class Images:
         return self.own.index.labels[self.rows]
 
     @cached_property
+    def patients(self) -> np.ndarray:
+        return np.array([self.own.index.unit(row) for row in self.rows])
+
+    @cached_property
     def resamples(self) -> Resamples:
-        return draw(np.array([self.own.index.unit(row) for row in self.rows]))
+        return draw(self.patients)
+
+    @cached_property
+    def others(self) -> np.ndarray:
+        """For each image another one of its class and of another patient, or -1 [N].
+
+        The images of a class, with the patients in a random order, are moved on by as many as one
+        patient has at most, so that each is taken once.
+        """
+        names, patient_of = np.unique(self.patients, return_inverse=True)
+        place = random_stream(SEED, _DRAWN, 2).permutation(len(names))[patient_of]
+        order = np.argsort(place, kind="stable")
+        found = np.full(len(order), -1)
+        for label in np.unique(self.labels):
+            own = order[self.labels[order] == label]
+            most = np.unique(self.patients[own], return_counts=True)[1].max()
+            moved = np.roll(own, most)
+            other = self.patients[moved] != self.patients[own]
+            found[own[other]] = moved[other]
+        return found
 
     @cached_property
     def about_boxes(self) -> dict | None:
@@ -186,6 +209,12 @@ def score(
     ):
         if one in looks and other in looks:
             found[name] = correlations(looks[one], looks[other], images.size, every)
+    if "teacher" in looks:
+        pairs = np.flatnonzero(images.others >= 0)
+        own = np.full(len(every), np.nan)
+        both = (student, looks["teacher"])
+        own[pairs] = correlations(*both, images.size, pairs, images.others[pairs])
+        found["other_image"] = own
     for step, random in controls.items():
         found[RANDOM + step] = _of_few(student, random, images)
     if "teacher" in looks:
