@@ -350,14 +350,16 @@ def test_the_control_says_whether_maps_show_what_was_learned():
     assert [step["random"] for step in apart["steps"]] == [LAST_LAYER, ALL]
     alike = summarise([scores(0.7, 0.7)], resamples, None)["sanity"]
     assert "do not show what was learned" in alike["says"]
+    apart = summarise([scores(0.0, 0.0)], resamples, None)["sanity"]
+    assert "depend on the weights, but those of two trained networks are not" in apart["says"]
     one, other = scores(0.7, 0.1), scores(0.6, 0.3)
     other[RANDOM + ALL][0, :30] = np.nan  # empty maps
     both = summarise([one, other], resamples, None)["sanity"]
     assert both["steps"][1]["value"] == pytest.approx(0.2, abs=0.01) and both["steps"][1]["seeds"] == 2
     assert both["alike"]["value"] == pytest.approx(0.65) and both["difference"]["value"] == pytest.approx(0.45, abs=0.01)
     one[RANDOM + ALL] += np.array([[0.3], [-0.3], [0.0]])  # draws that differ make the interval wider
-    wider = summarise([one], resamples, None)["sanity"]["difference"]
-    assert wider["high"] - wider["low"] > 2 * (apart["difference"]["high"] - apart["difference"]["low"])
+    wider, own = (summarise([some], resamples, None)["sanity"]["difference"] for some in (one, scores(0.7, 0.1)))
+    assert wider["high"] - wider["low"] > 2 * (own["high"] - own["low"])
     single = scores(0.7, 0.1)
     del single["student_teacher"]
     alone = summarise([single], resamples, None)

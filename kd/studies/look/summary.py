@@ -149,9 +149,14 @@ def _says(sanity: dict) -> str:
             f"{begin} The maps of two trained networks are more alike: they show something that was"
             " learned, and not only the image and the architecture."
         )
+    if last["low"] is None or last["low"] <= 0:
+        return (
+            f"{begin} The maps depend on the weights, but those of two trained networks are not"
+            " shown to be more alike than that."
+        )
     return (
-        f"{begin} A network that has learned nothing is not shown to look elsewhere: these maps do"
-        " not show what was learned."
+        f"{begin} A network that has learned nothing is as much like the student: these maps do not"
+        " show what was learned."
     )
 
 
