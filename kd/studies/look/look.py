@@ -7,7 +7,7 @@ from kd.config.layout import out_of
 from kd.reports.text import units_text
 from kd.studies.look.gradcam import Together
 from kd.studies.look.randomized import SEED as RANDOM_SEED
-from kd.studies.look.sheet_content import write_sheets
+from kd.studies.look.sheet_content import layers_text, write_sheets
 from kd.studies.look.summary import ROLES, Scores, markdown, summarise
 from kd.studies.look.watch import DRAWS, SEED, Images, Watch, open_images, score
 from kd.studies.networks import Trio, trios
@@ -40,7 +40,7 @@ def write_look(runs: list[Path], how: Judging) -> dict:
         scores.append(score(looks, watch.controls(trio), images))
         result = _result(trio, looks, scores[-1], images)
         result["sheets"] = write_sheets(trio, looks, images)
-        _write(trio, result, images)
+        _write(trio, looks, result, images)
     if len(found) > 1:
         result = _write_summary(found, scores, images)
     return result
@@ -96,22 +96,23 @@ def _method(images: Images) -> dict:
     }
 
 
-def _write(trio: Trio, result: dict, images: Images) -> None:
+def _write(trio: Trio, looks: dict[str, Together], result: dict, images: Images) -> None:
     """Write and print the results of a run."""
     empty = []
     for role, own in result["networks"].items():
         empty.append(f"{ROLES[role]} {own['empty_maps']}")
-    looks = [f"{len(result['sheets'])} sheets look-CLASS.png"]
+    files = [f"{len(result['sheets'])} sheets look-CLASS.png"]
     if not trio.student.report["settings"].get("log_images", True):
-        looks.append("not in TensorBoard, because the run has --no-log-images")
+        files.append("not in TensorBoard, because the run has --no-log-images")
     lines = [
         _about(result["data"], images),
         "",
+        layers_text(looks),
         f"Empty maps, which have no rank correlation: {', '.join(empty)}.",
     ]
     heading = f"Where the networks look: {trio.student.caption}, seed {trio.student.seed}"
     text = "\n".join(markdown(heading, lines, result))
-    write_outputs(trio.run / "look", "look", text, result, " ".join(looks))
+    write_outputs(trio.run / "look", "look", text, result, ", ".join(files))
 
 
 def _about(data: dict, images: Images) -> str:
