@@ -1,6 +1,7 @@
 """Contact sheets: the images of a class, and where each network looks in them."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -115,8 +116,7 @@ def sheet(
     grid = figure.subplots(len(images), columns, squeeze=False)
     for axes, heading in zip(grid[0], ("image", *networks)):
         axes.set_title(layout.wrapped(layout.drawable(heading), _CELL - 0.2, 9, 3), fontsize=9)
-    room = _LINE - layout.text_width(WRONG_WORDS, _TEXT)
-    names = layout.short_names(dict(enumerate(classes)), room, _TEXT)
+    names = _short_names(tuple(classes))
     for row, one in zip(grid, images):
         _draw_image(row[0], one, names[label])
         for axes, answer in zip(row[1:], one.answers):
@@ -127,6 +127,13 @@ def sheet(
     handles = _handles(any(one.boxes for one in images))
     layout.complete(figure, (_TILE + 0.5) * len(images) + 0.55, title, notes, handles)
     return figure
+
+
+@cache
+def _short_names(classes: tuple[str, ...]) -> list[str]:
+    """Return the names of the classes as they fit below a tile."""
+    room = _LINE - layout.text_width(WRONG_WORDS, _TEXT)
+    return layout.short_names(dict(enumerate(classes)), room, _TEXT)
 
 
 def _draw_image(axes: Axes, one: Shown, name: str) -> None:
