@@ -21,8 +21,9 @@ def cascade(network: Classifier, draw: int) -> Iterator[tuple[str, Classifier]]:
 
     The first step is the last layer, the last one is the whole network, and between them are the
     stages that timm names, from the last. The weights are drawn as before training, once for all
-    steps of a `draw` (a number from 0 on). The order of the modules is that of their definition, which in timm is that of their use.
-    Each step changes the same network; the given one stays as it is.
+    steps of a `draw` (a number from 0 on). The order of the modules is that of their definition,
+    which in timm is that of their use. Each step changes the same network; the given one stays as
+    it is.
     """
     device = network.mean.device
     own = models.build(network.architecture, network.classes, seed=SEED + draw)
