@@ -118,7 +118,7 @@ def test_no_file_of_a_study_holds_a_name_except_predictions_and_the_check_of_the
     archive = hospital(tmp_path, "archive", 800)
     must(script("distill", [*other, "--mode", "normal", "--out", "other"]))
     must(script("distill", [*other, "--mode", "unlabeled", "--unlabeled-dir", archive, "--out", "other"]))
-    for words in (["--card", run], ["--shift", run], [run], [run, *folder_of(theirs)]):
+    for words in (["--card", run], ["--shift", run], ["--look", run], [run], [run, *folder_of(theirs)]):
         must(script("evaluate", [*words, "--device", "cpu"]))
     for words in (["--tables", "runs"], ["--curves", run]):
         must(script("evaluate", words))

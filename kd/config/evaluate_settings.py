@@ -45,6 +45,13 @@ class Evaluation:
         metavar="RUN",
         nargs="+",
     )
+    look: list[str] = option(
+        [],
+        "show where runs, their teachers and the student trained alone look in test images"
+        " (Grad-CAM): contact sheets, and how alike the maps are",
+        metavar="RUN",
+        nargs="+",
+    )
     arms: str | None = option(
         None,
         "compare four ways of learning with few labels, from all runs below DIR, by label fraction;"
@@ -102,7 +109,8 @@ class Judging(Reporting, Protocol, Reading, OtherData):
 class EvaluateSettings:
     """Evaluate finished runs, compare them in tables, or check a data set.
 
-    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --arms, --curves, --check-data.
+    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --look, --arms, --curves,
+    --check-data.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

@@ -11,6 +11,7 @@ from kd.studies.curves import write_curves
 from kd.studies.data_check import check_data
 from kd.studies.evaluation import evaluate
 from kd.studies.few_labels import write_arms
+from kd.studies.look.look import write_look
 from kd.studies.power import write_power
 from kd.studies.predicting import Incomplete
 from kd.studies.shift import write_shift
@@ -37,6 +38,8 @@ def carry_out(settings: EvaluateSettings) -> None:
         write_arms(Path(what.arms))
     elif what.shift:
         write_shift([Path(run) for run in what.shift], how)
+    elif what.look:
+        write_look([Path(run) for run in what.look], how)
     elif what.card:
         write_card(Path(what.card), how.device)
     elif what.curves:
@@ -57,6 +60,7 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         "--curves": what.curves,
         "--arms": what.arms,
         "--shift": what.shift,
+        "--look": what.look,
         "--check-data": what.check_data,
     }
     given = [name for name, value in asked.items() if value]
@@ -94,7 +98,7 @@ def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
             f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
             f" recorded. Remove {reporting[0]}."
         )
-    if how.data_dir and action not in ("RUN ...", "--shift", "--check-data"):
+    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--check-data"):
         raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
     if how.margin is not None and action not in ("--tables", "--power"):
         raise Problem(f"--margin applies only to --tables and --power. Remove it from {action}.")

@@ -1,6 +1,7 @@
 """Images that finished runs are evaluated on, and a check of the logits for them."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from kd.config import parsing
 from kd.config.evaluate_settings import Judging, data_settings
+from kd.config.layout import RunPaths
 from kd.config.settings import TeacherSettings
 from kd.data.dataset import Dataset, read_index
 from kd.data.images.decoded import INTEGER
@@ -19,6 +21,7 @@ from kd.data.store import Store, content_hash
 from kd.reports.predictions import read_predictions
 from kd.studies.runs import read_settings
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_names, first_ten, printable
+from kd.teachers import model_file
 from kd.teachers.model_file import Trained
 
 # The range of runs from before it was recorded.
@@ -69,6 +72,18 @@ def own_test_images(
     none = np.array([], dtype=np.int64)
     splits = Splits(none, none, rows, none)
     return Dataset(data, index, splits, store, report["data"]["split_hash"])
+
+
+def own_images_by_size(
+    run: Path, report: dict, sizes: Iterable[int], how: Judging
+) -> dict[int, Dataset]:
+    """Return the test split of a run at some image sizes; see `own_test_images`."""
+    model = model_file.load(RunPaths(run).model)
+    found = {}
+    for size in sizes:
+        if size not in found:
+            found[size] = own_test_images(run, report, model, how, size)
+    return found
 
 
 def _with_classes(index: Index, classes: tuple[str, ...]) -> Index:
