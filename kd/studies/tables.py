@@ -38,7 +38,7 @@ def published() -> dict:
     return tomllib.loads(PUBLISHED.read_text("utf-8"), parse_float=str)
 
 
-def write_tables(root: Path, margin: float | None = None) -> dict:
+def write_tables(root: Path, margin: float | None = None, with_images: bool = False) -> dict:
     """Print the tables of all runs below `root`; write tables.md, tables.json and heat maps.
 
     There is one heat map per table. `margin` replaces the one that the runs recorded. Returns the
