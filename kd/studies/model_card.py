@@ -64,12 +64,13 @@ class Beside(NamedTuple):
     reason: str | None = None
 
 
-def describe(folder: Path, licences: Licences, files: list[dict]) -> dict:
+def describe(folder: Path, licences: Licences, files: list[dict], brief: bool = False) -> dict:
     """Return the card of a finished run as plain values for JSON.
 
     folder    the folder of the run, of a student or of a network trained on labels only
     files     the exported files, each with `file`, `bytes`, `sha256`, and what was measured of it:
               `accuracy`, `largest_difference`, `equal_answers`, `latencies`; may be empty
+    brief     without what takes long: the differences, and what only model.pt says
 
     Raises Problem (4) if the report, the predictions or model.pt are missing, damaged, or do not
     belong together. The teacher and the network trained alone may be missing: that is a `reason`.
@@ -86,16 +87,20 @@ def describe(folder: Path, licences: Licences, files: list[dict]) -> dict:
         "model": _model(run, settings),
         "licences": {key: value or UNKNOWN for key, value in licences._asdict().items()},
         "data": _data(folder, report),
-        "preprocessing": _preprocessing(folder, report),
+        "preprocessing": _as_reported(report) if brief else _preprocessing(folder, report),
         "training": _training(report, settings, run.unused),
         "distillation": _distillation(report, settings),
         "first_metrics": _first_metrics(report["evidence"]),
+        "subgroups": report["evidence"]["subgroups"],
         "results": {
             "network": _result(report),
             "teacher": _beside(teacher),
             "alone": _beside(alone),
         },
-        "differences": {"teacher": _minus(run, teacher), "alone": _minus(run, alone)},
+        "differences": {
+            "teacher": _minus(run, teacher, brief),
+            "alone": _minus(run, alone, brief),
+        },
         "hashes": _hashes(report),
         "software": report["clock"]["versions"],
         "hardware": {key: report["clock"][key] for key in _HARDWARE},
@@ -193,6 +198,20 @@ def _preprocessing(folder: Path, report: dict) -> dict:
         "ranges": taken.get("ranges", {}),
         "mean": taken["mean"],
         "std": taken["std"],
+    }
+
+
+def _as_reported(report: dict) -> dict:
+    """Return how images are prepared as far as the report says it."""
+    data = report["data"]
+    return {
+        "image_size": data["image_size"],
+        "resize": report["settings"]["resize"],
+        "crop": data["crop"],
+        "channels": data["channels"],
+        "ranges": data["ranges"],
+        "mean": None,
+        "std": None,
     }
 
 
@@ -329,12 +348,14 @@ def _alone(folder: Path, report: dict) -> Beside:
         return Beside(name, reason=NO_PREDICTIONS)
 
 
-def _minus(run: Run, other: Beside) -> dict:
+def _minus(run: Run, other: Beside, brief: bool) -> dict:
     """Return `metrics`, the differences from a network with intervals, and why there are none."""
     if other.run is None:
         return {"metrics": {}, "reason": other.reason}
     if not same_images(run, other.run):
         return {"metrics": {}, "reason": OTHER_IMAGES}
+    if brief:
+        return {"metrics": {}, "reason": None}
     return {"metrics": metric_gaps({0: run}, {0: other.run}), "reason": None}
 
 

@@ -4,6 +4,7 @@ Names of classes, networks and files go through `quote`, which the caller choose
 Markdown, `printable` where the text is escaped elsewhere.
 """
 
+import json
 import re
 from collections.abc import Callable
 
@@ -28,6 +29,16 @@ _CALIBRATION = (
     ("nll", "NLL"),
     ("brier", "Brier score"),
 )
+_WORDS = {
+    "macro_f1": "macro-F1",
+    "auprc": "average precision",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "ppv_at_prevalence": "PPV at the stated prevalence",
+    "npv_at_prevalence": "NPV at the stated prevalence",
+    "brier": "Brier score",
+    "nll": "NLL",
+}
 _SIDES = {"teacher": "teacher", "alone": "network alone"}
 _FILE_COLUMNS = (
     ("file", "file"),
@@ -51,7 +62,7 @@ def code(value) -> str:
 
 def words_of(metric: str) -> str:
     """Return the name of a metric as a reader knows it."""
-    return WORDS.get(metric) or metric.replace("_", " ")
+    return WORDS.get(metric) or _WORDS.get(metric) or metric.replace("_", " ")
 
 
 def value_text(one: dict | None, sign: str = "") -> str:
@@ -127,9 +138,13 @@ def preprocessing_lines(own: dict) -> list[str]:
         f" (--resize {own['resize']})",
         f"Channels: {grey}",
         f"Range: {printable(ranges)}",
-        f"Mean: {', '.join(f'{value:.6g}' for value in own['mean'])}, then standard deviation:"
-        f" {', '.join(f'{value:.6g}' for value in own['std'])}",
+        f"Mean {_numbers(own['mean'])}, standard deviation {_numbers(own['std'])} of each channel",
     ]
+
+
+def _numbers(values: list[float] | None) -> str:
+    """Format the values of three channels; those that only model.pt knows may not be there."""
+    return "as in model.pt" if values is None else ", ".join(f"{value:.6g}" for value in values)
 
 
 def method_lines(method: dict, quote: Quote) -> list[str]:
@@ -169,8 +184,8 @@ def method_lines(method: dict, quote: Quote) -> list[str]:
     return lines
 
 
-def results_table(card: dict) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of all metrics beside those of the teacher and the network alone."""
+def results_table(card: dict) -> Table:
+    """Return header and rows of the defined metrics, beside the teacher and the network alone."""
     sides = _sides(card)
     results, gaps = card["results"], card["differences"]
     header = [
@@ -180,19 +195,31 @@ def results_table(card: dict) -> tuple[list[str], list[list[str]]]:
     ]
     shown = [key for key, *_ in sides if gaps[key]["metrics"]]
     header += [f"minus {_SIDES[key]}" for key in shown]
-    names = dict.fromkeys([*card["first_metrics"], *results["network"]["metrics"]])
+    own = results["network"]["metrics"]
     rows = []
-    for name in names:
-        cells = [value_text(results["network"]["metrics"].get(name))]
-        for key, *_ in sides:
-            cells.append(_of_side(results[key], name))
-        cells += [value_text(gaps[key]["metrics"].get(name), "+") for key in shown]
-        rows.append([words_of(name), *cells])
-    if not rows:
-        accuracies = [results["network"]["test_accuracy"]]
-        accuracies += [results[key]["test_accuracy"] for key, *_ in sides]
+    for name in dict.fromkeys([*card["first_metrics"], *own]):
+        if own[name]["value"] is not None:
+            cells = [value_text(own[name]), *(_of_side(results[key], name) for key, *_ in sides)]
+            cells += [value_text(gaps[key]["metrics"].get(name), "+") for key in shown]
+            rows.append([words_of(name), *cells])
+    if not own:
+        accuracies = [
+            results[key]["test_accuracy"] for key in ("network", *(key for key, *_ in sides))
+        ]
         cells = [NOT_KNOWN if one is None else f"{one:.4f}" for one in accuracies]
         rows.append(["accuracy", *cells, *[NOT_KNOWN] * len(shown)])
+    return header, rows
+
+
+def subgroups_table(card: dict) -> Table:
+    """Return header and rows of the first metrics in each group of images."""
+    header = ["group", "images", "patients", *map(words_of, card["first_metrics"]), "note"]
+    rows = []
+    for column, groups in card["subgroups"].items():
+        for group, own in groups.items():
+            cells = [value_text(own["metrics"].get(name)) for name in card["first_metrics"]]
+            counts = [str(own["images"]), str(own["patients"])]
+            rows.append([f"{column}: {group}", *counts, *cells, own["note"] or ""])
     return header, rows
 
 
@@ -214,16 +241,13 @@ def _of_side(result: dict, name: str) -> str:
 
 def metric_notes(card: dict, quote: Quote) -> list[str]:
     """Return what the table of results leaves open: undefined metrics and missing networks."""
-    notes = []
-    for name, one in card["results"]["network"]["metrics"].items():
-        if one["reason"]:
-            what = "undefined" if one["value"] is None else "no interval"
-            notes.append(f"{words_of(name)}: {what}, {one['reason']}.")
+    metrics = card["results"]["network"]["metrics"]
+    notes = _undefined(metrics)
     for key, words in _SIDES.items():
         reason = card["results"][key]["reason"] or card["differences"][key]["reason"]
         if reason:
-            notes.append(f"Beside the {words}: not compared, {reason}.")
-    if not card["results"]["network"]["metrics"]:
+            notes.append(f"Not compared with the {words}: {reason}.")
+    if not metrics:
         notes.append("An earlier version wrote the report, without further metrics.")
     point = card["model"]["operating_point"]
     if point is not None:
@@ -233,14 +257,25 @@ def metric_notes(card: dict, quote: Quote) -> list[str]:
             f" probability of at least {threshold}."
         )
     terms = []
-    for name in card["results"]["network"]["metrics"]:
-        terms.append(f"{words_of(name)}: {MEASURES[name].what}")
+    for name, one in metrics.items():
+        if one["value"] is not None:
+            terms.append(f"{words_of(name)}: {MEASURES[name].what}")
     if terms:
         notes.append(f"Definitions: {'; '.join(terms)}.")
     return notes
 
 
-def calibration_table(card: dict) -> tuple[list[str], list[list[str]]]:
+def _undefined(metrics: dict) -> list[str]:
+    """Return a sentence for each reason why metrics have no value, or no interval."""
+    names = {}
+    for name, one in metrics.items():
+        if one["reason"]:
+            what = "Undefined" if one["value"] is None else "Without an interval"
+            names.setdefault((what, one["reason"]), []).append(words_of(name))
+    return [f"{what} ({reason}): {', '.join(own)}." for (what, reason), own in names.items()]
+
+
+def calibration_table(card: dict) -> Table:
     """Return header and rows: errors of calibration before and after temperature scaling."""
     sides = [("network", "this network"), *((key, words) for key, words, _ in _sides(card))]
     header = ["test split"]
@@ -276,7 +311,7 @@ def calibration_notes(card: dict) -> list[str]:
     return notes
 
 
-def files_table(files: list[dict]) -> tuple[list[str], list[list[str]]]:
+def files_table(files: list[dict]) -> Table:
     """Return header and rows of the exported files; a column that no file has is left out."""
     columns = [one for one in _FILE_COLUMNS if any(file.get(one[0]) is not None for file in files)]
     rows = [[_file_cell(file.get(key)) for key, _ in columns] for file in files]
@@ -314,3 +349,15 @@ def licence_lines(licences: dict, quote: Quote) -> list[str]:
             line += f" (not given: {flag} of evaluate.py states it; ask before use)"
         lines.append(line)
     return lines
+
+
+def settings_rows(card: dict, quote: Quote) -> list[list[str]]:
+    """Return name and value of the settings of a run that are set to something."""
+    rows = []
+    synthetic = card["data"]["reader"] == "synthetic"
+    for key, value in card["training"]["settings"].items():
+        empty = value in (None, "", False) or value == []
+        if not empty and (synthetic or not key.startswith("synthetic_")):
+            shown = "given" if value is True else json.dumps(value, ensure_ascii=False)
+            rows.append([key, quote(shown.strip('"'))])
+    return rows

@@ -188,7 +188,6 @@ def _start(card: dict) -> list[str]:
 
 def _training(card: dict) -> list[str]:
     training = card["training"]
-    rows = [[key, code(json.dumps(value))] for key, value in training["settings"].items()]
     hardware = card["hardware"]
     return [
         "## Training Details",
@@ -207,16 +206,16 @@ def _training(card: dict) -> list[str]:
         "",
         f"{counted(training['epochs'], 'epoch', 'epochs')},"
         f" {counted(training['steps'], 'step', 'steps')}; the weights are those of epoch"
-        f" {training['best_epoch']}. Of a setting that is a path, only whether it was given is"
-        " told.",
+        f" {training['best_epoch']}. Settings that are off or not used are left out; of a path, only"
+        " whether it was given is told.",
         "",
-        *table(["setting", "value"], rows),
+        *table(["setting", "value"], tables.settings_rows(card, code)),
         "",
         "#### Speeds, Sizes, Times",
         "",
         f"Training took {hardware['seconds'] / 60:.1f} minutes on {code(hardware['device'])}"
-        f" ({hardware['precision']}, {hardware['threads']} threads,"
-        f" {'unknown' if hardware['ranks'] is None else hardware['ranks']} ranks).",
+        f" ({hardware['precision']}, {counted(hardware['threads'], 'thread', 'threads')},"
+        f" {counted(hardware['ranks'] or 1, 'rank', 'ranks')}).",
         "",
     ]
 
@@ -230,7 +229,7 @@ def _data(card: dict) -> list[str]:
         "",
         *table(header, tables.split_rows(data, classes)),
         "",
-        f"`{NOT_KNOWN}`: {data['patients_per_class']['reason']}, or it is not recorded.",
+        f"`{NOT_KNOWN}`: {data['patients_per_class']['reason']}.",
         "",
     ]
     if data["pool"]:
@@ -264,12 +263,19 @@ def _evaluation(card: dict) -> list[str]:
         *table(*tables.results_table(card)),
         "",
         *_paragraphs(tables.metric_notes(card, code)),
+        *_subgroups(card),
         "### Calibration",
         "",
         *table(*tables.calibration_table(card)),
         "",
         *_paragraphs(tables.calibration_notes(card)),
     ]
+
+
+def _subgroups(card: dict) -> list[str]:
+    if not card["subgroups"]:
+        return []
+    return ["### Subgroups", "", *table(*tables.subgroups_table(card)), ""]
 
 
 def _paragraphs(sentences: list[str]) -> list[str]:
