@@ -1,5 +1,6 @@
 """The cards of the students of a study, in short, for its page."""
 
+from kd.config.layout import RunPaths
 from kd.reports.text import flow_text
 from kd.studies import model_card_tables as tables
 from kd.studies.model_card import Licences, describe
@@ -9,6 +10,7 @@ from kd.studies.page_figures import first_seeds, name_of
 from kd.studies.page_parts import Details, Grid, Section, excerpt, shown
 from kd.studies.runs import Run
 from kd.system.errors import Problem, printable
+from kd.system.files import read_json
 
 MOST = 30
 
@@ -29,24 +31,41 @@ def cards(runs: list[Run]) -> Section:
 
 def _card(run: Run) -> Details:
     try:
-        card = describe(run.folder, Licences(), [], brief=True)
+        card = describe(run.folder, _licences(run), [], brief=True)
     except Problem as problem:
         return Details(name_of(run), lines=[f"No card: {excerpt(str(problem))}"])
-    method = card["distillation"]
-    items = tables.limits(card) + tables.preprocessing_lines(card["preprocessing"])
-    if method:
-        items += tables.method_lines(method, printable)
-    items += [f"Licence, {line}" for line in tables.licence_lines(card["licences"], printable)]
-    items.append(", ".join(f"{key} {value}" for key, value in card["software"].items() if value))
-    items += [line.removeprefix("- ") for line in flow_text(card["data"]["flow"])]
     before, after = tables.repeat_texts(card, printable)
+    items = [*_items(card), f"{before} {card['repeat']['command']}. {after}"]
     title = name_of(run)
-    return Details(
-        title,
-        items=[*map(shown, items), shown(before), shown(after)],
-        grids=_grids(card, title),
-        code=[card["repeat"]["command"]],
-    )
+    return Details(title, items=[*map(shown, items)], grids=_grids(card, title))
+
+
+def _licences(run: Run) -> Licences:
+    """Return the licences in the card.json of a run, if it is of the same weights."""
+    file = RunPaths(run.folder).card
+    try:
+        card = read_json(file) if file.is_file() else {}
+        if card["hashes"]["weights"] == run.report["student"]["weights_hash"]:
+            return Licences(str(card["licences"]["weights"]), str(card["licences"]["data"]))
+    except (Problem, KeyError, TypeError):
+        pass  # damaged, or of an earlier version, which had no licences
+    return Licences()
+
+
+def _items(card: dict) -> list[str]:
+    """Return the facts of a card that are not in its tables."""
+    model, method = card["model"], card["distillation"]
+    flow = [line.removeprefix("- ") for line in flow_text(card["data"]["flow"])]
+    software = [f"{key} {value}" for key, value in card["software"].items() if value]
+    items = [
+        f"Network: {model['architecture']}, {model['parameters']:,} parameters",
+        f"Images: {'; '.join(flow) or 'what became of them was not recorded'}",
+        f"Preprocessing. {'; '.join(tables.preprocessing_lines(card['preprocessing']))}",
+        *(tables.method_lines(method, printable) if method else ["Trained on labels only"]),
+        *(f"Licence, {line}" for line in tables.licence_lines(card["licences"], printable)),
+        f"Software: {', '.join(software)}",
+    ]
+    return items + tables.limits(card)
 
 
 def _grids(card: dict, title: str) -> list[Grid]:

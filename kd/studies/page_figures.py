@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from kd.config.layout import RunPaths
-from kd.reports.text import NOT_KNOWN, difference_text
+from kd.reports.text import difference_text
 from kd.studies.model_card_tables import value_text
 from kd.studies.page_parts import Details, Figure, Section, shown
 from kd.studies.runs import Run
@@ -216,7 +216,7 @@ def images_of_patients(runs: list[Run], asked: bool, figures: Figures) -> list[S
         return []
     title = "Images of patients"
     if is_mura(runs[0]):
-        line = "Left out: these are images of MURA, which may not be passed on, not even as thumbnails."
+        line = "Left out: images of MURA may not be passed on, not even as thumbnails."
         return [Section(title, lines=[line])]
     found, count = [], 0
     for run in runs:
@@ -229,7 +229,7 @@ def images_of_patients(runs: list[Run], asked: bool, figures: Figures) -> list[S
                 found += [figure] if figure else []
     lines = ["These are images of patients: pass this page on only if you may pass them on."]
     if not count:
-        lines = [f"None: no run has a folder {NOT_KNOWN} look {NOT_KNOWN} with contact sheets."]
+        lines = ["None: no run has contact sheets (look-*.png) in its folder look/."]
     if count > len(found):
         lines.append(f"{len(found)} of {count} contact sheets are shown.")
     return [Section(title, warnings=lines, figures=found)]

@@ -9,6 +9,8 @@ from kd.system.errors import printable
 from kd.system.messages import bounded
 from kd.system.names import without_paths
 
+_INTERVAL = re.compile(r"\[[^\]]*\]|\(n = [^)]*\)|\S+ ± \S+")
+
 
 class Grid(NamedTuple):
     """A table: a caption, names of columns, and rows of texts, the first of which is a name."""
@@ -20,7 +22,7 @@ class Grid(NamedTuple):
     @classmethod
     def of(cls, caption: str, header: list[str], rows: list[list[str]]) -> "Grid":
         """Return a table whose texts are `shown`."""
-        return cls(shown(caption), [*map(shown, header)], [[*map(shown, row)] for row in rows])
+        return cls(shown(caption), [*map(shown, header)], [[*map(_cell, row)] for row in rows])
 
 
 class Figure(NamedTuple):
@@ -48,11 +50,15 @@ class Details:
 
 @dataclass
 class Section:
-    """A section with a heading: warnings, sentences, a list, tables, figures, details, sections."""
+    """A section with a heading: warnings, sentences, a list, tables, figures, details, sections.
+
+    after  sentences below the tables
+    """
 
     title: str
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
     items: list[str] = field(default_factory=list)
     grids: list[Grid] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
@@ -85,6 +91,11 @@ def shown(text: str, root: Path | None = None) -> str:
     if root is not None:
         text = text.replace(f"{root.resolve().parent}/", "")
     return without_paths(text)
+
+
+def _cell(text: str) -> str:
+    """Return the text of a cell, in which an interval stays on one line."""
+    return _INTERVAL.sub(lambda found: found[0].replace(" ", "\u00a0"), shown(text))
 
 
 def excerpt(text: str) -> str:

@@ -34,8 +34,8 @@ def metrics_of_runs(runs: list[Run]) -> Section:
         opened = words == "First metrics" and len(rows) <= FEW
         details.append(Details(f"{words} ({len(rows)} runs)", grids=[grid], opened=opened))
     lines = [
-        "Each interval is that of one trained network over other patients. What other seeds change is"
-        " in the tables above."
+        "Each interval is that of one trained network over other patients. What other seeds change"
+        " is in the tables above."
     ]
     return Section("Metrics of each run", lines=lines, details=details)
 
@@ -101,8 +101,8 @@ def runs_commands(root: Path, runs: list[Run]) -> Section:
         words = ["python", run.report["command"], "--config", str(RunPaths(run.folder).settings)]
         commands.append(shown(shlex.join([*words, "--out", "again"]), root))
     lines = [
-        "In the folder of the program, with settings.json of each run. Where the data have moved, add"
-        " --data-dir."
+        "In the folder of the program, with settings.json of each run. Where the data have moved,"
+        " add --data-dir."
     ]
     page = shown(shlex.join(["python", "evaluate.py", "--tables", str(root)]), root)
     details = [

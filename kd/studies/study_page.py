@@ -168,22 +168,24 @@ def _table(root: Path, table: dict, number: int | None, figures: Figures) -> Sec
         caption = f"{title}: differences in test accuracy, with 95 % intervals and verdicts"
         grids.append(Grid.of(caption, *tables_text.evidence(table)))
         details = _other_metrics(table, title)
-    lines = [tables_text.published_note(table), *table["notes"], tables_text.recipes_note(table)]
+    lines = [tables_text.published_note(table), *table["notes"]]
+    after = [tables_text.recipes_note(table)]
     for report in table["reports"]:
-        before, after = tables_text.published_report_notes(report)
+        before, averages = tables_text.published_report_notes(report)
         grids.append(Grid.of(before, *tables_text.published_report(report)))
-        lines.append(after)
+        after.append(averages)
     if table["missing"]:
         commands = [shown(command, root) for command in table["missing"]]
         summary = tables_text.missing_note(table).removesuffix(":")
         details.append(Details(shown(summary), code=commands))
     else:
-        lines.append("No missing runs.")
+        after.append("No missing runs.")
     return Section(
         f"Table {title}",
         lines=[shown(line, root) for line in lines if line],
         grids=grids,
         figures=figures.take([heat_map(root, table, number)]),
+        after=[shown(line, root) for line in after if line],
         details=details,
     )
 
