@@ -16,7 +16,7 @@ _NAME = re.compile(f"{_START}[^{_START}{_END}]*{_END}")
 NOT_STORED = "[names are not stored]"
 # Absolute paths: in quotes, where they may contain blanks, or of two parts at least.
 _QUOTED_PATH = re.compile(r"(['\"])~?/[^'\"\n]*\1")
-_PATH = re.compile(r"(?<![\w./~])~?(?:/[^\s/'\"<>|;,()]+){2,}/?")
+_PATH = re.compile(r"(?<![\w./~])~?(?:/[^\s/'\"|;,()]+){2,}/?")
 
 
 def named(text: str) -> str:
