@@ -68,9 +68,7 @@ def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
     ]
 
 
-def gaps_table(
-    cells: list[dict], names: list[str], key: str
-) -> tuple[list[str], list[list[str]]]:
+def gaps_table(cells: list[dict], names: list[str], key: str) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the differences `key`, one of OTHERS, in some metrics.
 
     Cells without such differences have no row.
