@@ -19,7 +19,7 @@ from kd.system.names import without_paths
 
 ALONE = DATA / "teacher/kdtiny/seed0"
 FILES = [{"file": "model.onnx", "bytes": 12345, "sha256": "ab12", "accuracy": 0.5, "largest_difference": 1e-6, "equal_answers": 28,
-          "latencies": {"1": 0.001}}]
+          "latency_1": {"1": {"median": 0.0021, "low": 0.002, "high": 0.003}}}]
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_hub_reads_the_card(study):
     assert not {name for name, one in metrics.items() if one["value"] is None} & values.keys()
     for words in ("not for diagnosis", "## Uses", "### Out-of-Scope Use", "## Bias, Risks, and Limitations", "## Training Details",
                   "## Evaluation", "## Environmental Impact", "## Technical Specifications", "- Data: `of the hospital`",
-                  "| ab12 |", "were not measured for this card"):
+                  "| ab12 |", "2.1 [2, 3] ms, 1 thread |", "were not measured for this card"):
         assert words in written, words
     other = front_matter(text(describe(RUN, Licences("for members: of the house", None), [])))
     assert (other["license"], other["license_name"]) == ("other", "for members: of the house")

@@ -1,7 +1,7 @@
 """Differences of students from other networks in every metric, with intervals."""
 
 from kd.reports.evidence import applies
-from kd.reports.headline import WORDS
+from kd.reports.headline import words_of
 from kd.reports.measures import MEASURES, differences
 from kd.reports.operating_point import OperatingPoint
 from kd.reports.positive import classes_of
@@ -79,7 +79,7 @@ def gaps_table(cells: list[dict], names: list[str], key: str) -> tuple[list[str]
         if gaps:
             texts = [_gap_text(gaps.get(name)) for name in names]
             rows.append([f"{cell['student']} <- {cell['teacher']}", *texts])
-    words = [WORDS.get(name, name.replace("_", " ")) for name in names]
+    words = map(words_of, names)
     return [f"student <- teacher, minus {OTHERS[key]}", *words], rows
 
 

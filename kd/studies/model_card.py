@@ -69,7 +69,9 @@ def describe(folder: Path, licences: Licences, files: list[dict], brief: bool = 
 
     folder    the folder of the run, of a student or of a network trained on labels only
     files     the exported files, each with `file`, `bytes`, `sha256`, and what was measured of it:
-              `accuracy`, `largest_difference`, `equal_answers`, `latencies`; may be empty
+              `accuracy`, `largest_difference` (of a probability), `equal_answers`, and latencies:
+              `latency_1` and `latency_32` are {threads: `median`, `low`, `high` in seconds}. What
+              is not known may be missing; the list may be empty
     brief     without what takes long: the differences, and what only model.pt says
 
     Raises Problem (4) if the report, the predictions or model.pt are missing, damaged, or do not

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable
 
-from kd.reports.headline import WORDS
+from kd.reports.headline import words_of
 from kd.reports.measures import MEASURES
 from kd.reports.text import NOT_KNOWN
 from kd.system.errors import counted, printable
@@ -29,25 +29,16 @@ _CALIBRATION = (
     ("nll", "NLL"),
     ("brier", "Brier score"),
 )
-_WORDS = {
-    "macro_f1": "macro-F1",
-    "auprc": "average precision",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "ppv_at_prevalence": "PPV at the stated prevalence",
-    "npv_at_prevalence": "NPV at the stated prevalence",
-    "brier": "Brier score",
-    "nll": "NLL",
-}
 _SIDES = {"teacher": "teacher", "alone": "network alone"}
 _FILE_COLUMNS = (
     ("file", "file"),
     ("bytes", "bytes"),
     ("sha256", "SHA-256"),
     ("accuracy", "test accuracy"),
-    ("largest_difference", "largest difference of a logit"),
+    ("largest_difference", "largest difference of a probability"),
     ("equal_answers", "equal answers"),
-    ("latencies", "latency"),
+    ("latency_1", "latency, 1 image"),
+    ("latency_32", "latency, 32 images"),
 )
 
 
@@ -58,11 +49,6 @@ def code(value) -> str:
     fence = "`" * (longest + 1)
     blank = " " if longest else ""
     return f"{fence}{blank}{shown}{blank}{fence}"
-
-
-def words_of(metric: str) -> str:
-    """Return the name of a metric as a reader knows it."""
-    return WORDS.get(metric) or _WORDS.get(metric) or metric.replace("_", " ")
 
 
 def value_text(one: dict | None, sign: str = "") -> str:
@@ -313,9 +299,25 @@ def calibration_notes(card: dict) -> list[str]:
 
 def files_table(files: list[dict]) -> Table:
     """Return header and rows of the exported files; a column that no file has is left out."""
-    columns = [one for one in _FILE_COLUMNS if any(file.get(one[0]) is not None for file in files)]
-    rows = [[_file_cell(file.get(key)) for key, _ in columns] for file in files]
+    columns = [one for one in _FILE_COLUMNS if any(file.get(one[0]) for file in files)]
+    rows = []
+    for file in files:
+        cells = []
+        for key, _ in columns:
+            is_latency = key.startswith("latency")
+            cells.append(_latency(file.get(key)) if is_latency else _file_cell(file.get(key)))
+        rows.append(cells)
     return [words for _, words in columns], rows
+
+
+def _latency(by_threads: dict | None) -> str:
+    """Format {threads: its median, low and high quartile in seconds} in milliseconds."""
+    texts = []
+    for threads, one in (by_threads or {}).items():
+        median, low, high = (f"{1e3 * one[key]:.3g}" for key in ("median", "low", "high"))
+        words = "thread" if str(threads) == "1" else "threads"
+        texts.append(f"{median} [{low}, {high}] ms, {threads} {words}")
+    return "; ".join(texts) or NOT_KNOWN
 
 
 def _file_cell(value) -> str:

@@ -6,10 +6,11 @@ template that `huggingface_hub` has.
 
 import json
 
+from kd.reports.headline import words_of
 from kd.reports.text import NOT_KNOWN, flow_text
 from kd.studies import model_card_tables as tables
 from kd.studies.card_sizes import sizes_text
-from kd.studies.model_card_tables import UNKNOWN, code, words_of
+from kd.studies.model_card_tables import UNKNOWN, code
 from kd.system.errors import counted, printable
 from kd.system.markdown import table
 

@@ -19,6 +19,8 @@ MOST_BYTES = 6_000_000  # of all of them, before they are written as text
 MOST_IMAGES = 12  # contact sheets of patients
 FEW = 4  # networks whose figures are shown without a click
 LARGEST = 2_000_000  # bytes of a figure: a larger file is no figure of this program
+LARGEST_SHEET = 30_000_000  # of a contact sheet, before it is reduced
+SHEET_WIDTH = 1600  # pixels
 MOST_ITEMS = 8  # values that an alternative text lists
 NAMES = ("confusion", "reliability", "roc", "precision_recall", "calibration", "decision_curve")
 _CAPTIONS = {
@@ -79,7 +81,7 @@ def _embedded(file: Path, alt: str, caption: str, widest: int | None = None) -> 
     widest  pixels to which a wider image is reduced
     """
     try:
-        if file.stat().st_size > LARGEST:
+        if file.stat().st_size > (LARGEST if widest is None else LARGEST_SHEET):
             return None
         with Image.open(file, formats=("PNG",)) as image:
             pixels = image.convert("L" if image.mode in ("L", "I;16") else "RGB")
@@ -224,8 +226,9 @@ def images_of_patients(runs: list[Run], asked: bool, figures: Figures) -> list[S
             count += 1
             if len(found) < MOST_IMAGES:
                 what = file.stem.removeprefix("look-")
-                alt = f"Contact sheet of test images of patients ({what}), {name_of(run)}."
-                figure = _embedded(file, alt, alt.rstrip("."), widest=1600)
+                caption = f"Contact sheet of test images of patients, {what}: {name_of(run)}"
+                alt = f"{caption}. Rows of images of this class and where networks look in them."
+                figure = _embedded(file, alt, caption, SHEET_WIDTH)
                 found += [figure] if figure else []
     lines = ["These are images of patients: pass this page on only if you may pass them on."]
     if not count:

@@ -10,6 +10,7 @@ from kd.system.messages import bounded
 from kd.system.names import without_paths
 
 _INTERVAL = re.compile(r"\[[^\]]*\]|\(n = [^)]*\)|\S+ ± \S+")
+WIDE = 7  # columns; a table with more of them breaks its intervals on paper
 
 
 class Grid(NamedTuple):
@@ -22,7 +23,13 @@ class Grid(NamedTuple):
     @classmethod
     def of(cls, caption: str, header: list[str], rows: list[list[str]]) -> "Grid":
         """Return a table whose texts are `shown`."""
-        return cls(shown(caption), [*map(shown, header)], [[*map(_cell, row)] for row in rows])
+        form = shown if len(header) > WIDE else _cell
+        return cls(shown(caption), [*map(shown, header)], [[*map(form, row)] for row in rows])
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a column is too narrow on paper for an interval on one line."""
+        return len(self.header) > WIDE
 
 
 class Figure(NamedTuple):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kd.config.layout import RunPaths
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.reports.headline import names_of
+from kd.reports.headline import names_of, words_of
 from kd.studies.model_card import shown_settings
-from kd.studies.model_card_tables import value_text, words_of
+from kd.studies.model_card_tables import value_text
 from kd.studies.page_figures import name_of
 from kd.studies.page_parts import Details, Grid, Section, shown
 from kd.studies.runs import Run, read_settings

@@ -9,6 +9,7 @@ from pathlib import Path
 from kd.studies import effects, overview, tables_text
 from kd.studies.cells import EXPLANATION
 from kd.studies.metric_gaps import OTHERS, gaps_table
+from kd.studies.modes import ALONE
 from kd.studies.page_cards import cards
 from kd.studies.page_figures import Figures, heat_map, images_of_patients, run_figures
 from kd.studies.page_parts import Details, Grid, Section, shown, slugs
@@ -142,7 +143,9 @@ def _results(protocol: dict) -> list[Section]:
         families = protocol["effects"]
         grids = []
         for family in families:
-            caption = "Mean difference in test accuracy, with its 95 % interval and verdict"
+            alone = all(row["minus"] == ALONE for row in family["rows"])
+            other = "baseline" if alone else "other modes"
+            caption = f"Mean difference in test accuracy from the {other}, 95 % interval, verdict"
             grids.append(Grid.of(caption, *effects.effects_table(family)))
         left_out = [shown(text) for one in families for text in effects.left_out_texts(one)]
         sections.append(Section(effects.TITLE, lines=[effects.EXPLANATION, *left_out], grids=grids))
