@@ -182,7 +182,8 @@ def test_the_commit_is_that_of_this_program_and_of_no_other(monkeypatch, tmp_pat
     monkeypatch.delenv("GIT_DIR", raising=False)
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "other"], check=True)
-    monkeypatch.setattr(commits, "ROOT", tmp_path / "kd")
+    (tmp_path / "kd").mkdir()
+    monkeypatch.setattr(commits, "ROOT", tmp_path.resolve() / "kd")
     assert read() is None  # a copy of this program inside another repository
     monkeypatch.setattr(commits, "ROOT", tmp_path.resolve())
     assert len(read()) == 40
