@@ -11,6 +11,7 @@ from test_old_reports import as_version_4
 from kd.reports import report as reports
 from kd.runs.clock import versions
 from kd.studies.model_card import UNKNOWN, Licences, describe, text
+from kd.studies.model_card_tables import settings_rows
 from kd.studies.model_card_text import code, yaml
 from kd.studies.networks import read_alone
 from kd.system import commit as commits
@@ -51,6 +52,9 @@ def test_a_card_has_what_the_files_of_the_run_say(study):
     assert (method["mode"], method["alpha"], method["temperatures"]) == ("normal", 0.5, [4.0])
     assert list(method["phases"][0]["knowledge"]) == ["kd"] and method["teachers"][0]["name"] == "kdwide"
     assert card["training"]["settings"]["lr"] == 1e-3 and "dkd_beta" not in card["training"]["settings"]
+    rows = dict(settings_rows(card, str))
+    assert (rows["seed"], rows["lr"], rows["mixup"]) == ("0", "0.001", "0.0")
+    assert rows["synthetic_images"] == "196" and "max_steps" not in rows
     assert card["files"] == FILES and card["repeat"]["command"].startswith("python distill.py --config settings.json")
 
 

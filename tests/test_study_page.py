@@ -269,13 +269,13 @@ def test_cards_take_the_licences_of_the_same_weights(prepared, script):
     prepared([("distill", [*PAIR, "--mode", "normal"])])
     assert script("evaluate", ["--card", RUN, "--device", "cpu", "--data-license", "of <the> house"])[0] == 0
     _, text = written()
-    assert faults_of(text) == [] and "Licence, Data: of &lt;the&gt; house" in text
+    assert faults_of(text) == [] and "Licences. Data: of &lt;the&gt; house" in text
     card = json.loads((RUN / "card.json").read_text())
     card["hashes"]["weights"] = "other"
     for damaged in (json.dumps(card), "{", "[]", '{"hashes": 3}'):
         (RUN / "card.json").write_text(damaged)
         _, text = written()
-        assert "house" not in text and "Licence, Data: unknown" in text
+        assert "house" not in text and "Licences. Data: unknown" in text
     assert TEACHER.is_dir()
 
 

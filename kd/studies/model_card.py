@@ -234,9 +234,10 @@ def shown_settings(settings, unused: frozenset[str]) -> dict:
     Of a setting that is a path, only whether it is given is told.
     """
     paths = _path_keys(type(settings))
+    synthetic = settings.data.dataset == "synthetic"
     shown = {}
     for key, value in parsing.flat(settings, identity_only=True).items():
-        if key not in unused:
+        if key not in unused and (synthetic or not key.startswith("synthetic_")):
             shown[key] = bool(value) if key in paths else _without_paths(value)
     return shown
 

@@ -353,13 +353,15 @@ def licence_lines(licences: dict, quote: Quote) -> list[str]:
     return lines
 
 
+def setting_text(value) -> str:
+    """Format the value of a setting."""
+    return "yes" if value is True else json.dumps(value, ensure_ascii=False).strip('"')
+
+
 def settings_rows(card: dict, quote: Quote) -> list[list[str]]:
     """Return name and value of the settings of a run that are set to something."""
     rows = []
-    synthetic = card["data"]["reader"] == "synthetic"
     for key, value in card["training"]["settings"].items():
-        empty = value in (None, "", False) or value == []
-        if not empty and (synthetic or not key.startswith("synthetic_")):
-            shown = "given" if value is True else json.dumps(value, ensure_ascii=False)
-            rows.append([key, quote(shown.strip('"'))])
+        if value is not None and value is not False and value not in ("", []):  # 0 is shown
+            rows.append([key, quote(setting_text(value))])
     return rows

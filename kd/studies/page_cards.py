@@ -62,7 +62,7 @@ def _items(card: dict) -> list[str]:
         f"Images: {'; '.join(flow) or 'what became of them was not recorded'}",
         f"Preprocessing. {'; '.join(tables.preprocessing_lines(card['preprocessing']))}",
         *(tables.method_lines(method, printable) if method else ["Trained on labels only"]),
-        *(f"Licence, {line}" for line in tables.licence_lines(card["licences"], printable)),
+        *(f"Licences. {line}" for line in tables.licence_lines(card["licences"], printable)),
         f"Software: {', '.join(software)}",
     ]
     return items + tables.limits(card)

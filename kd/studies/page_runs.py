@@ -1,6 +1,5 @@
 """All runs of a study on its page: their metrics, their settings, and how they are repeated."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from kd.config.layout import RunPaths
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.reports.headline import names_of, words_of
 from kd.studies.model_card import shown_settings
-from kd.studies.model_card_tables import value_text
+from kd.studies.model_card_tables import setting_text, value_text
 from kd.studies.page_figures import name_of
 from kd.studies.page_parts import Details, Grid, Section, shown
 from kd.studies.runs import Run, read_settings
@@ -60,13 +59,13 @@ def settings_of_runs(runs: list[Run]) -> Section:
         kind = TeacherSettings if run.report["kind"] == "teacher" else DistillSettings
         settings = read_settings(run.folder, run.report, kind)
         for key, value in shown_settings(settings, run.unused).items():
-            values.setdefault(key, {})[json.dumps(value, ensure_ascii=False)] = None
+            values.setdefault(key, {})[setting_text(value)] = None
     same, differing = [], []
     for key, own in values.items():
         texts = list(own)
         if len(texts) == 1:
-            if texts[0] not in ("null", "[]", '""', "false"):
-                same.append([key, texts[0].strip('"')])
+            if texts[0] not in ("null", "[]", "", "false"):
+                same.append([key, texts[0]])
             continue
         more = f" and {len(texts) - MOST_VALUES} more" if len(texts) > MOST_VALUES else ""
         differing.append([key, ", ".join(texts[:MOST_VALUES]) + more])
