@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import RUN, TEACHER
 from PIL import Image
+from test_old_reports import as_version_4
 
 from kd.studies import page_figures, study_page
 from kd.studies.page_words import how_to_read
@@ -247,6 +248,18 @@ def test_every_word_of_a_verdict_is_explained():
     for verdict in ("better", "worse", "no evidence", "as good within 0.02", "as good within 0.02 but worse", "not shown to be as good",
                     "no verdict", "at chance"):
         assert verdict in words
+
+
+def test_reports_of_an_earlier_version_and_runs_of_several_studies_have_a_page(make):
+    def other(report):
+        report["data"]["split_hash"] = "another"
+    for seed, change in ((0, as_version_4), (1, as_version_4), (2, other)):
+        make("normal", "resnet34", "resnet18", seed, change)
+    result, text = written()
+    assert len(result["protocols"]) == 2 and faults_of(text) == []
+    plain = Page(text).text
+    assert "Study 1: synthetic, 32 px" in plain and "Study 2: synthetic, 32 px" in plain and "what became of them was not recorded" in plain
+    assert len([one for one in Page(text).all("img") if one["alt"].startswith("Heat map")]) == 2
 
 
 def test_without_jinja2_everything_else_is_written_and_a_warning_says_so(study, monkeypatch, capsys):

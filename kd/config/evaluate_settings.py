@@ -23,7 +23,7 @@ class Evaluation:
     tables: str | None = option(
         None,
         "write the tables of the thesis for all runs below DIR to DIR, with published results,"
-        " intervals and the commands that fill empty cells",
+        " intervals and the commands that fill empty cells; and study.html, a page to hand on",
         common=True,
         metavar="DIR",
     )

@@ -75,7 +75,7 @@ def limits(card: dict) -> list[str]:
             f"The split leaks or may leak: {patients} and {images} are in more than one split."
             " The figures are too high for new patients."
         )
-    if data["without_patient"]["test"] != 0:
+    if data["without_patient"]["test"]:  # None in a report of an earlier version
         found.append(
             "The patients of some or all test images are not known. Such an image counts as a"
             " patient of its own, and the intervals may be too narrow."
