@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import RUN, TEACHER
+from conftest import RUN, TEACHER, TINY
 from PIL import Image
 from test_old_reports import as_version_4
 
@@ -148,6 +148,20 @@ def test_alternative_texts_say_what_the_figures_show(study):
     assert f"ECE {report['evidence']['calibration']['before']['ece']:.4f} without scaling" in reliability
     [heat] = [one for one in texts if one.startswith("Heat map")][:1]
     assert "resnet18 <- resnet34: " in heat
+
+
+def test_figures_of_two_classes_have_their_positive_class_and_area(script, labelled):
+    from kd.reports import report as reports
+    from kd.studies.model_card_tables import value_text
+    words = [*TINY, "--dataset", "folder", "--data-dir", labelled, "--batch-size", "4"]
+    assert script("train_teacher", ["--model", "kdtiny", *words])[0] == 0
+    _, text = written()
+    [file] = Path("runs").rglob("report.json")
+    evidence = reports.read(file.parent)["evidence"]
+    found = {one["alt"].split(" of ")[0]: one["alt"] for one in Page(text).all("img")}
+    assert faults_of(text) == [] and {"ROC curve", "Precision and recall", "Decision curve: net benefit"} <= found.keys()
+    assert f"of {evidence['positive']}, kdtiny, alone, seed 0, test split: area" in found["ROC curve"]
+    assert value_text(evidence["metrics"]["auroc"]) in found["ROC curve"] and "No distilled students yet" in text
 
 
 def test_names_from_outside_are_text_and_never_html(make):
