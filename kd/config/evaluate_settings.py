@@ -23,7 +23,7 @@ class Evaluation:
     tables: str | None = option(
         None,
         "write the tables of the thesis for all runs below DIR to DIR, with published results,"
-        " intervals and the commands that fill empty cells",
+        " intervals and the commands that fill empty cells; and study.html, a page to hand on",
         common=True,
         metavar="DIR",
     )
@@ -35,7 +35,8 @@ class Evaluation:
     )
     card: str | None = option(
         None,
-        "compare student and teacher of a run: size, operations, latency, accuracy",
+        "write the card of a run (card.md, card.json): use, data, metrics, hashes; size and latency"
+        " beside its teacher",
         metavar="RUN",
     )
     shift: list[str] = option(
@@ -87,7 +88,24 @@ class OtherData:
 
 
 @dataclass(frozen=True)
-class Judging(Reporting, Protocol, Reading, OtherData):
+class PassingOn:
+    """What is passed on with a card or a page."""
+
+    weights_license: str | None = option(
+        None, "--card: licence of the weights, e.g. cc-by-nc-4.0", metavar="TEXT"
+    )
+    data_license: str | None = option(
+        None, "--card: licence of the images that a network was trained on", metavar="TEXT"
+    )
+    with_images: bool = option(
+        False,
+        "--tables: study.html also shows images of patients, those in RUN/look; never those of"
+        " MURA, which may not be passed on",
+    )
+
+
+@dataclass(frozen=True)
+class Judging(PassingOn, Reporting, Protocol, Reading, OtherData):
     """more options"""
 
     margin: float | None = option(

@@ -71,8 +71,13 @@ class RunPaths:
 
     @property
     def card(self) -> Path:
-        """The output of `evaluate.py --card RUN`."""
+        """The output of `evaluate.py --card RUN`, as values."""
         return self.path / "card.json"
+
+    @property
+    def card_text(self) -> Path:
+        """The output of `evaluate.py --card RUN`, as Markdown."""
+        return self.path / "card.md"
 
     @property
     def pair(self) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from kd.config.evaluate_settings import EvaluateSettings, Judging
+from kd.config.evaluate_settings import EvaluateSettings, Judging, PassingOn
 from kd.config.reporting import Reporting
 from kd.config.settings import Protocol, Reading
 from kd.studies.card import write_card
@@ -12,12 +12,20 @@ from kd.studies.data_check import check_data
 from kd.studies.evaluation import evaluate
 from kd.studies.few_labels import write_arms
 from kd.studies.look.look import write_look
+from kd.studies.model_card import Licences
 from kd.studies.power import write_power
 from kd.studies.predicting import Incomplete
 from kd.studies.shift import write_shift
 from kd.studies.tables import write_tables
 from kd.system.console import log
 from kd.system.errors import Problem
+
+# Flags that fit some actions only -> these actions.
+_FITS = {
+    "--weights-license": ("--card",),
+    "--data-license": ("--card",),
+    "--with-images": ("--tables",),
+}
 
 
 def carry_out(settings: EvaluateSettings) -> None:
@@ -31,7 +39,7 @@ def carry_out(settings: EvaluateSettings) -> None:
     if what.runs:
         _evaluate_each(what.runs, how)
     elif what.tables:
-        write_tables(Path(what.tables), how.margin)
+        write_tables(Path(what.tables), how.margin, how.with_images)
     elif what.power:
         write_power(Path(what.power), how.margin)
     elif what.arms:
@@ -41,7 +49,7 @@ def carry_out(settings: EvaluateSettings) -> None:
     elif what.look:
         write_look([Path(run) for run in what.look], how)
     elif what.card:
-        write_card(Path(what.card), how.device)
+        write_card(Path(what.card), how.device, Licences(how.weights_license, how.data_license))
     elif what.curves:
         write_curves([Path(run) for run in what.curves])
     else:
@@ -69,6 +77,12 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
             f"evaluate.py expects exactly one of {', '.join(asked)}, but got"
             f" {' and '.join(given) or 'none'}. See --help."
         )
+    for flag in _given(how, PassingOn):
+        if given[0] not in _FITS[flag]:
+            raise Problem(
+                f"{flag} works only with {' or '.join(_FITS[flag])}, not with {given[0]}. Remove"
+                f" {flag}."
+            )
     if how.dataset == "synthetic" and not what.check_data:
         raise Problem(
             "--dataset synthetic works only with --check-data. Remove --dataset to evaluate a run"

@@ -250,6 +250,20 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
 
     If there is none, the list is empty and the reason is added to `left_out`.
     """
+    try:
+        folder, own = read_alone(run, report)
+    except Problem as problem:
+        left_out.append(str(problem))
+        return []
+    return [_entry(folder, own, ALONE)]
+
+
+def read_alone(run: Path, report: dict) -> tuple[Path, dict]:
+    """Return the folder and the report of a distilled run's network trained alone.
+
+    It has the run's tag or otherwise none. Raises Problem if it is not finished or has other test
+    images.
+    """
     settings = report["settings"]
     name = report["student"]["name"]
     folder = alone_path(run, settings["tag"], name, settings["seed"])
@@ -257,13 +271,20 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
     if not RunPaths(folder).finished and RunPaths(untagged).finished:
         folder = untagged
     what = f"Network '{name}' trained alone ({folder}) for '{run}'"
-    try:
-        own = _read_existing(folder, what)
-        check_same_images(what, own, run, report)
-    except Problem as problem:
-        left_out.append(str(problem))
-        return []
-    return [_entry(folder, own, ALONE)]
+    own = _read_existing(folder, what)
+    check_same_images(what, own, run, report)
+    return folder, own
+
+
+def member_folder(run: Path, member: dict) -> Path | None:
+    """Return the run folder of one of the networks that taught a run (`members_of`).
+
+    Returns None if that run no longer exists or does not hold the weights that taught.
+    """
+    folder = out_of(run.resolve()) / member["source"]
+    if not RunPaths(folder).finished:
+        return None
+    return folder if reports.read(folder)["student"]["weights_hash"] == member["hash"] else None
 
 
 def _read_existing(folder: Path, what: str, weights: str | None = None) -> dict:
