@@ -38,6 +38,12 @@ class Evaluation:
         "compare student and teacher of a run: size, operations, latency, accuracy",
         metavar="RUN",
     )
+    export: str | None = option(
+        None,
+        "write a run as ONNX, as torch.export, in 8 bits and with a script that needs no torch, to"
+        " RUN/export, and verify all of them on its test split",
+        metavar="RUN",
+    )
     shift: list[str] = option(
         [],
         "evaluate runs, their teachers and the student trained alone (baseline) on shifted test"
@@ -85,7 +91,7 @@ class Judging(Reporting, Protocol, Reading, OtherData):
 
     margin: float | None = option(
         None,
-        "--tables, --power: a margin other than the one that the runs recorded",
+        "--tables, --power, --export: a margin other than the one that the runs recorded",
         metavar="MARGIN",
         least=0,
         most=1,
@@ -102,7 +108,8 @@ class Judging(Reporting, Protocol, Reading, OtherData):
 class EvaluateSettings:
     """Evaluate finished runs, compare them in tables, or check a data set.
 
-    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --arms, --curves, --check-data.
+    Use exactly one of: RUN ..., --tables, --power, --card, --export, --shift, --arms, --curves,
+    --check-data.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

@@ -38,6 +38,11 @@ def carry_out(settings: EvaluateSettings) -> None:
         write_shift([Path(run) for run in what.shift], how)
     elif what.card:
         write_card(Path(what.card), how.device)
+    elif what.export:
+        # Imported late: what it needs is needed by no other action.
+        from kd.studies.export.write import write_export
+
+        write_export(Path(what.export), how)
     elif what.curves:
         write_curves([Path(run) for run in what.curves])
     else:
@@ -53,6 +58,7 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         "--tables": what.tables,
         "--power": what.power,
         "--card": what.card,
+        "--export": what.export,
         "--curves": what.curves,
         "--arms": what.arms,
         "--shift": what.shift,
