@@ -39,20 +39,27 @@ def new_export(run: RunPaths, weights: str) -> Iterator[Path]:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)  # of an export that was killed
             yield make_folder(unfinished)
-            if run.export.exists():
-                os.replace(run.export, previous)
-            os.replace(unfinished, run.export)
-        except OSError as error:
-            raise cannot_write(run.export, error) from None
+            _publish(unfinished, run.export, previous)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _publish(unfinished: Path, export: Path, previous: Path) -> None:
+    """Let a complete folder take the place of an export."""
+    try:
+        if export.exists():
+            os.replace(export, previous)
+        os.replace(unfinished, export)
+    except OSError as error:
+        raise cannot_write(export, error) from None
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _recover(export: Path, previous: Path) -> None:
-    """Restore an export whose replacement was killed between two renames."""
+    """Undo or complete the replacement of an export that was killed between two renames."""
     if previous.exists() and not export.exists():
         os.replace(previous, export)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _check_replaceable(export: Path, weights: str) -> None:

@@ -64,8 +64,10 @@ def quantised(model, images: np.ndarray, float_layers: tuple[str, ...] = ()) -> 
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "quantised.onnx"
+        given = Path(folder) / "float.onnx"  # of a model in memory, onnxruntime takes the weights
+        onnx.save(model, given)
         quantize_static(
-            model,
+            given,
             file,
             _reader(images),
             quant_format=QuantFormat.QDQ,
