@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import csv
 import dis
+import errno
 import io
 import json
 import os
@@ -18,12 +19,13 @@ import films
 import numpy as np
 import pytest
 import torch
-from conftest import PAIR, ROOT, TINY, TinyNet, _register
+from conftest import ROOT, TINY, TinyNet, _register
 from faults import in_child, limit_files
 from PIL import Image
 from test_privacy import SECRETS, hospital
 from torch import nn
 
+from kd.config.layout import RunPaths
 from kd.data.images import pixels
 from kd.data.images.pixels import Range, Recipe
 from kd.reports.predictions import read_predictions
@@ -403,3 +405,234 @@ def test_predict_py_refuses_in_one_line(tmp_path, made, names, capsys, fault, wo
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error
     assert not out.exists() or out.read_text() == "mine"
+
+
+# Nothing is exported that was not verified, and nothing is lost
+
+
+def exports(run, *words):
+    """Run evaluate.py --export; return (exit code, the last line of stderr)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_main(lambda: __import__("evaluate").main(["--export", str(run), *map(str, words)]))
+    lines = err.getvalue().splitlines()
+    assert len(lines) <= 1 and "Traceback" not in err.getvalue()
+    return code, lines[0] if lines else out.getvalue()
+
+
+def content_of(run):
+    return {path.name: path.read_bytes() for path in (run / "export").iterdir()}
+
+
+def leftovers(run):
+    return [path.name for path in run.iterdir() if path.name.startswith("export") and path.name != "export"]
+
+
+@pytest.mark.parametrize("fault", ["other probabilities", "not a number"])
+def test_a_file_that_differs_from_the_model_is_not_exported(run, monkeypatch, fault):
+    """An earlier export stays as it is."""
+    before = content_of(run)
+    wrong = 1.5001 if fault == "other probabilities" else float("nan")
+    monkeypatch.setattr(write, "exported", lambda network, temperature, shape: exported(network, wrong, shape))
+    code, error = exports(run)
+    assert code == 1 and error.startswith("error: The exported model.onnx differs from model.pt by ") and "Nothing was exported." in error
+    assert content_of(run) == before and not leftovers(run)
+    shutil.rmtree(run / "export")
+    assert exports(run)[0] == 1 and not (run / "export").exists() and not leftovers(run)
+
+
+def test_a_script_that_decodes_otherwise_is_not_exported(hospital_run, tmp_path, monkeypatch):
+    run, _ = hospital_run
+    text = scripts.predict_script().replace("Image.Resampling.BILINEAR", "Image.Resampling.NEAREST")
+    monkeypatch.setattr(write, "predict_script", lambda: text)
+    shutil.copytree(run, "copy")
+    code, error = exports("copy")
+    assert code == 1 and "predict.py prepares a test image in another way than this program. Nothing was exported." in error
+
+
+def test_an_export_of_the_same_weights_is_replaced_and_any_other_is_refused(run):
+    first = content_of(run)
+    (run / "export/model.onnx").write_bytes(b"damaged")
+    code, said = exports(run)
+    assert code == 0 and not leftovers(run)
+    again = content_of(run)
+    changing = {"verification.json"}  # the latencies
+    assert {name for name in first if first[name] != again[name]} <= changing
+    (run / "export/mine.txt").write_text("mine")
+    code, error = exports(run)
+    assert code == 2 and "contains files that are not of the export: mine.txt. Move it or delete it" in error
+    (run / "export/mine.txt").unlink()
+    about = read(run, "preprocessing.json")
+    about["network"]["weights"] = "0123456789abcdef"
+    (run / "export/preprocessing.json").write_text(json.dumps(about))
+    code, error = exports(run)
+    assert code == 2 and "is the export of other weights (0123456789abcdef) than those of the run (" in error
+    (run / "export/preprocessing.json").unlink()
+    code, error = exports(run)
+    assert code == 2 and "exists already and is no export of this program" in error
+    assert (run / "export/model.onnx").read_bytes() == first["model.onnx"] and not leftovers(run)
+
+
+def test_an_export_that_was_killed_leaves_the_earlier_one(run):
+    (run / "export").rename(run / "export.previous")
+    (run / "export.unfinished").mkdir()
+    (run / "export.unfinished/model.onnx").write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt), folder.new_export(RunPaths(run), read_weights(run)) as new:
+        assert not list(new.iterdir()) and (run / "export/model.onnx").is_file()
+        raise KeyboardInterrupt
+    assert not leftovers(run) and {path.name for path in (run / "export").iterdir()} >= FILES
+
+
+def read_weights(run):
+    return json.loads((run / "report.json").read_text())["student"]["weights_hash"]
+
+
+def test_a_full_disk_is_one_line(run):
+    shutil.rmtree(run / "export")
+
+    def on_a_full_disk():
+        limit_files(3000)
+        return __import__("evaluate").main(["--export", str(run)])
+    full = in_child(on_a_full_disk)
+    assert full.code == 74 and "model.onnx' cannot be written (disk full). Free space" in full.err and full.err.count("\n") == 1
+    assert not (run / "export").exists() and not leftovers(run)
+
+
+@pytest.mark.parametrize("fault, code, words", [
+    ("unfinished", 4, "report.json"), ("damaged", 4, "model.pt"), ("other model", 4, "does not belong to its report"),
+    ("read-only", 74, "cannot be written (Read-only file system)"), ("dataset", 2, "--dataset folder cannot be combined with --export"),
+    ("device", 2, "--device cuda cannot be combined with --export"), ("package", 2, "--export needs the package onnxscript, which is missing."
+                                                                          " Run: python -m pip install onnx onnxscript onnxruntime")])
+def test_what_cannot_be_exported_is_refused_in_one_line(run, monkeypatch, fault, code, words):
+    argv = {"dataset": ["--dataset", "folder", "--data-dir", "."], "device": ["--device", "cuda"]}.get(fault, [])
+    if fault == "unfinished":
+        (run / "report.json").unlink()
+    if fault == "damaged":
+        (run / "model.pt").write_bytes((run / "model.pt").read_bytes()[:5000])
+    if fault == "other model":
+        content = torch.load(run / "model.pt", weights_only=True)
+        content["state_dict"]["fc.bias"] += 1
+        torch.save(content, run / "model.pt")
+    if fault == "read-only":
+        real = os.open
+        monkeypatch.setattr(os, "open", lambda path, *more: real(path, *more) if not str(path).endswith(".lock") else unwritable(path))
+    if fault == "package":
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+    found, error = exports(run, *argv)
+    assert found == code and error.startswith("error: ") and words in error
+
+
+def unwritable(path):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+def test_a_run_whose_images_are_gone_says_what_they_are_needed_for(hospital_run, tmp_path):
+    run, data = hospital_run
+    shutil.copytree(run, "copy")
+    needs = "The export needs the images of the run: it verifies every file on the test split."
+    moved = data.rename(tmp_path / "moved")
+    try:
+        code, error = exports("copy")
+        assert code == 2 and "no such folder" in error and needs in error
+        test = set(read_predictions(run).paths.tolist())
+        assert exports("copy", "--data-dir", moved)[0] == 0
+        shutil.copytree(moved, "fewer", ignore=lambda where, names: [name for name in names if not (Path(where) / name).is_dir()
+                                                                    and str((Path(where) / name).relative_to(moved)) in test])
+        code, error = exports("copy", "--data-dir", "fewer")
+        assert code == 2 and "cannot be found, or their content has changed" in error and needs in error
+    finally:
+        moved.rename(data)
+
+
+def test_an_operator_that_cannot_be_exported_is_named():
+    from kd import models
+    network = models.build("kdodd", ("a", "b"))
+    with pytest.raises(Problem, match="^Network 'kdodd' cannot be exported .its operator aten.special_bessel_j0.default cannot be exported.. Use model.pt"):
+        to_onnx(exported(network, 1.0, (1, 32, 32)), network)
+
+
+# The graph, and 8 bits
+
+
+def small(channels=3):
+    from kd import models
+    return models.build("kdtiny", ("a", "b", "c")), (channels, 32, 32)
+
+
+def test_the_graph_is_the_plain_network_of_timm():
+    """What replaces layers on a CPU would be a product of matrices in the graph, and a branch for gradients."""
+    network, shape = small()
+    network.module.conv = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 8, 8), nn.Upsample(scale_factor=16))
+    program = exported(network, 1.0, shape)
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert len([call for call in calls if call.startswith("aten.conv2d")]) == 2 and len([call for call in calls if "linear" in call]) == 1
+    model = onnx.load_from_string(to_onnx(program, network))
+    assert [node.op_type for node in model.graph.node].count("Conv") == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_preprocessing_and_temperature_are_in_the_graph(channels):
+    network, shape = small(channels)
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+    content = to_onnx(exported(network, 0.3, shape), network)
+    ready = torch.from_numpy(images).float().div(255).expand(-1, 3, -1, -1)
+    with torch.inference_mode():
+        logits = network.module.eval()((ready - network.mean) / network.std)
+    assert np.abs(run_onnx(content, 1)(images) - (logits / 0.3).softmax(1).numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("has_vnni, highest", [(True, 127), (False, 64)])
+def test_weights_have_seven_bits_on_processors_without_vnni(monkeypatch, has_vnni, highest):
+    monkeypatch.setattr(quantised.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx_vnni": has_vnni})
+    network, shape = small()
+    model = quantised.prepared(to_onnx(exported(network, 1.0, shape), network))
+    images = np.random.default_rng(0).integers(0, 256, (16, *shape), dtype=np.uint8)
+    for layers in ((), quantised.first_and_last(model)):
+        own = onnx.load_from_string(quantised.quantised(model, images, layers))
+        weights = [onnx.numpy_helper.to_array(one) for one in own.graph.initializer if one.data_type == onnx.TensorProto.INT8]
+        weights = [one for one in weights if one.ndim > 1]
+        assert len(weights) == (0 if layers else 2)
+        assert all(highest - 1 <= np.abs(one.astype(int)).max() <= highest for one in weights)
+        before = [node.op_type for node in own.graph.node]
+        assert before[:1] == ["Cast"] and before.index("QuantizeLinear") > before.index("Add") > before.index("Mul") if not layers else True
+        softmax = next(node for node in own.graph.node if node.op_type == "Softmax")
+        assert softmax.output[0] == "probabilities"
+
+
+def test_the_first_and_the_last_layer_stay_in_float_where_that_is_better_on_validation(run, monkeypatch):
+    """The tool here ruins everything that it quantises, so that only the float layers of this small network are right."""
+    real = int8.quantised
+    asked = []
+
+    def ruined(model, images, layers):
+        asked.append(layers)
+        if layers:
+            return real(model, images, layers)
+        broken = onnx.load_from_string(real(model, images, layers))
+        for one in broken.graph.initializer:
+            if one.data_type == onnx.TensorProto.INT8 and len(one.dims) > 1:
+                one.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(one.dims), -9, np.int8), one.name))
+        return broken.SerializeToString()
+    monkeypatch.setattr(int8, "quantised", ruined)
+    code, said = exports(run, "--margin", "0")
+    result = read(run, "verification.json")["int8"]
+    assert code == 0 and asked[0] == () and len(asked[1]) == 2 and result["margin"] == 0
+    worse, better = result["variants"]
+    assert result["kept"] == int(better["validation"]["accuracy"] >= worse["validation"]["accuracy"])
+    kept = result["variants"][result["kept"]]
+    assert verify.hashlib.sha256((run / "export/model.int8.onnx").read_bytes()).hexdigest() == kept["sha256"]
+    assert worse["float_layers"] == [] and len(better["float_layers"]) == 2
+    assert "Float in the first and last layer gives back" in said and "by accuracy on the validation split" in said
+
+
+def test_a_network_that_cannot_be_quantised_is_exported_in_float(run, monkeypatch):
+    def fail(model, images, layers):
+        raise RuntimeError("no such thing\nfor programmers")
+    monkeypatch.setattr(int8, "quantised", fail)
+    code, said = exports(run)
+    assert code == 0 and "No model.int8.onnx was written: onnxruntime cannot quantise it: no such thing." in said
+    assert not (run / "export/model.int8.onnx").exists() and read(run, "verification.json")["int8"]["kept"] is None
+    films.write("png8", Path("1").absolute(), films.film(1))
+    done = predict_py(run / "export", ".", "--model", "int8")
+    assert done.returncode == 2 and "model.int8.onnx' cannot be read" in done.stderr

@@ -62,7 +62,6 @@ def exported(
             program = torch.export.export(
                 module, (example,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}}
             )
-            program = program.run_decompositions({})
         except Exception as error:  # of any type: the exporter runs the code of the network
             raise cannot_export(network, error) from None
     _remove_traces(program)

@@ -19,7 +19,7 @@ from kd.studies.images import own_test_images, trained_rows, validation_rows
 from kd.studies.modes import meaning_of
 from kd.studies.runs import read_settings
 from kd.studies.study import DEFAULT_MARGIN
-from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.system.errors import BAD_CHECKPOINT, USAGE, Problem
 from kd.teachers import model_file
 from kd.teachers.model_file import Trained
 
@@ -77,6 +77,8 @@ def open_source(run: Path, how: Judging) -> Source:
         dataset = own_test_images(run, report, model, how)
         trained, valid = _other_images(run, dataset, model)
     except Problem as problem:
+        if problem.code != USAGE:  # a full disk, or a damaged file of the run
+            raise
         raise Problem(
             f"{problem.marked} The export needs the images of the run: it verifies every file on"
             " the test split.",
