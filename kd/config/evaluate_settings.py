@@ -39,6 +39,12 @@ class Evaluation:
         " beside its teacher",
         metavar="RUN",
     )
+    export: str | None = option(
+        None,
+        "write a run as ONNX, as torch.export, in 8 bits and with a script that needs no torch, to"
+        " RUN/export, and verify all of them on its test split",
+        metavar="RUN",
+    )
     shift: list[str] = option(
         [],
         "evaluate runs, their teachers and the student trained alone (baseline) on shifted test"
@@ -92,10 +98,12 @@ class PassingOn:
     """What is passed on with a card or a page."""
 
     weights_license: str | None = option(
-        None, "--card: licence of the weights, e.g. cc-by-nc-4.0", metavar="TEXT"
+        None, "--card, --export: licence of the weights, e.g. cc-by-nc-4.0", metavar="TEXT"
     )
     data_license: str | None = option(
-        None, "--card: licence of the images that a network was trained on", metavar="TEXT"
+        None,
+        "--card, --export: licence of the images that a network was trained on",
+        metavar="TEXT",
     )
     with_images: bool = option(
         False,
@@ -110,7 +118,7 @@ class Judging(PassingOn, Reporting, Protocol, Reading, OtherData):
 
     margin: float | None = option(
         None,
-        "--tables, --power: a margin other than the one that the runs recorded",
+        "--tables, --power, --export: a margin other than the one that the runs recorded",
         metavar="MARGIN",
         least=0,
         most=1,
@@ -127,8 +135,8 @@ class Judging(PassingOn, Reporting, Protocol, Reading, OtherData):
 class EvaluateSettings:
     """Evaluate finished runs, compare them in tables, or check a data set.
 
-    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --look, --arms, --curves,
-    --check-data.
+    Use exactly one of: RUN ..., --tables, --power, --card, --export, --shift, --look, --arms,
+    --curves, --check-data.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

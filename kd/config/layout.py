@@ -80,6 +80,11 @@ class RunPaths:
         return self.path / "card.md"
 
     @property
+    def export(self) -> Path:
+        """The folder that `evaluate.py --export RUN` writes."""
+        return self.path / "export"
+
+    @property
     def pair(self) -> str:
         """PAIR of the folder's path: `TEACHER-STUDENT`, or a network trained without a teacher."""
         return self.path.parent.name

@@ -1,9 +1,8 @@
 """Size, arithmetic and latency of a run's network beside those of its teacher, for its card."""
 
-import time
+import functools
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,12 +14,11 @@ from kd.reports import report as reports
 from kd.studies.modes import meaning_of
 from kd.studies.networks import member_folder, members_of
 from kd.studies.runs import read_settings
+from kd.studies.timing import REPEATS, spread, take_turns
 from kd.system.devices import pick_device
 from kd.system.markdown import table
 from kd.system.names import without_paths
 
-REPEATS = 15
-WARM_UP = 2
 BATCHES = (1, 32)
 UNKNOWN = "unknown"
 # key, caption, factor that converts to the caption's unit, number format
@@ -53,7 +51,7 @@ def measured_sizes(folder: Path, device_name: str) -> dict:
     sides["student"] |= _known_of_student(folder, report)
     ratios = None
     if "teacher" in sides:
-        sides["teacher"] |= _known_of_teacher(folder, report)
+        sides["teacher"] |= known_of_teacher(folder, report)
         ratios = {}
         for key, *_ in ROWS:
             ratios[key] = _ratio(sides["student"][key], sides["teacher"][key])
@@ -101,7 +99,7 @@ def _measure(
     return sides
 
 
-def _known_of_teacher(folder: Path, report: dict) -> dict:
+def known_of_teacher(folder: Path, report: dict) -> dict:
     """Return what reports and files say about the teacher.
 
     File size and ECE are None if the run of a member is missing. With several members, the ECE is
@@ -163,25 +161,21 @@ def latency(
 
     The sides take turns, so that a busy machine slows both equally.
     """
-    images = {}
-    seconds = {}
+    calls = {}
     for side, group in networks.items():
         own = torch.rand(batch, 3, sizes[side], sizes[side], device=device)
-        images[side] = own.contiguous(memory_format=torch.channels_last)
-        seconds[side] = []
+        images = own.contiguous(memory_format=torch.channels_last)
         for network in group:
             network.module.eval()
+        calls[side] = functools.partial(_call_all, group, images)
     with torch.inference_mode():
-        for repeat in range(REPEATS + WARM_UP):
-            for side, group in networks.items():
-                _wait(device)
-                start = time.perf_counter()
-                for network in group:
-                    network(images[side])
-                _wait(device)
-                if repeat >= WARM_UP:
-                    seconds[side].append(time.perf_counter() - start)
-    return {side: float(np.median(values)) for side, values in seconds.items()}
+        seconds = take_turns(calls, functools.partial(_wait, device))
+    return {side: spread(values)["median"] for side, values in seconds.items()}
+
+
+def _call_all(networks: list[Classifier], images: torch.Tensor) -> None:
+    for network in networks:
+        network(images)
 
 
 def _wait(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from kd.config.evaluate_settings import EvaluateSettings, Judging, PassingOn
+from kd.config.evaluate_settings import EvaluateSettings, Judging
 from kd.config.reporting import Reporting
 from kd.config.settings import Protocol, Reading
 from kd.studies.card import write_card
@@ -22,9 +22,10 @@ from kd.system.errors import Problem
 
 # Flags that fit some actions only -> these actions.
 _FITS = {
-    "--weights-license": ("--card",),
-    "--data-license": ("--card",),
+    "--weights-license": ("--card", "--export"),
+    "--data-license": ("--card", "--export"),
     "--with-images": ("--tables",),
+    "--margin": ("--tables", "--power", "--export"),
 }
 
 
@@ -49,11 +50,20 @@ def carry_out(settings: EvaluateSettings) -> None:
     elif what.look:
         write_look([Path(run) for run in what.look], how)
     elif what.card:
-        write_card(Path(what.card), how.device, Licences(how.weights_license, how.data_license))
+        write_card(Path(what.card), how.device, _licences(how))
+    elif what.export:
+        # Imported late: what it needs is needed by no other action.
+        from kd.studies.export.write import write_export
+
+        write_export(Path(what.export), how, _licences(how))
     elif what.curves:
         write_curves([Path(run) for run in what.curves])
     else:
         check_data(how)
+
+
+def _licences(how: Judging) -> Licences:
+    return Licences(how.weights_license, how.data_license)
 
 
 def _refuse_misfits(settings: EvaluateSettings) -> None:
@@ -65,6 +75,7 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         "--tables": what.tables,
         "--power": what.power,
         "--card": what.card,
+        "--export": what.export,
         "--curves": what.curves,
         "--arms": what.arms,
         "--shift": what.shift,
@@ -77,8 +88,8 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
             f"evaluate.py expects exactly one of {', '.join(asked)}, but got"
             f" {' and '.join(given) or 'none'}. See --help."
         )
-    for flag in _given(how, PassingOn):
-        if given[0] not in _FITS[flag]:
+    for flag in _given(how, Judging):
+        if given[0] not in _FITS.get(flag, asked):
             raise Problem(
                 f"{flag} works only with {' or '.join(_FITS[flag])}, not with {given[0]}. Remove"
                 f" {flag}."
@@ -112,10 +123,8 @@ def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
             f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
             f" recorded. Remove {reporting[0]}."
         )
-    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--check-data"):
+    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--export", "--check-data"):
         raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
-    if how.margin is not None and action not in ("--tables", "--power"):
-        raise Problem(f"--margin applies only to --tables and --power. Remove it from {action}.")
 
 
 def _given(how: Judging, group: type) -> list[str]:

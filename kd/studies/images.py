@@ -86,6 +86,33 @@ def own_images_by_size(
     return found
 
 
+def trained_rows(index: Index, model: Trained, most: int) -> np.ndarray:
+    """Return rows of images in the train split of a run, in a fixed random order, at most `most`.
+
+    The images are recognised by the hashes of their files, wherever they are now.
+    """
+    seen = {one.tobytes() for one in model.about["data"]["files"]["train"].numpy()}
+    found = []
+    for row in np.random.default_rng(0).permutation(len(index.samples)):
+        if len(found) == most:
+            break
+        if _hash_of(index, int(row)) in seen:
+            found.append(row)
+    return np.array(found, dtype=np.int64)
+
+
+def validation_rows(run: Path, index: Index, model: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the validation images of a run, and their labels.
+
+    Images that are missing or have another content now are left out.
+    """
+    seen = {one.tobytes() for one in model.about["data"]["files"]["valid"].numpy()}
+    predictions = read_predictions(run, "valid")
+    rows = _rows_of_paths(index, predictions.paths)
+    there = [row >= 0 and _hash_of(index, int(row)) in seen for row in rows]
+    return rows[there], predictions.labels[there]
+
+
 def _with_classes(index: Index, classes: tuple[str, ...]) -> Index:
     """Return an index with the classes of a run; images of classes that it lacks are unlabelled."""
     if index.classes == classes:

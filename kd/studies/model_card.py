@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.config import parsing
-from kd.config.layout import RunPaths, out_of
+from kd.config.layout import RunPaths
 from kd.config.paths import PATHS
+from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, TeacherSettings
 from kd.reports.headline import names_of
 from kd.reports.predictions import read_predictions
@@ -84,7 +85,7 @@ def describe(folder: Path, licences: Licences, files: list[dict], brief: bool = 
     teacher, alone = _teacher(folder, report), _alone(folder, report)
     return {
         "schema_version": SCHEMA_VERSION,
-        "run": str(folder.resolve().relative_to(out_of(folder.resolve()).resolve())),
+        "run": str(resolve(settings).folder.relative_to(settings.output.out)),
         "title": _title(run),
         "model": _model(run, settings),
         "licences": {key: value or UNKNOWN for key, value in licences._asdict().items()},
