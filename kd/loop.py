@@ -6,7 +6,7 @@ several at once.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from kd.system import ranks
 from kd.system.errors import DIVERGED, Problem
 from kd.system.seeds import seed_step
 from kd.teachers.outputs import BatchTeacher, Targets, by_teacher, collect_logits
-from kd.training.objectives import Objective
+from kd.training.objectives import Objective, risen
 from kd.training.selection import METRICS, column, is_better
 from kd.training.state import State
 
@@ -40,6 +40,7 @@ class Phase:
     lr          learning rate at the start of the phase
     layers      layers of the student whose features the objective uses
     keeps_start whether the weights at the start of the phase are its result if no epoch is better
+    ramp_up     share of the steps in which the weight of the knowledge in the objective rises
     select      metric of the validation split by which an epoch is better than another
     targets     callable that returns what each student is taught, from the outputs of the teacher
                 and of all students (see `teachers.outputs`)
@@ -56,6 +57,14 @@ class Phase:
     keeps_start: bool = False
     select: str = "accuracy"
     targets: Targets = by_teacher
+    ramp_up: float = 0.0
+
+    def objective_at(self, step: int) -> Objective:
+        """Return the objective of a step of the run, with the weight of its knowledge."""
+        if not self.ramp_up:
+            return self.objective
+        rising = round(self.ramp_up * (self.end - self.start))
+        return replace(self.objective, ramp=risen(step - self.start, rising))
 
     @property
     def reads_labels(self) -> bool:
@@ -152,8 +161,8 @@ def train_epoch(states: list[State], phase: Phase, training: Training, hooks: Ho
         outputs = [_outputs(state, phase, training, batch) for state in states]
         targets = phase.targets(taught, outputs)
         for state, own, target in zip(states, outputs, targets, strict=True):
-            terms = phase.objective(own, target, batch.labels)
-            _take_step(state, phase, training, batch, terms)
+            objective = phase.objective_at(state.progress.total)
+            _take_step(state, phase, training, batch, objective(own, target, batch.labels))
         if progress.total % LOG_EVERY == 0 or phase.views.device.type == "cpu":
             _check_divergence(states)
         stopped = hooks.should_stop(states)
@@ -186,7 +195,7 @@ def _take_step(
     state.divergence.watch(ranks.sum_over_ranks(terms["loss"]), norm, progress.total)
     scaler.step(state.optimizer)
     scaler.update()
-    state.average.update(progress.total - phase.start)
+    state.follow(progress.total - phase.start)
     state.add(terms, len(batch.slots) if batch.share else 0)
     progress.step, progress.total = progress.step + 1, progress.total + 1
     progress.images += batch.whole

@@ -11,8 +11,8 @@ from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
+from kd.knowledge import KNOWLEDGE
 from kd.loop import Hooks, Phase, fit
-from kd.methods import KNOWLEDGE
 from kd.system.devices import Precision
 from kd.teachers.outputs import (
     JointTeacher,

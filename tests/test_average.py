@@ -25,8 +25,8 @@ from kd import models
 from kd.config.settings import Training
 from kd.data.readers import synthetic
 from kd.data.views import Views
+from kd.knowledge import KNOWLEDGE
 from kd.loop import AccuracyWatch, predict
-from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.runs.folder import RunFolder
 from kd.system import checkpoint, ranks
@@ -279,9 +279,9 @@ def test_the_average_needs_disk_space(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("", (), {"free": 48_000})())
     folder.check_space(1000)
-    folder.check_space(800, averaged=True)
+    folder.check_space(800, averages=1)
     with pytest.raises(Problem, match="are free"):
-        folder.check_space(1000, averaged=True)
+        folder.check_space(1000, averages=1)
 
 
 @pytest.mark.case(21)

@@ -33,8 +33,9 @@ from kd.data import feed
 from kd.data.augmentation import Augmentation
 from kd.data.dataset import open_dataset, read_index
 from kd.data.shifts import SHIFTS, STRENGTHS, shifted
+from kd.knowledge import KNOWLEDGE
 from kd.loop import LOG_EVERY, predict
-from kd.methods import KNOWLEDGE, MODES
+from kd.methods import MODES
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system.devices import kind_of, pick_precision

@@ -35,7 +35,7 @@ from torch import nn
 from kd.config.settings import Training
 from kd.data import feed
 from kd.data.augmentation import Augmentation
-from kd.methods import KNOWLEDGE
+from kd.knowledge import KNOWLEDGE
 from kd.reports import report as reports
 from kd.runs.active import ActiveRun
 from kd.system import ranks

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kd import losses
-from kd.methods import KNOWLEDGE
+from kd import feature_losses, losses
+from kd.knowledge import KNOWLEDGE
 from kd.system.errors import Problem
 from kd.training import regressors
 
@@ -31,6 +31,10 @@ def dkd_of_a_row(s, t, T):
     q_rest, p_rest = np.delete(q, label), np.delete(p, label)
     target = kl([p[label], p_rest.sum()], [q[label], q_rest.sum()])
     return T**2 * (target + beta * kl(p_rest / p_rest.sum(), q_rest / q_rest.sum()))
+
+
+def pseudo_label_of_a_row(s, t, T):
+    return -math.log(soft(s, 1)[t.argmax()]) if soft(t, 1).max() >= 0.7 else 0.0
 
 
 def ref_dist(student, teacher, T, rows=1, columns=1):
@@ -107,7 +111,7 @@ def variances(channels):
 
 
 def vid(student, teacher, T, weights=None):
-    return losses.vid((student, torch.tensor(variances(teacher.shape[1]), dtype=torch.float32)), teacher, weights)
+    return feature_losses.vid((student, torch.tensor(variances(teacher.shape[1]), dtype=torch.float32)), teacher, weights)
 
 
 def vid_of_an_image(s, t, T):
@@ -125,17 +129,19 @@ OUTPUTS = {
     "kd": (losses.kd, ref_kd), "dist": (losses.dist, ref_dist),
     "logit_mse": (lambda s, t, T: losses.logit_mse(s, t), mean(lambda s, t, T: math.fsum((a - b)**2 for a, b in zip(s, t)) / 2)),
     "dkd": (lambda s, t, T: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float()), mean(dkd_of_a_row)),
+    "probability_mse": (lambda s, t, T: losses.probability_mse(s, t), mean(lambda s, t, T: math.fsum((soft(s, 1) - soft(t, 1))**2))),
+    "pseudo_label": (lambda s, t, T: losses.pseudo_label(s, t, 0.7), mean(pseudo_label_of_a_row)),
     "standardized": (losses.standardized, mean(lambda s, t, T: T**2 * kl(soft(z_score(t), T), soft(z_score(s), T))))}
 INSIDE = {
-    "attention": (lambda s, t, T: losses.attention(s, t), mean(attention_of_an_image)),
-    "similarity": (lambda s, t, T: losses.similarity(s, t), ref_similarity),
-    "pkt": (lambda s, t, T: losses.pkt(s, t), ref_pkt(0)),
-    "pkt of a Gaussian": (lambda s, t, T: losses.pkt(s, t, width=0.7), ref_pkt(0.7)),
-    "rkd": (lambda s, t, T: losses.rkd(s, t), ref_rkd()),
-    "rkd of distances": (lambda s, t, T: losses.rkd(s, t, angle=0.0), ref_rkd(angle=0)),
-    "rkd of angles": (lambda s, t, T: losses.rkd(s, t, distance=0.0), ref_rkd(distance=0)),
+    "attention": (lambda s, t, T: feature_losses.attention(s, t), mean(attention_of_an_image)),
+    "similarity": (lambda s, t, T: feature_losses.similarity(s, t), ref_similarity),
+    "pkt": (lambda s, t, T: feature_losses.pkt(s, t), ref_pkt(0)),
+    "pkt of a Gaussian": (lambda s, t, T: feature_losses.pkt(s, t, width=0.7), ref_pkt(0.7)),
+    "rkd": (lambda s, t, T: feature_losses.rkd(s, t), ref_rkd()),
+    "rkd of distances": (lambda s, t, T: feature_losses.rkd(s, t, angle=0.0), ref_rkd(angle=0)),
+    "rkd of angles": (lambda s, t, T: feature_losses.rkd(s, t, distance=0.0), ref_rkd(distance=0)),
     "vid": (vid, mean(vid_of_an_image)),
-    "hint": (lambda s, t, T: losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
+    "hint": (lambda s, t, T: feature_losses.hint(s, t), mean(lambda s, t, T: np.mean(np.subtract(*matched(s, t))**2) / 2))}
 KINDS = OUTPUTS | INSIDE
 
 
@@ -199,8 +205,10 @@ WEIGHTED = {
     "kd": losses.kd, "standardized": losses.standardized,
     "logit_mse": lambda s, t, T, weights: losses.logit_mse(s, t, weights),
     "dkd": lambda s, t, T, weights: losses.dkd(s, t, 2 * (t[:, 1] > 0), T, t[:, 0].abs().float(), weights),
-    "attention": lambda s, t, T, weights: losses.attention(s, t, weights),
-    "hint": lambda s, t, T, weights: losses.hint(s, t, weights), "vid": vid}
+    "probability_mse": lambda s, t, T, weights: losses.probability_mse(s, t, weights),
+    "pseudo_label": lambda s, t, T, weights: losses.pseudo_label(s, t, 0.7, weights),
+    "attention": lambda s, t, T, weights: feature_losses.attention(s, t, weights),
+    "hint": lambda s, t, T, weights: feature_losses.hint(s, t, weights), "vid": vid}
 
 
 def test_every_kind_that_is_a_mean_over_images_has_a_test_of_its_weights():
@@ -335,14 +343,14 @@ def test_standardized_logits_ignore_scale_and_have_a_cap(K, T):
 def test_what_attention_similarity_and_hint_ignore():
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((36, 36))[0])[0]
     for same in (-30 * first, 0.01 * first, first.flip(1), torch.cat([first, first], 1)):
-        assert max(losses.attention(same, first), losses.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
+        assert max(feature_losses.attention(same, first), feature_losses.similarity(same, first)).item() == pytest.approx(0, abs=1e-10)
     scaled, turned = torch.linspace(-2, 9, 5).view(5, 1, 1, 1) * first, first.flatten(1) @ turn
-    assert max(losses.attention(scaled, first), losses.similarity(turned, first)).item() == pytest.approx(0, abs=1e-10)
-    assert losses.similarity(first, second) > 0.01 and losses.similarity(first[:1], second[:1]) < 1e-10
+    assert max(feature_losses.attention(scaled, first), feature_losses.similarity(turned, first)).item() == pytest.approx(0, abs=1e-10)
+    assert feature_losses.similarity(first, second) > 0.01 and feature_losses.similarity(first[:1], second[:1]) < 1e-10
     here, there = torch.eye(9)[:5].view(5, 1, 3, 3), torch.eye(9)[4:].view(5, 1, 3, 3).flip(0)
-    assert 0.01 < losses.attention(first, second) < 2 and losses.attention(here[:4], there[:4]).item() == pytest.approx(2)
-    assert losses.attention(0 * first, first).item() == pytest.approx(1) and not slope(losses.attention, 0 * first, first).any()
-    assert losses.hint(first, first) == 0 and losses.hint(first, first + 3).item() == pytest.approx(4.5)
+    assert 0.01 < feature_losses.attention(first, second) < 2 and feature_losses.attention(here[:4], there[:4]).item() == pytest.approx(2)
+    assert feature_losses.attention(0 * first, first).item() == pytest.approx(1) and not slope(feature_losses.attention, 0 * first, first).any()
+    assert feature_losses.hint(first, first) == 0 and feature_losses.hint(first, first + 3).item() == pytest.approx(4.5)
 
 
 def test_a_wide_kernel_of_pkt_is_half_the_variance_of_the_difference_of_cosines():
@@ -353,7 +361,7 @@ def test_a_wide_kernel_of_pkt_is_half_the_variance_of_the_difference_of_cosines(
     student, teacher = draw((9, 4, 3, 3), (9, 7, 3, 3))
     cosines = [rows @ rows.T for rows in (maps.mean((2, 3)) / maps.mean((2, 3)).norm(dim=1, keepdim=True) for maps in (student, teacher))]
     others = (cosines[0] - cosines[1])[~torch.eye(9, dtype=torch.bool)].view(9, 8)
-    assert losses.pkt(student, teacher, 2.0).item() == pytest.approx(others.var(1, correction=0).mean().item() / 2, rel=0.1)
+    assert feature_losses.pkt(student, teacher, 2.0).item() == pytest.approx(others.var(1, correction=0).mean().item() / 2, rel=0.1)
 
 
 @pytest.mark.parametrize("width", [0.0, 0.3, 2.0])
@@ -361,11 +369,11 @@ def test_pkt_ignores_lengths_rotations_and_positions_and_is_zero_for_two_images(
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
     pooled = first.mean((2, 3))
     for same in (30 * first, first.flip(2), torch.cat([first, first], 1), pooled, pooled @ turn, torch.linspace(0.1, 9, 5).view(5, 1) * pooled):
-        assert losses.pkt(same, first, width).item() == pytest.approx(0, abs=1e-6)
-    assert losses.pkt(first, second, width) > 1e-4 and losses.pkt(first[:, :, None], first, width) > 1e-4  # maps of other shapes are flattened
+        assert feature_losses.pkt(same, first, width).item() == pytest.approx(0, abs=1e-6)
+    assert feature_losses.pkt(first, second, width) > 1e-4 and feature_losses.pkt(first[:, :, None], first, width) > 1e-4  # maps of other shapes are flattened
     for few in (1, 2):
-        assert losses.pkt(first[:few], second[:few], width) == 0 and not slope(losses.pkt, first[:few], second[:few], width).any()
-    assert torch.isfinite(slope(losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(losses.pkt, -second, second, width)).all()
+        assert feature_losses.pkt(first[:few], second[:few], width) == 0 and not slope(feature_losses.pkt, first[:few], second[:few], width).any()
+    assert torch.isfinite(slope(feature_losses.pkt, 0 * first, second, width)).all() and torch.isfinite(slope(feature_losses.pkt, -second, second, width)).all()
 
 
 @pytest.mark.parametrize("distance, angle", [(1.0, 2.0), (1.0, 0.0), (0.0, 1.0)])
@@ -373,10 +381,10 @@ def test_rkd_ignores_shifts_rotations_scales_and_positions(distance, angle):
     (first, second), turn = draw((5, 4, 3, 3), (5, 7, 3, 3)), torch.linalg.qr(draw((4, 4))[0])[0]
     pooled = first.mean((2, 3))
     for same in (first, 30 * first, first - 7, first.flip(3), -first, torch.cat([first, first], 1), pooled, pooled @ turn):
-        assert losses.rkd(same, first, distance, angle).item() == pytest.approx(0, abs=1e-9)
-        assert slope(losses.rkd, same, first, distance, angle).abs().max() < 1e-4
-    assert losses.rkd(first, second, distance, angle) > 1e-3
-    assert losses.rkd(first[:, :, None], second[:, :, None], distance, angle).item() == pytest.approx(  # other shapes are flattened
+        assert feature_losses.rkd(same, first, distance, angle).item() == pytest.approx(0, abs=1e-9)
+        assert slope(feature_losses.rkd, same, first, distance, angle).abs().max() < 1e-4
+    assert feature_losses.rkd(first, second, distance, angle) > 1e-3
+    assert feature_losses.rkd(first[:, :, None], second[:, :, None], distance, angle).item() == pytest.approx(  # other shapes are flattened
         ref_rkd(distance, angle)(*f64(first.flatten(1), second.flatten(1)), 0), rel=1e-5)
 
 
@@ -385,10 +393,10 @@ def test_rkd_of_triangles_is_known():
     right, even = torch.tensor([[0.0, 0], [1, 0], [0, 1]]), torch.tensor([[0.0, 0], [1, 0], [0.5, 0.75**0.5]])
     unit_of = 3 / (2 + 2**0.5)
     known = (2 * (unit_of - 1)**2 + (2**0.5 * unit_of - 1)**2) / 6
-    assert losses.rkd(right, even, angle=0.0).item() == pytest.approx(known, rel=1e-5)
-    assert losses.rkd(9 * right, even, 0.0, 1.0).item() == pytest.approx((0.5**2 + 2 * (0.5**0.5 - 0.5)**2) / 6, rel=1e-5)
+    assert feature_losses.rkd(right, even, angle=0.0).item() == pytest.approx(known, rel=1e-5)
+    assert feature_losses.rkd(9 * right, even, 0.0, 1.0).item() == pytest.approx((0.5**2 + 2 * (0.5**0.5 - 0.5)**2) / 6, rel=1e-5)
     line = torch.tensor([[0.0, 0], [1, 0], [2, 0]])  # -1, 1, 1 against 1/2 three times: 1.5 is in the linear part
-    assert losses.rkd(line, even, 0.0, 1.0).item() == pytest.approx((1.0 + 2 * 0.125) / 3, rel=1e-5)
+    assert feature_losses.rkd(line, even, 0.0, 1.0).item() == pytest.approx((1.0 + 2 * 0.125) / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -396,15 +404,15 @@ def test_rkd_of_few_or_equal_images_has_a_value_and_a_slope(dtype):
     (student, teacher), reference = (maps.to(dtype) for maps in draw((6, 4, 2, 2), (6, 3, 2, 2))), ref_rkd()
     for few in (1, 2):
         s, t = student[:few], teacher[:few]
-        assert losses.rkd(s, t) == 0 and not slope(losses.rkd, s, t).any()
+        assert feature_losses.rkd(s, t) == 0 and not slope(feature_losses.rkd, s, t).any()
     pair, zeros = student.clone(), 0 * student
     pair[3] = pair[1]
     for s, t in ((pair, teacher), (student, teacher[[0, 1, 1, 1, 4, 5]]), (pair, pair), (zeros, teacher), (student, 0 * teacher), (zeros, zeros)):
-        assert losses.rkd(s, t).item() == pytest.approx(reference(*f64(s, t), 0), rel=1e-4, abs=1e-9)
-        got = slope(losses.rkd, s, t)
+        assert feature_losses.rkd(s, t).item() == pytest.approx(reference(*f64(s, t), 0), rel=1e-4, abs=1e-9)
+        got = slope(feature_losses.rkd, s, t)
         assert got.isfinite().all() and got.abs().max() < 10
-    assert slope(losses.rkd, pair, teacher)[[1, 3]].any() and not slope(losses.rkd, zeros, teacher).any()
-    assert slope(losses.rkd, zeros + 1e-30, teacher).isfinite().all()
+    assert slope(feature_losses.rkd, pair, teacher)[[1, 3]].any() and not slope(feature_losses.rkd, zeros, teacher).any()
+    assert slope(feature_losses.rkd, zeros + 1e-30, teacher).isfinite().all()
 
 
 def test_rkd_is_exact_for_images_that_are_nearly_equal():
@@ -413,27 +421,27 @@ def test_rkd_is_exact_for_images_that_are_nearly_equal():
     Taken from inner products of rows of length 6000, differences of 0.1 would be lost in float32.
     """
     student, teacher = (1000 + 0.02 * rows for rows in draw((6, 40), (6, 30)))
-    assert losses.rkd(student, teacher).item() == pytest.approx(ref_rkd()(*f64(student, teacher), 0), rel=1e-4)
-    assert same_slope(0.01 * slope(losses.rkd, student, teacher), lambda s: 0.01 * ref_rkd()(s, *f64(teacher), 0), student)
+    assert feature_losses.rkd(student, teacher).item() == pytest.approx(ref_rkd()(*f64(student, teacher), 0), rel=1e-4)
+    assert same_slope(0.01 * slope(feature_losses.rkd, student, teacher), lambda s: 0.01 * ref_rkd()(s, *f64(teacher), 0), student)
 
 
 def test_rkd_in_parts_is_the_same_and_needs_no_more_memory_than_it_says(monkeypatch):
     student, teacher = draw((7, 5, 3, 3), (7, 9, 3, 3))
-    whole, gradient, shapes, real = losses.rkd(student, teacher), slope(losses.rkd, student, teacher), set(), losses._cosines
-    monkeypatch.setattr(losses, "ARMS_AT_ONCE", 2 * 7 * 9)
-    monkeypatch.setattr(losses, "_cosines", lambda rows, some: shapes.add(tuple((found := real(rows, some)).shape)) or found)
-    assert losses.rkd(student, teacher).item() == pytest.approx(whole.item(), rel=1e-6)
-    assert torch.allclose(slope(losses.rkd, student, teacher), gradient, rtol=1e-4, atol=1e-7)
+    whole, gradient, shapes, real = feature_losses.rkd(student, teacher), slope(feature_losses.rkd, student, teacher), set(), feature_losses._cosines
+    monkeypatch.setattr(feature_losses, "ARMS_AT_ONCE", 2 * 7 * 9)
+    monkeypatch.setattr(feature_losses, "_cosines", lambda rows, some: shapes.add(tuple((found := real(rows, some)).shape)) or found)
+    assert feature_losses.rkd(student, teacher).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert torch.allclose(slope(feature_losses.rkd, student, teacher), gradient, rtol=1e-4, atol=1e-7)
     assert shapes == {(2, 7, 7), (1, 7, 7)}
 
 
 def test_vid_of_a_fixed_variance_is_a_hint_and_the_best_variance_is_the_mean_square():
     student, teacher = draw((4, 3, 5, 5), (4, 3, 3, 3))
     for variance in (0.1, 1.0, 5.0):
-        by_hand = losses.hint(student, teacher).item() / variance + math.log(variance) / 2
-        assert losses.vid((student, torch.full((3,), variance)), teacher).item() == pytest.approx(by_hand, rel=1e-5)
-    best = (teacher - losses._averaged_to(student, [3, 3])).square().mean((0, 2, 3)).requires_grad_()
-    loss = losses.vid((student, best), teacher)
+        by_hand = feature_losses.hint(student, teacher).item() / variance + math.log(variance) / 2
+        assert feature_losses.vid((student, torch.full((3,), variance)), teacher).item() == pytest.approx(by_hand, rel=1e-5)
+    best = (teacher - feature_losses._averaged_to(student, [3, 3])).square().mean((0, 2, 3)).requires_grad_()
+    loss = feature_losses.vid((student, best), teacher)
     assert loss.item() == pytest.approx((best.log().mean().item() + 1) / 2, rel=1e-5)
     assert torch.autograd.grad(loss, best)[0].abs().max() < 1e-6
 
@@ -451,16 +459,16 @@ def test_gaussians_follow_a_float64_reference_and_stay_finite_for_a_constant_tea
         return np.mean([(np.log(v) + (a - b)**2 / v) / 2 for s, t in zip(predicted, target)
                         for v, one, other in zip(variance, *matched(s, t)) for a, b in zip(one.ravel(), other.ravel())])
 
-    loss = losses.vid(gaussians(student.bfloat16().float(), 1), teacher)
+    loss = feature_losses.vid(gaussians(student.bfloat16().float(), 1), teacher)
     assert loss.dtype == torch.float32
-    loss = losses.vid(gaussians(student, 1), teacher)
+    loss = feature_losses.vid(gaussians(student, 1), teacher)
     assert loss.item() == pytest.approx(by_hand(f64(gaussians.raw[1])[0]), rel=1e-4)
     of_weight, of_raw = torch.autograd.grad(loss, [gaussians.weights[1], gaussians.raw[1]])
     assert same_slope(of_weight / of_weight.norm(), lambda w: by_hand(f64(gaussians.raw[1])[0], w) / of_weight.norm().item(), gaussians.weights[1])
     if raw == 0.3:
         assert same_slope(of_raw, by_hand, gaussians.raw[1])
     for maps in (student, 0 * student, student.bfloat16(), student.half()):
-        found = losses.vid(gaussians(maps, 1), constant.to(maps.dtype))
+        found = feature_losses.vid(gaussians(maps, 1), constant.to(maps.dtype))
         assert found.isfinite() and all(one.isfinite().all() for one in torch.autograd.grad(found, [gaussians.weights[1], gaussians.raw[1]]))
 
 

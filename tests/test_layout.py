@@ -11,7 +11,7 @@ from conftest import ROOT
 
 # From bottom to top. A subpackage, or a module at the top of kd/, imports only from itself and from
 # those before it. `kd` is the package's own __init__, which imports none of them.
-SUBPACKAGES = ["kd", "system", "losses", "methods", "config", "data", "models", "reports", "teachers", "training", "loop", "runs",
+SUBPACKAGES = ["kd", "system", "losses", "feature_losses", "knowledge", "methods", "config", "data", "models", "reports", "teachers", "training", "loop", "runs",
          "studies"]
 WIDTH, PARAMETERS, FUNCTION, FILE = 100, 7, 50, 500  # columns, parameters, lines, lines
 

@@ -17,7 +17,8 @@ from kd.config import parsing
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings
 from kd.data.views import Batch
-from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, Mode, Origin
+from kd.knowledge import KNOWLEDGE
+from kd.methods import DISTIL, MATCH, MODES, Mode, Origin
 from kd.models import Outputs
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
@@ -34,7 +35,8 @@ def fits(mode, kind):
     """Return whether a mode can pass on a kind of knowledge."""
     origin, phases = MODES[mode].teacher, MODES[mode].phases
     blind = origin.network in ("none", "peers") and KNOWLEDGE[kind].location == "stages"
-    unlabelled = KNOWLEDGE[kind].labels and any(phase.images == "pool" for phase in phases)
+    unlabelled = KNOWLEDGE[kind].labels and any(phase.images != "train" for phase in phases)
+    unlabelled |= not KNOWLEDGE[kind].per_image and any(phase.taught == "unlabelled" for phase in phases)
     return not (blind or unlabelled or origin.distribution == "uniform" and kind != "kd")
 
 
@@ -80,8 +82,7 @@ def test_a_new_mode_is_three_lines_and_trains(script, monkeypatch):
     mode = Mode(sloppy, "nowhere", phases=(MATCH, DISTIL), knowledge="dist")
     monkeypatch.setitem(MODES, "sloppy", mode)
     code, out = script("distill", [*PAIR, "--mode", "sloppy"])
-    view = "(same view for teacher and student)"
-    data = f"all images without their labels {view}, then labelled images {view}"
+    data = "all images without their labels, then labelled images | the same for all"
     assert code == 0 and f"| `sloppy` | {data} |" in script("distill", ["--list-modes"])[1]
     report = reported("*/sloppy/*/seed0")
     assert [(phase["name"], phase["labelled"]) for phase in report["history"]["phases"]] == [("match", False), ("distil", True)]

@@ -22,8 +22,9 @@ from kd.config import parsing
 from kd.config.resolve import resolve, resolve_all
 from kd.config.settings import DistillSettings, Training
 from kd.data.readers import synthetic
+from kd.knowledge import KNOWLEDGE
 from kd.loop import Hooks, Phase, fit
-from kd.methods import DISTIL, KNOWLEDGE, MATCH, MODES, PEERS, Mode
+from kd.methods import DISTIL, MATCH, MODES, PEERS, Mode
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system import checkpoint, ranks

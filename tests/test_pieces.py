@@ -12,7 +12,7 @@ import torch
 from conftest import DATA, PAIR
 from torch import nn
 
-from kd import losses, models
+from kd import feature_losses, losses, models
 from kd.config import parsing
 from kd.config.resolve import resolve
 from kd.config.settings import DistillSettings, Training
@@ -53,7 +53,7 @@ def test_every_teacher_and_layer_has_its_own_projector_and_each_teacher_its_weig
     taught = TeacherOutputs(torch.zeros(2, 2, 5), torch.tensor([0.75, 0.25]), (tuple(others[:2]), tuple(others[2:])))
     knowledge = Knowledge({"hint": 1.0}, (4.0,), regressors=nn.ModuleDict({"hint": projectors}))
     got = knowledge.terms(Outputs(torch.zeros(2, 5), tuple(own)), taught, None)["hint"].item()
-    each = [losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
+    each = [feature_losses.hint(projectors(own[k % 2], k), others[k]).item() for k in range(4)]
     assert got == pytest.approx(0.75 * (each[0] + each[1]) / 2 + 0.25 * (each[2] + each[3]) / 2, rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_the_last_stages_are_paired_and_each_network_is_read_at_its_named_layers
     assert deep.stages() == tuple("cdef") and two.layers(deep, []) == [("f",), ("bn",), ("bn",)]
     assert two.layers(deep, ["x:y", "u:v:w", "z"]) == [("x", "u", "z"), ("y", "v", "z"), ("y", "w", "z")]
     images = torch.rand(2, 3, 32, 32)
-    got = two.on(None, FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
+    got = two.on(SimpleNamespace(teachers_see_them=True), FLOAT, [("bn",), ("conv",)])(SimpleNamespace(images=images))
     wide, tiny = (member.trained.network.outputs(images, (layer,)) for member, layer in zip(two.members, ("bn", "conv")))
     assert torch.equal(got.features[0][0], wide.features[0]) and torch.equal(got.features[1][0], tiny.features[0])
     assert torch.equal(got.logits, torch.stack([wide.logits, tiny.logits]))

@@ -17,8 +17,8 @@ from kd.data.augmentation import Augmentation
 from kd.data.readers import synthetic
 from kd.data.store import Store
 from kd.data.views import Views
+from kd.knowledge import KNOWLEDGE
 from kd.loop import Hooks, Phase, fit, predict
-from kd.methods import KNOWLEDGE
 from kd.reports import report as reports
 from kd.reports.predictions import read_predictions
 from kd.system import ranks

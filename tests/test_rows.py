@@ -11,16 +11,7 @@ import torch
 from conftest import DATA, PAIR, TINY, weights
 
 from kd import models
-from kd.methods import (
-    DISTIL,
-    MATCH,
-    MODES,
-    TRAINED,
-    VIRTUAL,
-    Mode,
-    ModePhase,
-    Origin,
-)
+from kd.methods import DISTIL, MATCH, MODES, TRAINED, VIRTUAL, Mode, ModePhase, Origin
 from kd.reports import report as reports
 from kd.system.errors import Problem
 

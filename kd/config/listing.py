@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
-from kd.methods import KNOWLEDGE, MODES, PHASE_LOSSES, Kind, Mode, ModePhase
+from kd.config.training_settings import VIEWS
+from kd.knowledge import KNOWLEDGE, Kind
+from kd.methods import MODES, PHASE_LOSSES, Mode, ModePhase
 from kd.system.markdown import table
 
 IMAGES = {"train": "labelled images", "pool": "all images without their labels"}
@@ -23,8 +25,8 @@ def list_modes() -> str:
 
 def modes_table() -> str:
     """Return the table of modes in Markdown."""
-    header = ["`--mode`", "data", "teacher", "students", "start of the student", "knowledge"]
-    header += ["location", "transfer", "scheme", "source"]
+    header = ["`--mode`", "data", "views", "teacher", "students", "start of the student"]
+    header += ["knowledge", "location", "transfer", "scheme", "source"]
     return "\n".join(table(header, [_mode_row(name, mode) for name, mode in MODES.items()]))
 
 
@@ -75,7 +77,8 @@ def _mode_row(name: str, mode: Mode) -> list[str]:
         start += ", then the weights of the previous phase"
     return [
         f"`{name}`",
-        ", then ".join(_data(mode, phase) for phase in mode.phases),
+        ", then ".join(_data(phase) for phase in mode.phases),
+        VIEWS[mode.views].words if mode.teacher.is_network else "-",
         mode.teacher.words,
         "several at once" if mode.trains_several else "one",
         start,
@@ -105,11 +108,10 @@ def _each(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def _data(mode: Mode, phase: ModePhase) -> str:
-    """Return which images a phase uses, and whether a teacher sees them, too."""
-    if mode.teacher.is_network and PHASE_LOSSES[phase.loss].passes_knowledge:
-        who = "all students" if mode.trains_several else "teacher and student"
-        return f"{IMAGES[phase.images]} (same view for {who})"
+def _data(phase: ModePhase) -> str:
+    """Return which images a phase uses, and which of them the teacher teaches, if not all."""
+    if phase.taught == "unlabelled":
+        return f"{IMAGES[phase.images]}; the teacher teaches only the latter"
     return IMAGES[phase.images]
 
 

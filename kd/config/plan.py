@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kd.config.settings import Data, DistillSettings, TeacherSettings
 from kd.config.training_settings import Training
-from kd.methods import KNOWLEDGE, Kind
+from kd.knowledge import KNOWLEDGE, Kind
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class PhasePlan:
                   labelled train split
     half_labelled whether one half of each batch is of the train split, and the other half of all
                   images without their labels
+    teaches_rest  whether the knowledge is only of the half without labels
+    ramp_up       share of the steps in which the weight of the knowledge rises
     reads_labels  whether the loss has a term of labels
     knowledge     what the teachers transfer; empty if the loss has no term of teachers
     lr            learning rate
@@ -58,6 +60,8 @@ class PhasePlan:
     lr: float
     half_labelled: bool = False
     keeps_start: bool = False
+    teaches_rest: bool = False
+    ramp_up: float = 0.0
 
     @property
     def uses_pool(self) -> bool:
@@ -103,6 +107,32 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Follower:
+    """A teacher that is the exponential moving average of its student's weights.
+
+    decay      of the average
+    delivered  whether it is the network that is judged and delivered
+    """
+
+    decay: float
+    delivered: bool
+
+
+@dataclass(frozen=True)
+class ViewsPlan:
+    """The strengths of the views of a run: keys of AUGMENTATIONS.
+
+    student      of the student; `teacher` in the labelled half of batches
+    teacher      of its teachers
+    independent  whether the teachers' views are drawn apart from those of the student
+    """
+
+    student: str
+    teacher: str
+    independent: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """The plan of a run, as its settings imply it.
 
@@ -121,6 +151,9 @@ class Plan:
     shares        weight of each teacher; they sum to 1
     distribution  class probabilities that replace a teacher network; None if there is a network or
                   no teacher at all
+    follower      teacher that is the average of its student's weights; None if there is another one
+                  or no teacher at all
+    views         which views of an image teachers and student see
     teacher_name  name of all teachers together; empty in a run without a teacher
     teacher_words what the data of the teachers have of their own, e.g. `all labels, 224 px`; empty
                   if they are those of the student
@@ -143,6 +176,8 @@ class Plan:
     teachers: tuple[TeacherPlan, ...]
     shares: tuple[float, ...]
     distribution: Distribution | None
+    follower: Follower | None
+    views: ViewsPlan
     teacher_name: str
     teacher_words: str
     teacher_data: Data
@@ -164,6 +199,19 @@ class Plan:
     def select(self) -> str:
         """The metric of the validation split by which an epoch is better than another."""
         return Training.select if "select" in self.unused else self.settings.training.select
+
+    @property
+    def ema(self) -> float | None:
+        """The decay of the average that is delivered instead of the trained weights; None: none.
+
+        It is not that of a teacher, which may be delivered itself.
+        """
+        return None if "ema" in self.unused else self.settings.training.ema
+
+    @property
+    def averages(self) -> int:
+        """Number of averages of the student's weights that the run keeps."""
+        return (self.ema is not None) + (self.follower is not None)
 
     @property
     def weighs_knowledge(self) -> bool:

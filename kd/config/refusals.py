@@ -1,11 +1,12 @@
 """Checks that refuse incomplete or contradictory settings before any data are read."""
 
 from kd.config.layout import LONGEST, is_folder_name, slug
-from kd.config.plan import PhasePlan, kinds_of
+from kd.config.plan import PhasePlan, ViewsPlan, kinds_of
 from kd.config.rows import chosen_kinds, chosen_phases, teacher_names
 from kd.config.settings import DistillSettings
 from kd.config.training_settings import AUGMENTATIONS, Training
-from kd.methods import KNOWLEDGE, Mode, ModePhase
+from kd.knowledge import KNOWLEDGE
+from kd.methods import Mode, ModePhase
 from kd.system.errors import Problem
 from kd.system.messages import shortened
 
@@ -24,15 +25,16 @@ def refuse_tag(tag: str) -> None:
         )
 
 
-def refuse_parts(training: Training) -> None:
-    """Raise Problem for parts of an augmentation that it does not have."""
-    parts = AUGMENTATIONS[training.augment]
+def refuse_parts(training: Training, views: ViewsPlan) -> None:
+    """Raise Problem for parts that no view of the run has."""
+    strengths = dict.fromkeys((views.teacher, views.student))
+    parts = dict.fromkeys(part for strength in strengths for part in AUGMENTATIONS[strength])
     for part in training.augment_without:
         if part not in parts:
             has = f"whose parts are {', '.join(parts)}" if parts else "which has no parts"
             raise Problem(
-                f"--augment-without {part} cannot be used with --augment {training.augment}, {has}."
-                f" Remove {part}, or choose another --augment."
+                f"--augment-without {part} cannot be used with --augment {' and '.join(strengths)},"
+                f" {has}. Remove {part}, or choose another --augment."
             )
 
 
@@ -122,9 +124,17 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
             " Use another kind."
         )
     if phase.half_labelled and settings.training.batch_size < 2:
+        other = "use another --finetune" if mode.phases[-1].choices else "use another --mode"
         raise Problem(
-            "--finetune mixed needs batches of at least 2 images, because one half of each batch is"
-            " labelled. Increase --batch-size, or use another --finetune."
+            f"Phase '{row.name}' of --mode {settings.distillation.mode} needs batches of at least 2"
+            " images, because one half of each batch is labelled. Increase --batch-size, or"
+            f" {other}."
+        )
+    whole = [name for name, kind in phase.knowledge.kinds.items() if not kind.per_image]
+    if phase.teaches_rest and whole:
+        raise Problem(
+            f"--knowledge {whole[0]} {where}: it compares the images of a batch with each other,"
+            " but only those without labels are taught. Use another kind."
         )
     labels_in_pool = phase.shows_pool and phase.reads_labels
     needs_network = phase.half_labelled or not phase.reads_labels
@@ -133,6 +143,17 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
             f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: loss"
             f" '{row.loss}' on images '{row.images}' with the teacher '{mode.teacher.words}' needs"
             " labels, but none are read. Use the loss 'match' with a network as teacher."
+        )
+    if phase.teaches_rest and not phase.half_labelled:
+        raise Problem(
+            f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: it teaches"
+            f" unlabelled images only, but images '{row.images}' are of one kind. Use images"
+            " 'half'."
+        )
+    if mode.views != "same" and not (mode.teacher.precedes or mode.teacher.moves):
+        raise Problem(
+            f"--mode {settings.distillation.mode} is not valid: views '{mode.views}' need a teacher"
+            f" that sees images, but it is '{mode.teacher.words}'. Use the views 'same'."
         )
 
 
@@ -159,9 +180,9 @@ def _refuse_mixup(settings, mode: Mode, phases: tuple[PhasePlan, ...]) -> None:
         return
     flag = f"--mixup {settings.training.mixup:g}"
     for name, kind in sorted(kinds_of(phases).items()):
-        if kind.labels:
+        if kind.labels or kind.hard:
             raise Problem(
-                f"{flag} cannot be used with --knowledge {name}, which needs the true class of an"
+                f"{flag} cannot be used with --knowledge {name}, which needs the one class of an"
                 " image: a mixed image has two. Remove --mixup, or use --knowledge kd."
             )
     if mode.teacher.distribution == "virtual":

@@ -4,10 +4,24 @@ from pathlib import Path
 
 from kd.config import cohort, parsing
 from kd.config.layout import data_name, run_path
-from kd.config.plan import Distribution, KnowledgePlan, PhasePlan, Plan, TeacherPlan
+from kd.config.plan import (
+    Distribution,
+    Follower,
+    KnowledgePlan,
+    PhasePlan,
+    Plan,
+    TeacherPlan,
+)
 from kd.config.refusals import refuse_misfits, refuse_parts, refuse_tag
 from kd.config.reporting import DEFAULT_RULE, parse_rule
-from kd.config.rows import chosen_kinds, chosen_phases, is_chain, teacher_names
+from kd.config.rows import (
+    OWN_TEACHER,
+    chosen_kinds,
+    chosen_phases,
+    is_chain,
+    teacher_names,
+    views_of,
+)
 from kd.config.seeds import UNTRAINED, another_seed
 from kd.config.settings import Data, DistillSettings, Teacher, TeacherSettings
 from kd.config.teacher_data import (
@@ -16,18 +30,10 @@ from kd.config.teacher_data import (
     without_equal,
     words_on_teachers,
 )
+from kd.config.training_settings import AUGMENTATIONS
 from kd.config.unused import idle_flags, unused_by_network_alone, unused_by_student
-from kd.methods import (
-    ALONE,
-    KNOWLEDGE,
-    MODES,
-    PHASE_LOSSES,
-    Mode,
-    ModePhase,
-    Origin,
-    option_key,
-    unusual,
-)
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import ALONE, MODES, PHASE_LOSSES, Mode, ModePhase, Origin, unusual
 
 GENERATION_WORD = "-generation"
 FINETUNE_LR = 0.1  # times --lr; configs/README.md has the experiment
@@ -48,7 +54,7 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     """
     refuse_tag(settings.output.tag)
     parse_rule(settings.output.operating_point or DEFAULT_RULE)
-    refuse_parts(settings.training)
+    refuse_parts(settings.training, views_of(settings))
     if isinstance(settings, TeacherSettings):
         return _resolve_alone(settings)
     mode = MODES[settings.distillation.mode]
@@ -65,9 +71,6 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
     name = _teacher_name(settings)
     data = data_of_teachers(settings, unused)
     teachers = tuple(_teacher(settings, mode, place, data) for place in range(len(names)))
-    weights = [1.0] * len(names)
-    if settings.distillation.teacher_weights and "teacher_weights" not in unused:
-        weights = settings.distillation.teacher_weights
     return Plan(
         settings=settings,
         folder=_folder_of_student(settings),
@@ -80,20 +83,34 @@ def resolve(settings: TeacherSettings | DistillSettings) -> Plan:
         phases=phases,
         alpha=settings.distillation.alpha if mode.fixed_alpha is None else mode.fixed_alpha,
         teachers=teachers,
-        shares=tuple(weight / sum(weights) for weight in weights) if names else (),
+        shares=_shares(settings, mode.teacher, unused),
         distribution=_distribution(settings, mode.teacher),
+        follower=_follower(settings, mode.teacher),
+        views=views_of(settings),
         teacher_name=name,
         teacher_words=words_on_teachers(settings, unused),
         teacher_data=data,
         unused=unused,
         idle=idle_flags(settings, unused),
-        remarks=_remarks(settings, name, teachers),
+        remarks=_remarks(settings, mode, name, teachers),
     )
 
 
-def _remarks(settings: DistillSettings, name: str, teachers: tuple[TeacherPlan, ...]) -> tuple:
+def _remarks(
+    settings: DistillSettings, mode: Mode, name: str, teachers: tuple[TeacherPlan, ...]
+) -> tuple[str, ...]:
     """Return remarks for the user that follow from the settings alone, each a sentence."""
     found = [unusual(settings.distillation.mode, name, settings.distillation.student)]
+    if mode.teacher.moves:
+        found.append(
+            "The teacher changes with its student: it runs in every step, and its logits are not"
+            " stored."
+        )
+    if mode.teacher.delivered:
+        found.append(
+            "The teacher, an average of the student's weights, is judged and delivered. Compare it"
+            f" with the network alone with --ema {settings.distillation.teacher_decay:g}."
+        )
     given = any(teacher.file is not None for teacher in teachers)
     unknown = settings.distillation.teacher_labeled_fraction is None
     if given and unknown and settings.data.labeled_fraction < 1:
@@ -124,6 +141,8 @@ def _resolve_alone(settings: TeacherSettings) -> Plan:
         teachers=(),
         shares=(),
         distribution=None,
+        follower=None,
+        views=views_of(settings),
         teacher_name="",
         teacher_words="",
         teacher_data=settings.data,
@@ -144,11 +163,14 @@ def _folder_of_student(settings: DistillSettings) -> Path:
 
 
 def _teacher_name(settings: DistillSettings) -> str:
-    """Return `a+b`, `none`, or in a chain of generations the previous one, e.g. `a-generation1`.
+    """Return `a+b`, or in a chain of generations the previous one, e.g. `a-generation1`.
 
-    If the other students teach, it is their joint name.
+    If the other students teach, it is their joint name. A teacher that is no network is `none`, and
+    a student that teaches itself while it learns is `itself`.
     """
-    name = "+".join(teacher_names(settings) or cohort.peer_names(settings)) or "none"
+    moves = MODES[settings.distillation.mode].teacher.moves
+    names = teacher_names(settings) or cohort.peer_names(settings)
+    name = "+".join(names) or (OWN_TEACHER if moves else "none")
     if is_chain(settings) and settings.distillation.generations > 1:
         name += f"{GENERATION_WORD}{settings.distillation.generations - 1}"
     return name
@@ -159,6 +181,21 @@ def _weights_seed(settings: DistillSettings) -> int:
     if is_chain(settings):
         return another_seed(settings.training.seed, settings.distillation.generations)
     return cohort.own_seed(settings)
+
+
+def _shares(settings: DistillSettings, origin: Origin, unused: frozenset[str]) -> tuple[float, ...]:
+    """Return the weight of each teacher network."""
+    weights = [1.0] * (1 if origin.moves else len(teacher_names(settings)))
+    if settings.distillation.teacher_weights and "teacher_weights" not in unused:
+        weights = settings.distillation.teacher_weights
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _follower(settings: DistillSettings, origin: Origin) -> Follower | None:
+    if not origin.moves:
+        return None
+    decay = settings.distillation.teacher_decay if origin.decay is None else origin.decay
+    return Follower(decay, origin.delivered)
 
 
 def _distribution(settings: DistillSettings, origin: Origin) -> Distribution | None:
@@ -192,6 +229,8 @@ def _phase(settings, mode: Mode | None, phase: ModePhase, tunes: bool) -> PhaseP
         lr=lr,
         half_labelled=phase.images == "half",
         keeps_start=tunes and settings.unlabeled.keep_matched,
+        teaches_rest=phase.taught == "unlabelled",
+        ramp_up=settings.distillation.ramp_up if loss.ramps else 0.0,
     )
 
 
@@ -245,5 +284,9 @@ def _teacher_settings(
     if is_chain(settings) and settings.distillation.generations > 1:
         return parsing.replace(settings, generations=settings.distillation.generations - 1)
     teacher = Teacher(model=name, stop_at_val_accuracy=origin.stop_at)
-    wanted = TeacherSettings(teacher, data, settings.network, settings.training, settings.output)
-    return parsing.replace(wanted, weights=None)
+    training = settings.training
+    wanted = TeacherSettings(teacher, data, settings.network, training, settings.output)
+    # A mode with views of its own may have parts that the views of --augment do not have.
+    parts = AUGMENTATIONS[training.augment]
+    without = [part for part in training.augment_without if part in parts]
+    return parsing.replace(wanted, weights=None, augment_without=without)

@@ -1,7 +1,11 @@
 """The entries of the tables of modes and knowledge that a student's settings select."""
 
-from kd.config.settings import DistillSettings
+from kd.config.plan import ViewsPlan
+from kd.config.settings import DistillSettings, TeacherSettings
+from kd.config.training_settings import VIEWS
 from kd.methods import MODES, Mode, ModePhase
+
+OWN_TEACHER = "itself"  # in place of the name of a teacher, for a student that teaches itself
 
 
 def teacher_names(settings: DistillSettings) -> list[str]:
@@ -31,3 +35,12 @@ def chosen_phases(settings: DistillSettings, mode: Mode) -> list[ModePhase]:
     """Return the phases of a mode, each as --finetune selects it."""
     which = settings.unlabeled.finetune
     return [phase.choices[which] if phase.choices else phase for phase in mode.phases]
+
+
+def views_of(settings: TeacherSettings | DistillSettings) -> ViewsPlan:
+    """Return the views of a run: those of its mode; without a teacher, those of --augment."""
+    augment = settings.training.augment
+    if isinstance(settings, TeacherSettings):
+        return ViewsPlan(augment, augment)
+    sides = VIEWS[MODES[settings.distillation.mode].views]
+    return ViewsPlan(sides.student or augment, sides.teacher or augment, sides.independent)

@@ -10,7 +10,8 @@ from typing import ClassVar
 from kd.config.option import option
 from kd.config.reporting import Reporting
 from kd.config.training_settings import Training
-from kd.methods import FINETUNES, KNOWLEDGE, MODES, option_key
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import FINETUNES, MODES
 
 POOLS = ("folder", "mura", "eyepacs", "aptos", "messidor", "messidor2")
 
@@ -77,6 +78,21 @@ class Distillation:
     generations: int = option(1, "--mode self: number of born-again generations", least=1, most=100)
     correct_probability: float = option(
         0.99, "--mode virtual: probability of the true class", above=0, most=0.9999
+    )
+    teacher_decay: float = option(
+        0.999,
+        "--mode mean-teacher: decay of the average of the student's weights; 0: the student after"
+        " its last step; 1: as it began",
+        metavar="DECAY",
+        least=0,
+        most=1,
+    )
+    ramp_up: float = option(
+        0.25,
+        "--mode mean-teacher: share of the steps in which the weight of the teacher rises to ALPHA",
+        metavar="SHARE",
+        least=0,
+        most=1,
     )
     teacher_weights: list[float] = option(
         [],

@@ -12,6 +12,37 @@ AUGMENTATIONS = {
 }
 AUGMENTATION_PARTS = tuple(dict.fromkeys(sum(AUGMENTATIONS.values(), ())))
 
+
+@dataclass(frozen=True)
+class Sides:
+    """The views that a teacher and its student see of the same image.
+
+    words        the views in the table of modes
+    teacher      strength of the teacher's views; empty: that of --augment
+    student      strength of the student's views; empty: that of --augment. In batches of which one
+                 half is labelled, the student sees that half at the teacher's strength
+    independent  whether the random numbers of the teacher's views are not those of the student's
+    """
+
+    words: str
+    teacher: str = ""
+    student: str = ""
+    independent: bool = False
+
+    @property
+    def uses_augment(self) -> bool:
+        """Whether --augment chooses the strength of a side."""
+        return not (self.teacher and self.student)
+
+
+VIEWS = {
+    "same": Sides("the same for all"),
+    "independent": Sides("of one strength, drawn for each", independent=True),
+    "weak/strong": Sides(
+        "light for the teacher and of labelled images, strong for the student", "light", "strong"
+    ),
+}
+
 # The metrics by which an epoch is chosen; `kd.training.selection` computes them.
 SELECTIONS = ("accuracy", "balanced_accuracy", "auroc", "kappa", "nll")
 
@@ -55,7 +86,7 @@ class Training:
     )
     augment: str = option(
         "light",
-        "views to train on, the same for teacher and student; light: mirrored, rotated, scaled,"
+        "views to train on, unless --mode has views of its own; light: mirrored, rotated, scaled,"
         " shifted; strong: mirrored, rotated, cropped, with other intensities",
         choices=tuple(AUGMENTATIONS),
         former={True: "light", False: "none"},

@@ -4,7 +4,9 @@ from kd.config import parsing
 from kd.config.plan import PhasePlan, kinds_of
 from kd.config.rows import chosen_phases, is_chain, teacher_names
 from kd.config.settings import DistillSettings, TeacherSettings
-from kd.methods import KNOWLEDGE, Mode, option_key
+from kd.config.training_settings import VIEWS
+from kd.knowledge import KNOWLEDGE, option_key
+from kd.methods import PHASE_LOSSES, Mode
 
 
 def _used_by_any(settings, phases: tuple[PhasePlan, ...]) -> dict[str, bool]:
@@ -53,12 +55,16 @@ def unused_by_student(
         "knowledge": chosen,
         "knowledge_weights": chosen,
         "correct_probability": origin.distribution == "virtual",
+        "teacher_decay": origin.moves and origin.decay is None,
+        "ramp_up": any(PHASE_LOSSES[row.loss].ramps for row in rows),
+        "ema": not origin.delivered,
+        "augment": VIEWS[mode.views].uses_augment,
         "teacher_weights": len(teacher_names(settings)) > 1,
         "teacher_checkpoint": files,
         "teacher_labeled_fraction": files,
         "teacher_image_size": origin.precedes,
         "allow_foreign_teacher": files,
-        "stored_logits": not origin.is_peers,
+        "stored_logits": not (origin.moves or origin.is_peers),
     }
     for name, kind in KNOWLEDGE.items():
         used |= {option_key(name, one): name in kinds for one in kind.options}

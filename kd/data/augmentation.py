@@ -36,6 +36,7 @@ _MIXUP = "mixup 1"
 _VIEW = 1
 _SHARE = 4
 _PARTNER = 5
+_OTHER_VIEW = 6
 
 
 class Recipe(NamedTuple):
@@ -90,11 +91,13 @@ class Augmentation:
     strength  a key of AUGMENTATIONS
     without   parts of it that are switched off
     mixup     P of the distribution Beta(P, P) of the shares in a mixed image; 0: no mixing
+    apart     whether the views have random numbers of their own, so that a slot has a second view
     """
 
     strength: str = "none"
     without: tuple[str, ...] = ()
     mixup: float = 0.0
+    apart: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -113,7 +116,8 @@ class Augmentation:
         """
         if not self.parts:
             return None
-        return _MAKERS[self.strength](self.parts, random_stream(seed, _VIEW, epoch), slots)
+        random = random_stream(seed, _OTHER_VIEW if self.apart else _VIEW, epoch)
+        return _MAKERS[self.strength](self.parts, random, slots)
 
     def mixing(self, seed: int, epoch: int, order: np.ndarray, slots: int) -> Mixing:
         """Return the partner and the share of each slot in an epoch, for `mixup` above 0.
@@ -136,6 +140,7 @@ class Augmentation:
             words = [_RECIPES[self.strength], *map(str, ranges[self.strength]), str(seed)]
             off = [part for part in AUGMENTATIONS[self.strength] if part in self.without]
             words += ["without", *off] if off else []
+            words += ["apart"] if self.apart else []
         if self.mixup:
             words += [_MIXUP, f"{self.mixup!r} {seed} {order}"]
         return " ".join(words)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kd.data.augmentation import Mixing
+from kd.data.augmentation import Augmentation, Mixing
 from kd.data.index import digest
+from kd.data.store import Joined, Store
 from kd.data.views import Views
 from kd.system.devices import to_device
 
@@ -15,7 +16,8 @@ class HalfLabelled(Views):
 
     An epoch has the steps of an epoch of the labelled views, and the order within each half is that
     of its views. If the images of one half are too few for an epoch, they repeat. The slots of the
-    labelled images follow those of the unlabelled ones.
+    labelled images follow those of the unlabelled ones. Each half has the augmentation of its
+    views; teachers see all images as the unlabelled views say.
 
     The labels of a batch are the shares of the classes [B, K], which are zero for an image without
     a label. With mixup, a labelled image may be mixed with an unlabelled one. The shares of its
@@ -35,14 +37,30 @@ class HalfLabelled(Views):
             batch_size=size,
             seed=labelled.seed,
             shuffle=labelled.shuffle,
-            augmentation=labelled.augmentation,
+            augmentation=unlabelled.augmentation,
+            taught=unlabelled.taught,
             shown=labelled.steps * size,
             classes=labelled.classes,
         )
         self.halves = unlabelled, labelled
+        self.labelled_augmentation = labelled.augmentation
         self.unlabelled_size = size // 2
         shares = F.one_hot(labelled.labels, labelled.classes).float()
         self.labels = torch.cat([shares.new_zeros(len(unlabelled), labelled.classes), shares])
+
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        return tuple(dict.fromkeys((self.augmentation, self.labelled_augmentation)))
+
+    def _groups(self, slots: np.ndarray) -> np.ndarray:
+        if len(self.augmentations) == 1:
+            return super()._groups(slots)
+        return (slots >= len(self.halves[0])).astype(np.int64)
+
+    def over(self, store: Store | Joined) -> Views:
+        other = super().over(store)
+        other.labelled_augmentation = self.taught
+        return other
 
     @property
     def labelled_share(self) -> float:

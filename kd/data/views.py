@@ -48,6 +48,7 @@ class BatchOrder:
     seed          seed of the order and the augmentation
     shuffle       whether each epoch has another order; otherwise, it is that of the slots
     augmentation  how images are augmented, differently in each epoch; by default they are unchanged
+    taught        augmentation of the same slots as teachers see them; None: as the student does
     shown         number of slots in an epoch, other slots in each epoch with `shuffle`; None: all
     classes       number of classes, which the labels of mixed images need
     """
@@ -56,6 +57,7 @@ class BatchOrder:
     seed: int = 0
     shuffle: bool = False
     augmentation: Augmentation = Augmentation()
+    taught: Augmentation | None = None
     shown: int | None = None
     classes: int | None = None
 
@@ -86,10 +88,11 @@ class Views:
         self.seed = order.seed
         self.shuffle = order.shuffle
         self.augmentation = order.augmentation
+        self.taught = order.taught or order.augmentation
         self.shown = order.shown or len(rows)
         self.classes = order.classes
         self._feed = None
-        self._last_recipe = None, None
+        self._last_recipes = None, None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,40 +148,75 @@ class Views:
 
     def batches(self, epoch: int, slots_of: list[np.ndarray]):
         """Yield the batches of given slots, with the augmentation of an epoch."""
-        recipe, mixing = self._recipe(epoch)
+        recipes, mixing = self._recipes(epoch)
         needed = slots_of
         if mixing is not None:
             needed = [mixing.with_partners(slots) for slots in slots_of]
         if self._feed is None:
             self._feed = feed(self.store, self.rows, self.device)
         for slots, used, stored in zip(slots_of, needed, self._feed(needed)):
-            images = augmented(stored, None if recipe is None else recipe.of(used))
+            images = self._augmented(stored, used, recipes)
             if mixing is not None:
                 images = mixing.mix(images, slots)
             labels = self._labels(slots, mixing)
             yield Batch(images.expand(-1, 3, -1, -1), labels, torch.from_numpy(slots), epoch)
 
-    def _recipe(self, epoch: int) -> tuple[Recipe | None, Mixing | None]:
-        """Return the augmentation and the mixing of each slot; those of the last epoch are kept.
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The augmentation of each group of slots (`_groups`)."""
+        return (self.augmentation,)
 
-        A teacher with images of its own asks for a single batch at a time.
+    def _groups(self, slots: np.ndarray) -> np.ndarray:
+        """Return the group of slots [n], each with an augmentation of its own: int64 [n]."""
+        return np.zeros(len(slots), np.int64)
+
+    def _augmented(
+        self, stored: torch.Tensor, slots: np.ndarray, recipes: list[Recipe | None]
+    ) -> torch.Tensor:
+        """Return the views of stored images, uint8 [n, C, S, S], of slots [n]: float32."""
+        groups = self._groups(slots)
+        if groups.min() == groups.max():
+            return augmented(stored, _of(recipes[groups[0]], slots))
+        parts, places = [], []
+        for group, recipe in enumerate(recipes):
+            place = np.flatnonzero(groups == group)
+            own = stored[to_device(torch.from_numpy(place), self.device)]
+            parts.append(augmented(own, _of(recipe, slots[place])))
+            places.append(place)
+        back = np.argsort(np.concatenate(places))
+        return torch.cat(parts)[to_device(torch.from_numpy(back), self.device)]
+
+    def _recipes(self, epoch: int) -> tuple[list[Recipe | None], Mixing | None]:
+        """Return the recipes of each slot, one for each group of slots, and the mixing.
+
+        Those of the last epoch are kept: a teacher with images of its own asks for a single batch
+        at a time.
         """
-        if self._last_recipe[0] != epoch:
-            recipe = self.augmentation.recipe(self.seed, epoch, len(self))
+        if self._last_recipes[0] != epoch:
+            recipes = [one.recipe(self.seed, epoch, len(self)) for one in self.augmentations]
             mixing = None
             if self.augmentation.mixup:
                 mixing = self.augmentation.mixing(self.seed, epoch, self.order(epoch), len(self))
-            self._last_recipe = epoch, (recipe, mixing)
-        return self._last_recipe[1]
+            self._last_recipes = epoch, (recipes, mixing)
+        return self._last_recipes[1]
 
     def over(self, store: Store | Joined) -> "Views":
-        """Return the same views of the images in another store, without labels.
+        """Return the views of the same slots as teachers see them, without labels.
 
-        The store has the same images in the same rows, for example decoded at another size.
+        store  has the same images in the same rows, for example decoded at another size
         """
         other = copy.copy(self)
-        other.store, other.labels, other._feed = store, None, None
+        other.augmentation, other.labels, other._last_recipes = self.taught, None, (None, None)
+        if store is not self.store:
+            other.store, other._feed = store, None
+        elif self._feed is None:  # both read the images that are on the device once
+            other._feed = self._feed = feed(self.store, self.rows, self.device)
         return other
+
+    @property
+    def teachers_see_them(self) -> bool:
+        """Whether teachers see these views, at the size that they have here."""
+        return set(self.augmentations) == {self.taught}
 
     def _labels(self, slots: np.ndarray, mixing: Mixing | None) -> torch.Tensor | None:
         """Return the labels of slots as in a Batch, or None if there are none."""
@@ -205,5 +243,9 @@ class Views:
         It changes with the images, their preparation and their augmentation.
         """
         order = self.kind_of_order
-        seen = self.augmentation.identity(self.seed, order)
+        seen = " ".join(one.identity(self.seed, order) for one in self.augmentations)
         return digest([self.store.recipe, seen, self.store.hashes[self.rows].tobytes().hex()])
+
+
+def _of(recipe: Recipe | None, slots: np.ndarray) -> Recipe | None:
+    return None if recipe is None else recipe.of(slots)

@@ -239,7 +239,7 @@ def arms(group: dict, captions: dict[str, str]) -> Figure:
     """Draw test accuracy against the number of labelled images, one line per arm.
 
     Error bars are standard deviations over seeds. `group` is a group of arms.json, `captions` is
-    arm -> caption. The last arm is grey.
+    arm -> caption. The last arm is grey if it is a teacher.
     """
     figure = layout.new(7.6)
     axes = figure.add_subplot()
@@ -259,7 +259,7 @@ def arms(group: dict, captions: dict[str, str]) -> Figure:
                 scores.append(row["cells"][arm]["accuracy"])
         if scores:
             style = layout.series_style(number)
-            if number == len(captions) - 1:
+            if number == len(captions) - 1 and arm.startswith("teacher"):
                 style |= {"color": GREY, "linestyle": "--"}
             handles.append(_error_bars(axes, places, scores, label=caption, **style))
             counts += [score["n"] for score in scores]

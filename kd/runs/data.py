@@ -1,5 +1,7 @@
 """The data of a run as batches on its device."""
 
+from dataclasses import replace
+
 from kd.config.plan import PhasePlan, Plan
 from kd.data.augmentation import Augmentation
 from kd.data.half_labelled import HalfLabelled
@@ -43,7 +45,7 @@ class RunData:
         self.valid = self.dataset.views("valid", self.device)
         self.test = self.dataset.views("test", self.device)
         refuse_undefined(plan.select, self.valid.labels.numpy(), self.classes)
-        self._make_training_views(training)
+        self._make_training_views(plan)
         self.steps = self._count_steps(plan)
         self.class_weights = None
         if plan.settings.data.balance == "weights":
@@ -71,14 +73,16 @@ class RunData:
         """Return the first batch that the student sees."""
         return next(self.views(plan.phases[0]).epoch(0))
 
-    def _make_training_views(self, training) -> None:
+    def _make_training_views(self, plan: Plan) -> None:
+        training, views = plan.settings.training, plan.views
+        how = {"without": tuple(training.augment_without), "mixup": training.mixup}
+        weak = Augmentation(views.teacher, **how)
         order = {
             "batch_size": training.batch_size,
             "seed": training.seed,
             "shuffle": True,
-            "augmentation": Augmentation(
-                training.augment, tuple(training.augment_without), training.mixup
-            ),
+            "augmentation": Augmentation(views.student, **how),
+            "taught": replace(weak, apart=views.independent),
         }
         dataset, device = self.dataset, self.device
         shown, rows = dataset.splits.shown, dataset.splits.train
@@ -87,7 +91,8 @@ class RunData:
         self.pool = self.half_labelled = None
         if self.pool_images is not None:
             self.pool = self.pool_images.views(device, **order)
-            self.half_labelled = HalfLabelled(self.pool, self.train)
+            labelled = dataset.views("train", device, shown=shown, **order | {"augmentation": weak})
+            self.half_labelled = HalfLabelled(self.pool, labelled)
 
     def _count_steps(self, plan: Plan) -> int:
         """Return the number of steps in --epochs of the train split, or --max-steps if lower.

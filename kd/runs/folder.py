@@ -78,18 +78,18 @@ class RunFolder(RunPaths):
                     write_json(self.ended, self.ending.entry(cause))
             raise
 
-    def check_space(self, parameters: int, averaged: bool = False) -> None:
+    def check_space(self, parameters: int, averages: int = 0) -> None:
         """Raise Problem (74) if the disk has too little space for the resume files of the run.
 
         A resume file holds the weights, Adam's two moments, the weights of the best epoch, and the
-        average if there is one. Up to three exist at once: the newest, the one before it, and the
+        averages of the weights. Up to three exist at once: the newest, the one before it, and the
         one being written.
 
         parameters  number of float32 parameters of the student
-        averaged    whether there is an average of the weights
+        averages    number of averages of the weights
         """
         files = [file for file in (self.resume, self.previous) if file.is_file()]
-        need = 4 * parameters * (4 + averaged) * 3 - sum(file.stat().st_size for file in files)
+        need = 4 * parameters * (4 + averages) * 3 - sum(file.stat().st_size for file in files)
         free = shutil.disk_usage(self.path).free
         if free < need:
             raise Problem(

@@ -78,6 +78,8 @@ class PhaseBuilder:
         """
         if not isinstance(phase.objective, Distillation):
             return None, "the first phase does not weigh knowledge against labels"
+        if self.plan.follower is not None:
+            return None, "the teacher begins as its student and changes with it"
         if ranks.world_size() > 1:
             return None, "not computed on several ranks, because each has only a share of the batch"
         if phase.layers:
@@ -108,6 +110,7 @@ class PhaseBuilder:
             layers=self.layers[0] if looks else (),
             keeps_start=phase.keeps_start,
             select=self.plan.select,
+            ramp_up=phase.ramp_up,
             targets=by_peers if self.plan.peers and phase.knowledge.weights else by_teacher,
         )
 
@@ -126,7 +129,13 @@ class PhaseBuilder:
         if not phase.reads_labels:
             return Matching(knowledge)
         share = self.data.half_labelled.labelled_share if phase.half_labelled else 1.0
-        return Distillation(knowledge, self.plan.alpha, self.data.class_weights, share)
+        return Distillation(
+            knowledge,
+            self.plan.alpha,
+            self.data.class_weights,
+            labelled_share=share,
+            teaches_rest=phase.teaches_rest,
+        )
 
     def _check_maps(self, own: tuple, others: tuple) -> None:
         """Raise Problem if a kind needs maps and the features of a layer are not maps."""
@@ -206,7 +215,8 @@ def cautions(plan: Plan, classes: int) -> list[str]:
         if kind.cautions is not None:
             batch_size = plan.settings.training.batch_size
             found += kind.cautions(classes, batch_size, plan.temperatures)
-    if plan.inside and plan.settings.distillation.stored_logits:
+    can_store = plan.settings.distillation.stored_logits and plan.follower is None
+    if plan.inside and can_store:
         found.append(
             f"{', '.join(plan.inside)}: the teacher runs in every step, because only its logits can"
             " be stored."

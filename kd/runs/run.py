@@ -48,6 +48,7 @@ from kd.teachers.ensemble import Ensemble, Teacher
 from kd.teachers.find import find
 from kd.teachers.introduction import introduce
 from kd.teachers.leakage import refuse_leaking_labels
+from kd.training.average import Averages, averages_of
 from kd.training.precision import training_precision
 from kd.training.state import State
 
@@ -213,6 +214,7 @@ def train(plans: list[Plan], folders: list[RunFolder], session: Session) -> list
     students = [build_student(one, data, folder) for one in plans]
     precisions, logits = try_training(plans, folder, students, first)
     saved = folder.load(**data.fixed, precision=precision_words(precisions))
+    averages = [average(student, one, ensemble) for one, student in zip(plans, students)]
     builder = PhaseBuilder(plan, data, ensemble)
     builder.look_inside(students[0], first, precisions[0])
     phases = builder.build()
@@ -225,9 +227,9 @@ def train(plans: list[Plan], folders: list[RunFolder], session: Session) -> list
     if ensemble is not None:
         ensemble.check_unchanged(entry)
     clock, states = Clock(), []
-    for one, student, precision in zip(plans, students, precisions):
+    for one, student, precision, own in zip(plans, students, precisions, averages):
         training, helper = plan.settings.training, builder.regressors
-        states.append(State(student, training, precision, helper, one.dropout_seed))
+        states.append(State(student, training, precision, helper, one.dropout_seed, own))
     if saved is not None:
         restore(states, clock, saved)
     del saved  # takes two gigabytes for VGG11
@@ -309,6 +311,14 @@ def build_student(plan: Plan, data: RunData, folder: RunFolder) -> Classifier:
     return student.to(data.device)
 
 
+def average(student: Classifier, plan: Plan, ensemble: Ensemble | None) -> Averages:
+    """Return the averages of a student's weights, of which one may become its teacher."""
+    averages = averages_of(student, plan.ema, plan.follower)
+    if plan.follower is not None:
+        ensemble.follower = averages.teacher.network
+    return averages
+
+
 def try_students(plans: list[Plan], data: RunData, folder: RunFolder, first: Batch) -> None:
     """Check that the students can be trained, before hours are spent on their teacher.
 
@@ -332,7 +342,7 @@ def try_training(
     """
     training = plans[0].settings.training
     size = sum(models.parameters(student.module) for student in students)
-    folder.check_space(size, averaged=training.ema is not None)
+    folder.check_space(size, plans[0].averages)
     precisions, logits = [], []
     for plan, student in zip(plans, students):
         seed_step(first.images.device, plan.dropout_seed, 0, 0)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kd.config.rows import OWN_TEACHER
 from kd.data.index import digest
 from kd.reports import figures, statistics
 from kd.reports.statistics import mean_sd
@@ -16,7 +17,7 @@ from kd.reports.text import NOT_KNOWN, mean_text
 from kd.reports.verdicts import Member, judge
 from kd.studies.cells import EXPLANATION, gap_texts
 from kd.studies.flags import one_class_note
-from kd.studies.modes import ALONE, shows_pool, without_words, words_of
+from kd.studies.modes import ALONE, has_network, shows_pool, without_words, words_of
 from kd.studies.outputs import left_out_lines, write_outputs
 from kd.studies.runs import Run, differing, gather
 from kd.studies.study import leak_text
@@ -41,8 +42,18 @@ ARMS = {
     "normal": "KD (labelled)",
     "unlabeled-only": "KD (unlabelled)",
     "unlabeled": "KD (unlabelled), fine-tuned",
+    "mean-teacher": "mean teacher",
+    "fixmatch": "FixMatch",
 }
-GAPS = (("normal", ALONE), ("unlabeled-only", ALONE), ("unlabeled", ALONE), ("unlabeled", "normal"))
+# Arms whose student is its own teacher. They are in every pair of the student.
+ITSELF = tuple(arm for arm in ARMS if arm != ALONE and not has_network(arm))
+GAPS = (
+    ("normal", ALONE),
+    ("unlabeled-only", ALONE),
+    ("unlabeled", ALONE),
+    ("unlabeled", "normal"),
+    *((arm, ALONE) for arm in ITSELF),
+)
 SCORES = {
     "accuracy": "test accuracy",
     "quadratic_kappa": "quadratic weighted kappa",
@@ -126,8 +137,9 @@ def _named(name: str, words: str) -> str:
 def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     """Return (the arms of every pair, the excluded runs).
 
-    The pairs are those that used unlabelled images, and those whose teacher has data of its own.
-    Runs are comparable if they were evaluated on the same images.
+    The pairs are those that used unlabelled images, and those whose teacher has data of its own. A
+    student that is its own teacher is a pair only if it is in no other one. Runs are comparable if
+    they were evaluated on the same images.
     """
     trained = {run.report["student"]["weights_hash"]: run for run in runs}
     runs_on = {}
@@ -138,13 +150,23 @@ def pairs_of(runs: list[Run]) -> tuple[dict[Pair, Arms], list[str]]:
     for data in sorted(runs_on):
         pairs = set()
         for run in runs_on[data]:
-            if run.role in ARMS and (shows_pool(run.role) or words_of(run.teacher)):
+            uses_pool = run.role in ITSELF or shows_pool(run.role)
+            if run.role in ARMS and (uses_pool or words_of(run.teacher)):
                 pairs.add(Pair(data, run.student, without_words(run.teacher), run.tag))
-        for pair in sorted(pairs):
+        for pair in sorted(_without_shown(pairs)):
             arms_of[pair], twice = _arms(runs_on[data], pair)
             _add_teachers(arms_of[pair], trained)
             left_out += twice
     return arms_of, list(dict.fromkeys(left_out))
+
+
+def _without_shown(pairs: set[Pair]) -> set[Pair]:
+    """Return the pairs without students that are their own teachers and arms of another pair."""
+    others = {pair for pair in pairs if pair.teacher != OWN_TEACHER}
+    shown = set()
+    for pair in others:
+        shown |= {pair._replace(teacher=OWN_TEACHER, tag=tag) for tag in ("", pair.tag)}
+    return pairs - shown
 
 
 def _judged_on(run: Run) -> str:
@@ -232,6 +254,9 @@ def _arms_in(run: Run | Unfinished, pair: Pair, tags: tuple[str, ...]) -> list[s
             return []
         names = {ALONE: pair.student, TEACHER: pair.teacher}
         return [arm for arm, name in names.items() if run.student == name]
+    if run.role in ITSELF:
+        own = run.student == pair.student and run.tag in ("", pair.tag)
+        return [run.role] if own else []
     words = words_of(run.teacher)
     own = _is_of(run, pair) and run.tag in ((pair.tag,) if words else tags)
     return [_named(run.role, words)] if own else []
@@ -287,15 +312,20 @@ def _names(arms: list[str]) -> list[str]:
     """Return the arms of a group in order: teachers, then students, own data of teachers last.
 
     If no student has a teacher with the student's own data, the arms of such teachers are left out.
-    Otherwise all of them are named, so that the page shows which ones are missing.
+    Otherwise all of them are named, so that the page shows which ones are missing. Arms without a
+    teacher network are named if there are any.
     """
+    itself = [arm for arm in ITSELF if arm in arms]
+    if set(arms) <= {ALONE, *itself}:
+        return [ALONE, *itself]
+    taught = [arm for arm in ARMS if arm not in (ALONE, *ITSELF)]
     every = sorted({words_of(arm) for arm in arms} - {""})
-    plain = not every or any(arm in arms for arm in ARMS if arm != ALONE)
+    plain = not every or any(arm in arms for arm in taught)
     names = [TEACHER] if plain else []
     names += [_named(TEACHER, words) for words in every]
-    names += [*ARMS] if plain else [ALONE]
+    names += [ALONE, *(taught if plain else []), *itself]
     for words in every:
-        names += [_named(arm, words) for arm in ARMS if _named(arm, words) in arms]
+        names += [_named(arm, words) for arm in taught if _named(arm, words) in arms]
     return names
 
 

@@ -200,8 +200,8 @@ def teacher_role(mode: str) -> str:
 def members(mode: str, teacher: str) -> list[str]:
     """Return the networks trained on labels that together form a mode's `teacher`.
 
-    Empty if the teacher is an untrained network, a distribution, the student's peers or a
-    generation of a chain, and if it has data of its own, because its runs are then in no table of
+    Empty if the teacher is an untrained network, a distribution, the student itself or its peers or
+    a generation of a chain, and if it has data of its own, because its runs are then in no table of
     its students.
     """
     origin = _origin(mode)
@@ -235,8 +235,12 @@ def trained_at_once(mode: str, teacher: str, student: str) -> list[str]:
 
 
 def has_network(mode: str) -> bool:
-    """Return whether a mode's teacher is a network, rather than a distribution."""
-    return _origin(mode).is_network
+    """Return whether a mode's teacher is a network apart from the student.
+
+    It is not one if it is a distribution or an average of the student's weights.
+    """
+    origin = _origin(mode)
+    return origin.is_network and not origin.moves
 
 
 def teacher_flags(mode: str, teacher: str) -> list[str]:

@@ -43,6 +43,8 @@ COMPARED = (
     "temperature",
     "alpha",
     "correct_probability",
+    "teacher_decay",
+    "ramp_up",
     "teacher_weights",
     "teacher_checkpoint",
     "teacher_labeled_fraction",

@@ -1,4 +1,4 @@
-"""The teachers of a run: one or several networks, or a label distribution instead."""
+"""The teachers of a run: networks, the average of the student, or a label distribution instead."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,9 +49,13 @@ class Teacher:
 
 
 class Ensemble:
-    """The teachers of a run; `members` is empty if a label distribution is the teacher.
+    """The teachers of a run; `members` are the networks that exist before the student.
 
-    stores  stores of the student's images -> stores of the same images at the size of the teachers
+    If there are none, a label distribution is the teacher, or the average of the student's weights.
+
+    stores    stores of the student's images -> those of the same images at the size of the teachers
+    follower  the average of the student's weights that teaches it; None for other teachers, and
+              until the student exists
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Ensemble:
         self.plan, self.members, self.classes = plan, members, classes
         self.device, self.cache, self.stores = device, cache, stores or {}
         self.weights = list(plan.shares)
+        self.follower: Classifier | None = None
         self._own_views: dict[Views, Views] = {}
         for member in members:
             member.trained.network.to(device)
@@ -76,13 +81,20 @@ class Ensemble:
         hashes = [member.trained.hash for member in self.members]
         return hashes[0] if len(hashes) == 1 else digest([*hashes, *map(str, self.weights)])
 
+    @property
+    def networks(self) -> list[Classifier]:
+        """The networks that teach."""
+        if self.follower is not None:
+            return [self.follower]
+        return [member.trained.network for member in self.members]
+
     def layers(self, student: Classifier, wanted: list[str]) -> list[tuple[str, ...]]:
-        """Return the names of the layers to use: a tuple for the student, then one per member.
+        """Return the names of the layers to use: a tuple for the student, then one per teacher.
 
         They come from --layers (`wanted`), or are the stages that timm names. Raises Problem if a
         layer is given for another number of networks.
         """
-        networks = [student, *(member.trained.network for member in self.members)]
+        networks = [student, *self.networks]
         if not wanted:
             named = [network.stages() for network in networks]
             depth = min(map(len, named))
@@ -96,7 +108,7 @@ class Ensemble:
                     " Use one name for all networks, STUDENT:TEACHER, or one name per network."
                 )
             if len(names) != len(networks):
-                names = [names[0], *[names[-1]] * len(self.members)]
+                names = [names[0], *[names[-1]] * len(self.networks)]
             rows.append(names)
         return [tuple(names) for names in zip(*rows)]
 
@@ -109,10 +121,10 @@ class Ensemble:
 
         They are made once, because their images may be copied to the device.
         """
-        if not self.stores:
+        if not self.stores and views.teachers_see_them:
             return views
         if views not in self._own_views:
-            self._own_views[views] = views.over(self.stores[views.store])
+            self._own_views[views] = views.over(self.stores.get(views.store, views.store))
         return self._own_views[views]
 
     def try_images(self, images: torch.Tensor) -> None:
@@ -142,19 +154,22 @@ class Ensemble:
     def on(self, views: Views, precision: Precision, layers: list[tuple[str, ...]]) -> BatchTeacher:
         """Return the function that computes the teacher's outputs for batches of `views`.
 
-        layers  of each member, whose features are returned, too; empty for logits only
+        layers  of each teacher, whose features are returned, too; empty for logits only
         """
-        if not self.members:
+        if not self.networks:
             correct = self.plan.distribution.correct
             return LabelDistribution(self.classes, 1 / self.classes if correct is None else correct)
         seen = self._seen(views)
         own = _own_images(seen, views)
         if layers:
             observed = [
-                ObservedNetwork(member.trained.network, precision, names, own)
-                for member, names in zip(self.members, layers)
+                ObservedNetwork(network, precision, names, own)
+                for network, names in zip(self.networks, layers)
             ]
             return ObservedJointTeacher(observed, self.weights, self.device)
+        if self.follower is not None:
+            networks = [LiveNetwork(self.follower, precision, own)]
+            return JointTeacher(networks, self.weights, self.device)
         networks = [self._network(member, seen, precision, own) for member in self.members]
         return JointTeacher(networks, self.weights, self.device)
 

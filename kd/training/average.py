@@ -1,13 +1,15 @@
-"""The average of the weights of a network in training (--ema), which is judged and delivered."""
+"""Averages of the weights of a network in training: one that is delivered, one that teaches it."""
 
 import copy
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from kd.config.plan import Follower
 from kd.models import Classifier
+from kd.system import ranks
 
 
 class Average(Protocol):
@@ -63,11 +65,15 @@ class ExponentialAverage:
 
     The average is a network of its own, neither compiled nor wrapped for several ranks, and the
     network in training never sees it, except at the end of a phase. On several ranks, the weights
-    are equal everywhere, and `loop.predict` takes the buffers of the first rank.
+    are equal everywhere, and `loop.predict` takes the buffers of the first rank. An average that
+    teaches takes them at every step, so that all ranks have one teacher.
+
+    decay    0: the weights after each step; 1: those at the start
+    teaches  whether the average teaches the network
     """
 
-    def __init__(self, network: Classifier, decay: float):
-        self.trained, self.decay = network, decay
+    def __init__(self, network: Classifier, decay: float, teaches: bool = False):
+        self.trained, self.decay, self.teaches = network, decay, teaches
         module = copy.deepcopy(network.module).requires_grad_(False)
         self.network = replace(network, module=module, compiled=None, parallel=None)
 
@@ -77,12 +83,17 @@ class ExponentialAverage:
         Otherwise the initial weights would keep a share of decay^n: 37 % after 1000 steps with a
         decay of 0.999. The first steps have 0.1, 2/11, 3/12, ..., so that the average is over about
         the last tenth of the steps until `decay` is reached, at n = 8990 for 0.999. The formula is
-        that of `num_updates` in TensorFlow's `tf.train.ExponentialMovingAverage`.
+        that of `num_updates` in TensorFlow's `tf.train.ExponentialMovingAverage`. A decay of 1 is
+        never lowered: the average stays as it began.
         """
+        if self.decay == 1:
+            return 1.0
         return min(self.decay, (1 + updates) / (10 + updates))
 
     @torch.no_grad()
     def update(self, updates: int) -> None:
+        if self.teaches:
+            ranks.broadcast_buffers(self.trained.module)
         own, values = _tensors(self.network.module), _tensors(self.trained.module)
         floats = [number for number, value in enumerate(own) if value.is_floating_point()]
         average = get_ema_multi_avg_fn(self.decay_at(updates))
@@ -104,9 +115,30 @@ class ExponentialAverage:
         self.network.module.load_state_dict(state, strict=True)
 
 
-def averaging(network: Classifier, decay: float | None) -> Average:
-    """Return the average of a network's weights; with None as the decay, the network itself."""
-    return NoAverage(network) if decay is None else ExponentialAverage(network, decay)
+class Averages(NamedTuple):
+    """The averages of a network in training; both may be the same one.
+
+    delivered  what is judged and delivered
+    teacher    what teaches the network
+    """
+
+    delivered: Average
+    teacher: Average
+
+
+def averages_of(
+    network: Classifier, ema: float | None, follower: Follower | None = None
+) -> Averages:
+    """Return the averages of a network's weights; where there is none, the network itself.
+
+    ema       decay of the average that is delivered; None: none
+    follower  the average that teaches; None: there is another teacher, or none
+    """
+    delivered = NoAverage(network) if ema is None else ExponentialAverage(network, ema)
+    if follower is None:
+        return Averages(delivered, NoAverage(network))
+    teacher = ExponentialAverage(network, follower.decay, teaches=True)
+    return Averages(teacher if follower.delivered else delivered, teacher)
 
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:

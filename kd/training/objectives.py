@@ -5,6 +5,7 @@ An objective is called as objective(student, teacher, labels) with the `Outputs`
 scalars: "loss", which has a gradient, and its terms and other batch means by name, which do not.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from kd import losses
-from kd.methods import KNOWLEDGE
+from kd.knowledge import KNOWLEDGE
 from kd.models import Outputs
 from kd.system import ranks
 from kd.teachers.outputs import TeacherOutputs
@@ -46,14 +47,34 @@ class Knowledge:
     class_weights: torch.Tensor | None = None
 
     def terms(
-        self, student: Outputs, teacher: TeacherOutputs, labels: torch.Tensor | None
+        self,
+        student: Outputs,
+        teacher: TeacherOutputs,
+        labels: torch.Tensor | None,
+        shares: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the loss of each kind by name, without its weight."""
-        found, weights = {}, self._image_weights(teacher, labels)
+        """Return the loss of each kind by name, without its weight.
+
+        shares  how much each image counts in kinds that are means over images [B]; None: equally
+        """
+        found, weights = {}, _product(self._image_weights(teacher, labels), shares)
         for name in self.weights:
             arguments = self._arguments(name, labels, weights)
             compare = self._inside if KNOWLEDGE[name].inside else self._output
             found[name] = compare(name, student, teacher, arguments)
+        return found
+
+    def counts(
+        self, teacher: TeacherOutputs, shares: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return KIND-share -> the share of images that the loss of a kind uses, if not all."""
+        found = {}
+        for name in self.weights:
+            kind = KNOWLEDGE[name]
+            if kind.counts:
+                options = kind.options_of(self.options.get(name, {}), regressor=False)
+                used = kind.function(kind.counts)(teacher.at(1.0), **options).float()
+                found[f"{name}-share"] = (used if shares is None else shares * used).mean()
         return found
 
     def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -143,21 +164,29 @@ class Distillation:
 
     class_weights   weight of each class in CE [K]; None for equal weights
     labelled_share  share of the images of a batch that have a label
+    teaches_rest    whether the knowledge is a mean over the images without a label only. A mixed
+                    image then counts with the share of it that has none
+    ramp            factor of alpha in the weight of the knowledge; the labels have 1 - alpha
     """
 
     knowledge: Knowledge
     alpha: float
     class_weights: torch.Tensor | None = None
     labelled_share: float = 1.0
+    teaches_rest: bool = False
+    ramp: float = 1.0
 
     def __call__(self, student, teacher, labels):
         ce = losses.cross_entropy(student.logits, labels, self.class_weights) / self.labelled_share
         known = labels if self.labelled_share == 1 else None
-        terms = self.knowledge.terms(student, teacher, known)
+        shares = (1 - labels.sum(1)) / (1 - self.labelled_share) if self.teaches_rest else None
+        terms = self.knowledge.terms(student, teacher, known, shares)
+        weight = self.alpha * self.ramp
         return {
-            "loss": (1 - self.alpha) * ce + self.alpha * self.knowledge.total(terms),
+            "loss": (1 - self.alpha) * ce + weight * self.knowledge.total(terms),
             "ce": ce.detach(),
             **_detached(terms),
+            **self.knowledge.counts(teacher, shares),
             "accuracy": _agreement(student.logits, labels) / self.labelled_share,
         }
 
@@ -176,8 +205,32 @@ class Matching:
         return {
             "loss": self.knowledge.total(terms) + graph,
             **_detached(terms),
+            **self.knowledge.counts(teacher),
             "agreement": _agreement(student.logits, teacher.at(1.0).argmax(1)),
         }
+
+
+def risen(done: int, steps: int) -> float:
+    """Return exp(-5 (1 - t)^2) with t = done / steps, which rises from 0.0067 to 1.
+
+    It is 1 from t = 1 on, and everywhere if it does not rise.
+
+    done   number of steps before this one
+    steps  number of steps in which it rises
+
+    Source: Laine, Aila 2017, arXiv:1610.02242, section 2; Tarvainen, Valpola 2017,
+    arXiv:1703.01780, section 3.
+    """
+    if done >= steps:
+        return 1.0
+    return math.exp(-5 * (1 - done / steps) ** 2)
+
+
+def _product(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the product of two weights of images [B], of which None stands for 1."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first * second
 
 
 def _detached(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kd.knowledge import Kind
 from kd.losses import full
-from kd.methods import Kind
 
-SMALLEST_VARIANCE = 1e-5  # as in the code of the authors of `losses.vid`
+SMALLEST_VARIANCE = 1e-5  # as in the code of the authors of `feature_losses.vid`
 
 
 def build(

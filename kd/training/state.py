@@ -13,7 +13,7 @@ from kd.system.devices import Precision
 from kd.system.errors import BAD_CHECKPOINT, Problem
 from kd.system.messages import shortened
 from kd.training.adam import OPTIMIZERS
-from kd.training.average import averaging
+from kd.training.average import Averages, averages_of
 from kd.training.divergence import Divergence
 
 FUSED = ("cpu", "cuda", "mps", "xpu")
@@ -62,6 +62,7 @@ SCHEMA = {
     "scaler": dict,
     "best_weights": (dict, type(None)),
     "average": dict,
+    "teacher": dict,
     "progress": {
         "phase": int,
         "epoch": int,
@@ -81,7 +82,7 @@ SCHEMA = {
 def upgraded(state: dict) -> dict:
     """Return a state that an earlier version saved in the form of this one.
 
-    Earlier versions had no average, and no regressors but those of `hint`, without its name.
+    Earlier versions had no averages, and no regressors but those of `hint`, without its name.
     """
     helper = state.get("helper")
     if isinstance(helper, dict):
@@ -89,7 +90,7 @@ def upgraded(state: dict) -> dict:
             f"hint.{key}" if key.startswith("weights.") else key: helper[key] for key in helper
         }
         state = state | {"helper": named}
-    return {"average": {}} | state
+    return {"average": {}, "teacher": {}} | state
 
 
 class State:
@@ -101,7 +102,9 @@ class State:
     dropout_seed  the seed of its dropout; None: that of the training
     helper        a module that is trained together with the network and is not needed afterwards,
                   such as `training.regressors`
-    average       the average of the network's weights; without --ema, the network itself
+    average       the average of the network's weights that is delivered; without one, the network
+                  itself
+    teacher       the average that teaches the network; without one, the network itself
     best_weights  the weights of the best epoch of the phase; None before its first epoch ends
     best_logits   their logits for the validation split, float32 [n, K]; None if not known
     """
@@ -113,6 +116,7 @@ class State:
         precision: Precision,
         helper: torch.nn.Module | None = None,
         dropout_seed: int | None = None,
+        averages: Averages | None = None,
     ):
         device = next(network.module.parameters()).device
         self.network, self.precision, self.progress = network, precision, Progress()
@@ -120,7 +124,7 @@ class State:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_logits: np.ndarray | None = None
         self.helper = helper or torch.nn.Module()
-        self.average = averaging(network, training.ema)
+        self.average, self.teacher = averages or averages_of(network, training.ema)
         self.optimizer = OPTIMIZERS[training.optimizer](
             self.parameters(),
             lr=training.lr,
@@ -148,7 +152,8 @@ class State:
         Raises Problem (3) if the training has diverged.
         """
         self.divergence.check()
-        modules = dict.fromkeys((self.network.module, self.helper, self.judged.module))
+        judged, teacher = self.judged.module, self.teacher.network.module
+        modules = dict.fromkeys((self.network.module, self.helper, judged, teacher))
         self.divergence.check_weights(tuple(modules), self.progress.total)
         self._collect()
         return {
@@ -159,6 +164,7 @@ class State:
             "progress": asdict(self.progress),
             "best_weights": self.best_weights,
             "average": self.average.state_dict(),
+            "teacher": {} if self.teacher is self.average else self.teacher.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -172,6 +178,8 @@ class State:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.average.load_state_dict(state["average"])
+            if self.teacher is not self.average:
+                self.teacher.load_state_dict(state["teacher"])
             self.progress, self.best_weights = Progress(**state["progress"]), state["best_weights"]
             if (self.progress.best is None) != (self.best_weights is None):
                 raise ValueError("the best epoch and its weights must be saved together")
@@ -200,6 +208,14 @@ class State:
             yield
         finally:
             module.load_state_dict(own, strict=True)
+
+    def follow(self, updates: int) -> None:
+        """Let the averages take in the weights after a step.
+
+        updates  number of updates of the phase before it
+        """
+        for average in dict.fromkeys((self.average, self.teacher)):
+            average.update(updates)
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> None:
         """Add the terms of a step to the sums of the epoch, without waiting for the device.
@@ -249,8 +265,8 @@ class State:
     def end_phase(self, keeps_best: bool) -> None:
         """Start the next phase, with the current weights and an empty optimizer state.
 
-        The current weights are the averaged ones, if there is an average. The phase has an average
-        and a best epoch of its own.
+        The current weights are the averaged ones, if an average is delivered. The phase has such an
+        average and a best epoch of its own.
 
         keeps_best  whether the best epoch up to now stays the best until an epoch of the next phase
                     is better

@@ -13,8 +13,8 @@ from children import reason_of
 from gpu_participants import EpochLoop, TimmTask
 from participants import ALPHA, ROOT, TEMPERATURE, Pause, wait
 
+from kd.knowledge import KNOWLEDGE
 from kd.loop import LOG_EVERY, Hooks, train_epoch
-from kd.methods import KNOWLEDGE
 from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork
 from kd.training import regressors
 from kd.training.objectives import Distillation, Knowledge

@@ -34,8 +34,8 @@ import train_teacher  # noqa: E402
 from kd.config import parsing  # noqa: E402
 from kd.config.resolve import resolve  # noqa: E402
 from kd.config.settings import DistillSettings  # noqa: E402
+from kd.knowledge import KNOWLEDGE  # noqa: E402
 from kd.loop import Hooks, Phase, fit, predict  # noqa: E402
-from kd.methods import KNOWLEDGE  # noqa: E402
 from kd.reports import metrics  # noqa: E402
 from kd.runs.data import RunData  # noqa: E402
 from kd.runs.folder import RunFolder  # noqa: E402

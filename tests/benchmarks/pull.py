@@ -21,7 +21,7 @@ from kd.config import parsing  # noqa: E402
 from kd.config.settings import DistillSettings  # noqa: E402
 from kd.data.augmentation import Augmentation  # noqa: E402
 from kd.data.dataset import open_dataset, read_index  # noqa: E402
-from kd.methods import KNOWLEDGE  # noqa: E402
+from kd.knowledge import KNOWLEDGE  # noqa: E402
 from kd.system.devices import Precision  # noqa: E402
 from kd.teachers import model_file  # noqa: E402
 from kd.teachers.outputs import ObservedJointTeacher, ObservedNetwork  # noqa: E402
