@@ -29,8 +29,8 @@ class Variant:
 
     float_layers  names of the layers in float
     row, gap      of the test split; the gap is `minus_float`
-    tuning        of the validation split: accuracy, that of the file in float, and the mean absolute
-                  difference of a probability from it
+    tuning        of the validation split: accuracy, that of the file in float, and the mean
+                  absolute difference of a probability from it
     """
 
     content: bytes
