@@ -17,12 +17,13 @@ from kd.models import Classifier
 from kd.reports.calibration import probabilities
 from kd.reports.statistics import estimate, pair
 from kd.studies.export.onnx_file import run_onnx
-from kd.studies.timing import REPEATS, spread, take_turns
+from kd.studies.timing import spread, take_turns
 from kd.system.errors import FAULT, Problem
 from kd.system.markdown import table
 
 TOLERANCE = 1e-5  # of a probability, between model.pt and its exports in float
 SIZES = (1, 32)  # images in a batch, for latencies
+_LATENCIES = ("latency_1", "latency_32")
 BATCH = 64
 
 # uint8 [N, C, S, S] -> probabilities [N, K]
@@ -54,7 +55,7 @@ class Row:
     def as_plain(self) -> dict:
         """Return the row as plain values for JSON, whose keys are texts."""
         plain = asdict(self)
-        for key in ("latency_1", "latency_32"):
+        for key in _LATENCIES:
             plain[key] = {str(threads): one for threads, one in plain[key].items()}
         return plain
 
@@ -221,7 +222,9 @@ def text(rows: list[dict]) -> str:
             low, high = one["low"] * 1e3, one["high"] * 1e3
             cells.append(f"{one['median'] * 1e3:.3g} [{low:.3g}, {high:.3g}]")
         lines.append(cells)
-    note = f"Latencies: median [quartiles] of {REPEATS} alternating repeats on the CPU."
+    counts = {one["repeats"] for row in rows for key in _LATENCIES for one in row[key].values()}
+    repeats = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    note = f"Latencies: median [quartiles] of {repeats} alternating repeats on the CPU."
     return "\n".join([*table(header, lines), "", note])
 
 
