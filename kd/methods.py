@@ -164,14 +164,14 @@ class Mode:
     views: str = "same"
 
     @property
-    def scheme(self) -> str:
-        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): offline, online or self."""
-        return SCHEMES.get(self.teacher.network, "offline")
-
-    @property
     def trains_several(self) -> bool:
         """Whether a run trains several students at once, those that --student joins by +."""
         return self.teacher.is_peers
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of Gou et al. 2021 (arXiv:2006.05525, section 4): offline, online or self."""
+        return SCHEMES.get(self.teacher.network, "offline")
 
 
 TRAINED = Origin("trained network")

@@ -130,7 +130,7 @@ class Classifier:
             for hook in hooks:
                 hook.remove()
         self._check_features(layers, outputs, versions)
-        return Outputs(logits, tuple(self._channels_first(outputs[name]) for name in layers))
+        return Outputs(logits, tuple(self.channels_first(outputs[name]) for name in layers))
 
     def _check_features(self, layers: tuple[str, ...], outputs: dict, versions: dict) -> None:
         """Raise Problem if an output is not a tensor, or was overwritten by a later module."""
@@ -146,7 +146,7 @@ class Classifier:
                     " its output. Choose that module with --layers."
                 )
 
-    def _channels_first(self, features: torch.Tensor) -> torch.Tensor:
+    def channels_first(self, features: torch.Tensor) -> torch.Tensor:
         # timm uses this attribute to mark networks with channels last, such as Swin.
         channels_last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
         if channels_last and features.ndim == 4:

@@ -429,6 +429,17 @@ def test_cards_and_shifted_images_are_computed_on_the_gpu(gpu, script):
     assert clean[gpu.type] == clean["cpu"] and len(clean["cpu"]) == 2
 
 
+def test_maps_of_where_networks_look_are_those_of_the_cpu(gpu, script):
+    assert script("distill", [*on(gpu, *PAIR[:4]), "--mode", "normal"])[0] == 0
+    found = []
+    for device in (gpu.type, "cpu"):
+        code, out = script("evaluate", ["--look", RUN, "--device", device])
+        assert code == 0, out
+        found.append(json.loads((RUN / "look/look.json").read_text()))
+    one, other = (result["agreement"]["student_teacher"]["value"] for result in found)
+    assert found[0]["networks"] == found[1]["networks"] and one == pytest.approx(other, abs=0.01)
+
+
 @pytest.mark.parametrize("name", SHIFTS)
 def test_shifted_images_are_those_of_the_cpu(gpu, name):
     batches = [next(make_views(device, size=64)[1].epoch(0)) for device in (gpu, CPU)]

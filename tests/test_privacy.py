@@ -118,7 +118,7 @@ def test_no_file_of_a_study_holds_a_name_except_predictions_and_the_check_of_the
     archive = hospital(tmp_path, "archive", 800)
     must(script("distill", [*other, "--mode", "normal", "--out", "other"]))
     must(script("distill", [*other, "--mode", "unlabeled", "--unlabeled-dir", archive, "--out", "other"]))
-    for words in (["--card", run], ["--shift", run], [run], [run, *folder_of(theirs)]):
+    for words in (["--card", run], ["--shift", run], ["--look", run], [run], [run, *folder_of(theirs)]):
         must(script("evaluate", [*words, "--device", "cpu"]))
     for words in (["--tables", "runs"], ["--curves", run]):
         must(script("evaluate", words))
@@ -128,7 +128,7 @@ def test_no_file_of_a_study_holds_a_name_except_predictions_and_the_check_of_the
     assert code == 143 and resume.is_file()
     files = [path for path in Path(".").rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"report.json", "evaluation.json", "tables.json", "card.json", "ended.json", "settings.json", "model.pt"} <= names
+    assert {"report.json", "evaluation.json", "tables.json", "card.json", "ended.json", "settings.json", "model.pt", "card.md", "study.html"} <= names
     assert holding_names("runs", "other", "cache") == {}
     assert json.loads((run / "report.json").read_text())["data"]["other_files"] == {"(other)": 1, ".pdf": 1}
     assert len([path for path in files if path.name == "predictions.csv" and secrets_in(path)]) == 8

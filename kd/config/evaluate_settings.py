@@ -23,7 +23,7 @@ class Evaluation:
     tables: str | None = option(
         None,
         "write the tables of the thesis for all runs below DIR to DIR, with published results,"
-        " intervals and the commands that fill empty cells",
+        " intervals and the commands that fill empty cells; and study.html, a page to hand on",
         common=True,
         metavar="DIR",
     )
@@ -35,13 +35,27 @@ class Evaluation:
     )
     card: str | None = option(
         None,
-        "compare student and teacher of a run: size, operations, latency, accuracy",
+        "write the card of a run (card.md, card.json): use, data, metrics, hashes; size and latency"
+        " beside its teacher",
+        metavar="RUN",
+    )
+    export: str | None = option(
+        None,
+        "write a run as ONNX, as torch.export, in 8 bits and with a script that needs no torch, to"
+        " RUN/export, and verify all of them on its test split",
         metavar="RUN",
     )
     shift: list[str] = option(
         [],
         "evaluate runs, their teachers and the student trained alone (baseline) on shifted test"
         " images (contrast, brightness, noise, blur, resolution, rotation): a table and a figure",
+        metavar="RUN",
+        nargs="+",
+    )
+    look: list[str] = option(
+        [],
+        "show where runs, their teachers and the student trained alone look in test images"
+        " (Grad-CAM): contact sheets, and how alike the maps are",
         metavar="RUN",
         nargs="+",
     )
@@ -80,12 +94,31 @@ class OtherData:
 
 
 @dataclass(frozen=True)
-class Judging(Reporting, Protocol, Reading, OtherData):
+class PassingOn:
+    """What is passed on with a card or a page."""
+
+    weights_license: str | None = option(
+        None, "--card, --export: licence of the weights, e.g. cc-by-nc-4.0", metavar="TEXT"
+    )
+    data_license: str | None = option(
+        None,
+        "--card, --export: licence of the images that a network was trained on",
+        metavar="TEXT",
+    )
+    with_images: bool = option(
+        False,
+        "--tables: study.html also shows images of patients, those in RUN/look; never those of"
+        " MURA, which may not be passed on",
+    )
+
+
+@dataclass(frozen=True)
+class Judging(PassingOn, Reporting, Protocol, Reading, OtherData):
     """more options"""
 
     margin: float | None = option(
         None,
-        "--tables, --power: a margin other than the one that the runs recorded",
+        "--tables, --power, --export: a margin other than the one that the runs recorded",
         metavar="MARGIN",
         least=0,
         most=1,
@@ -102,7 +135,8 @@ class Judging(Reporting, Protocol, Reading, OtherData):
 class EvaluateSettings:
     """Evaluate finished runs, compare them in tables, or check a data set.
 
-    Use exactly one of: RUN ..., --tables, --power, --card, --shift, --arms, --curves, --check-data.
+    Use exactly one of: RUN ..., --tables, --power, --card, --export, --shift, --look, --arms,
+    --curves, --check-data.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (

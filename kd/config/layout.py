@@ -71,8 +71,18 @@ class RunPaths:
 
     @property
     def card(self) -> Path:
-        """The output of `evaluate.py --card RUN`."""
+        """The output of `evaluate.py --card RUN`, as values."""
         return self.path / "card.json"
+
+    @property
+    def card_text(self) -> Path:
+        """The output of `evaluate.py --card RUN`, as Markdown."""
+        return self.path / "card.md"
+
+    @property
+    def export(self) -> Path:
+        """The folder that `evaluate.py --export RUN` writes."""
+        return self.path / "export"
 
     @property
     def pair(self) -> str:

@@ -147,7 +147,8 @@ def _refuse_phase(settings, mode: Mode, row: ModePhase, phase: PhasePlan, where:
     if phase.teaches_rest and not phase.half_labelled:
         raise Problem(
             f"Phase '{row.name}' of --mode {settings.distillation.mode} is not valid: it teaches"
-            f" unlabelled images only, but images '{row.images}' are of one kind. Use images 'half'."
+            f" unlabelled images only, but images '{row.images}' are of one kind. Use images"
+            " 'half'."
         )
     if mode.views != "same" and not (mode.teacher.precedes or mode.teacher.moves):
         raise Problem(

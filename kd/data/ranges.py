@@ -1,15 +1,20 @@
 """The range of images with more than 8 bits: one for the whole set, measured on its train split."""
 
-import contextlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from kd.data.images import pixels
+from kd.data.images.common_range import (
+    Extremes,
+    are_misfits,
+    common_range,
+    exceptional,
+    extremes,
+)
 from kd.data.images.decoded import FLOAT, INTEGER
 from kd.data.images.pixels import Range, RangeNeeded
 from kd.data.index import Index, digest
@@ -135,8 +140,8 @@ def check_other(
     """
     flags = store.flags(rows)
     deep = np.flatnonzero(flags & pixels.DEEP)
-    outside = int(((flags & pixels.MISFIT) > 0).sum())
-    if 10 * outside > len(deep):
+    if are_misfits(flags):
+        outside = np.count_nonzero(flags & pixels.MISFIT)
         raise Problem(
             f"{where} has {counted(outside, 'image', 'images')} with many values outside the range"
             f" of {whose} ({words(store.ranges)}). {_cure(store, rows[deep], has_bits)}"
@@ -155,14 +160,9 @@ def check_other(
 def exceptions(store: Store, rows: np.ndarray) -> np.ndarray:
     """Return those of `rows` for which `check_other` would refuse all of them, if they are few.
 
-    These images have many values outside the range. If there is one of them, or if they are at most
-    a tenth of all images, they are another kind of image and do not call the range into question.
+    See `common_range.exceptional`.
     """
-    flags = store.flags(rows)
-    outside = rows[(flags & pixels.MISFIT) > 0]
-    few = len(outside) == 1 or 10 * len(outside) <= len(rows)
-    is_refused = 10 * len(outside) > np.count_nonzero(flags & pixels.DEEP)
-    return outside if is_refused and few and len(outside) < len(rows) else outside[:0]
+    return rows[exceptional(store.flags(rows))]
 
 
 def _cure(store: Store, rows: np.ndarray, has_bits: bool) -> str:
@@ -189,15 +189,6 @@ def same(first: dict[str, list], second: dict[str, list]) -> bool:
     }
 
 
-class Extremes(NamedTuple):
-    """The kind of an image's values, the lowest and the highest of them, and its path."""
-
-    kind: str
-    lowest: float
-    highest: float
-    path: str
-
-
 def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) -> dict[str, Range]:
     """Return the range of each kind of values with more than 8 bits: {kind: Range}.
 
@@ -213,18 +204,16 @@ def measure(index: Index, rows: np.ndarray, rule: str, check_stop=never_stop) ->
         for start in range(0, len(rows), CHUNK):
             chunk = [int(row) for row in rows[start : start + CHUNK]]
             files = [index.file(row) for row in chunk]
-            for row, ends in zip(chunk, threads.map(_extremes, files)):
+            for row, ends in zip(chunk, threads.map(extremes, files)):
                 shown.update()
                 if ends is not None:
                     found.append(Extremes(*ends, index.samples[row].path))
             check_stop()
     measured = {}
     for kind in sorted({one.kind for one in found}):
-        lowest = min(one.lowest for one in found if one.kind == kind)
-        highest = max(one.highest for one in found if one.kind == kind)
         more = "".join(f" ({text})" for text in uneven([one for one in found if one.kind == kind]))
         # The rule is stored in the report and in model.pt; --check-data names the image.
-        measured[kind] = pixels.range_for(kind, lowest, highest, rule + without_names(more))
+        measured[kind] = common_range(found, kind, rule + without_names(more))
     return measured
 
 
@@ -245,20 +234,6 @@ def uneven(images: list[Extremes]) -> list[str]:
         f"{few} of {len(images)} images use less than a quarter of it, but"
         f" {named(printable(widest.path))} has values from {widest.lowest:g} to {widest.highest:g}"
     ]
-
-
-def _extremes(file: Path) -> tuple[str, float, float] | None:
-    """Return (kind, lowest value, highest value) of an image, or None if it needs no range."""
-    try:
-        with contextlib.ExitStack() as hold:
-            decoded = pixels.decode(pixels.file_bytes(file), 64, hold=hold)
-            if decoded.image is not None or decoded.limits is not None:
-                return None
-            return decoded.kind, float(decoded.values.min()), float(decoded.values.max())
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises exceptions of any type, see the store
-        return None
 
 
 def _with_ranges(store: Store, cache_dir: str, ranges: dict[str, Range]) -> Store:

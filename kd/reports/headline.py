@@ -8,16 +8,31 @@ _GRADES = ("accuracy", "quadratic_kappa", "referable_auc", "balanced_accuracy", 
 _CLASSES = ("accuracy", "balanced_accuracy", "auroc", "kappa", "ece")
 WORDS = {
     "accuracy": "accuracy",
+    "accuracy_by_study": "accuracy by study",
+    "accuracy_by_patient": "accuracy by patient",
     "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
     "auroc": "AUROC",
+    "auprc": "average precision",
     "kappa": "Cohen's kappa",
     "kappa_by_study": "Cohen's kappa by study",
     "quadratic_kappa": "quadratic weighted kappa",
     "referable_auc": "AUC of referable disease (grade >= 2)",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "ppv_at_prevalence": "PPV at the stated prevalence",
+    "npv_at_prevalence": "NPV at the stated prevalence",
+    "brier": "Brier score",
+    "nll": "NLL",
     "ece": "ECE, calibrated",
 }
+
+
+def words_of(metric: str) -> str:
+    """Return the name of a metric as a reader knows it."""
+    return WORDS.get(metric, metric.replace("_", " "))
 
 
 def headline(evidence: Mapping) -> list[str]:

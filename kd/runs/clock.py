@@ -3,6 +3,7 @@
 import datetime
 import platform
 import time
+from importlib import metadata
 
 import numpy as np
 import PIL
@@ -10,6 +11,7 @@ import timm
 import torch
 
 from kd.system import ranks
+from kd.system.commit import commit
 from kd.system.devices import Precision
 
 
@@ -49,14 +51,25 @@ class Clock:
             "started": self.started,
             "finished": now(),
             "images_per_second": round(images / seconds, 3) if seconds > 0 else None,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "timm": timm.__version__,
-                "numpy": np.__version__,
-                "pillow": PIL.__version__,
-            },
+            "versions": versions(),
         }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of the libraries that train and evaluate, and of this program.
+
+    `kd` is the commit of this program, see `kd.system.commit`; None where it is not known.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "scikit-learn": metadata.version("scikit-learn"),
+        "scipy": metadata.version("scipy"),
+        "kd": commit(),
+    }
 
 
 def now() -> str:

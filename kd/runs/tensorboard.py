@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,10 +31,9 @@ def _or_warn_once(write):
             write(self, *arguments)
         except (OSError, UnicodeEncodeError) as error:
             self.writer = None
-            why = reason(error) if isinstance(error, OSError) else "the path is not UTF-8"
             log(
-                f"warning: TensorBoard events in '{self.folder}' cannot be written ({why}). The run"
-                " continues without them."
+                f"warning: TensorBoard events in '{self.folder}' cannot be written ({_why(error)})."
+                " The run continues without them."
             )
 
     return guarded
@@ -139,6 +139,27 @@ class Events:
     def close(self) -> None:
         """Write all pending points and close the file."""
         self.writer.close()
+
+
+def write_images(folder: Path, drawn: dict[str, np.ndarray]) -> None:
+    """Write images to the events of a folder, in place of those it has; warn if that fails.
+
+    drawn  name -> uint8 [H, W, 3]
+    """
+    before = list(folder.glob("events.out.tfevents.*"))
+    threading.excepthook = _quiet_writer
+    try:
+        for old in before:
+            old.unlink(missing_ok=True)
+        with SummaryWriter(str(folder)) as writer:
+            for name, pixels in drawn.items():
+                writer.add_image(printable(name), pixels, 0, dataformats="HWC")
+    except (OSError, UnicodeEncodeError) as error:
+        log(f"warning: TensorBoard events in '{folder}' cannot be written ({_why(error)}).")
+
+
+def _why(error: OSError | UnicodeEncodeError) -> str:
+    return reason(error) if isinstance(error, OSError) else "the path is not UTF-8"
 
 
 def _quiet_writer(failed) -> None:

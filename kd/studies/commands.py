@@ -11,12 +11,22 @@ from kd.studies.curves import write_curves
 from kd.studies.data_check import check_data
 from kd.studies.evaluation import evaluate
 from kd.studies.few_labels import write_arms
+from kd.studies.look.look import write_look
+from kd.studies.model_card import Licences
 from kd.studies.power import write_power
 from kd.studies.predicting import Incomplete
 from kd.studies.shift import write_shift
 from kd.studies.tables import write_tables
 from kd.system.console import log
 from kd.system.errors import Problem
+
+# Flags that fit some actions only -> these actions.
+_FITS = {
+    "--weights-license": ("--card", "--export"),
+    "--data-license": ("--card", "--export"),
+    "--with-images": ("--tables",),
+    "--margin": ("--tables", "--power", "--export"),
+}
 
 
 def carry_out(settings: EvaluateSettings) -> None:
@@ -30,19 +40,30 @@ def carry_out(settings: EvaluateSettings) -> None:
     if what.runs:
         _evaluate_each(what.runs, how)
     elif what.tables:
-        write_tables(Path(what.tables), how.margin)
+        write_tables(Path(what.tables), how.margin, how.with_images)
     elif what.power:
         write_power(Path(what.power), how.margin)
     elif what.arms:
         write_arms(Path(what.arms))
     elif what.shift:
         write_shift([Path(run) for run in what.shift], how)
+    elif what.look:
+        write_look([Path(run) for run in what.look], how)
     elif what.card:
-        write_card(Path(what.card), how.device)
+        write_card(Path(what.card), how.device, _licences(how))
+    elif what.export:
+        # Imported late: what it needs is needed by no other action.
+        from kd.studies.export.write import write_export
+
+        write_export(Path(what.export), how, _licences(how))
     elif what.curves:
         write_curves([Path(run) for run in what.curves])
     else:
         check_data(how)
+
+
+def _licences(how: Judging) -> Licences:
+    return Licences(how.weights_license, how.data_license)
 
 
 def _refuse_misfits(settings: EvaluateSettings) -> None:
@@ -54,9 +75,11 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         "--tables": what.tables,
         "--power": what.power,
         "--card": what.card,
+        "--export": what.export,
         "--curves": what.curves,
         "--arms": what.arms,
         "--shift": what.shift,
+        "--look": what.look,
         "--check-data": what.check_data,
     }
     given = [name for name, value in asked.items() if value]
@@ -65,6 +88,12 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
             f"evaluate.py expects exactly one of {', '.join(asked)}, but got"
             f" {' and '.join(given) or 'none'}. See --help."
         )
+    for flag in _given(how, Judging):
+        if given[0] not in _FITS.get(flag, asked):
+            raise Problem(
+                f"{flag} works only with {' or '.join(_FITS[flag])}, not with {given[0]}. Remove"
+                f" {flag}."
+            )
     if how.dataset == "synthetic" and not what.check_data:
         raise Problem(
             "--dataset synthetic works only with --check-data. Remove --dataset to evaluate a run"
@@ -94,10 +123,8 @@ def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
             f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
             f" recorded. Remove {reporting[0]}."
         )
-    if how.data_dir and action not in ("RUN ...", "--shift", "--check-data"):
+    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--export", "--check-data"):
         raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
-    if how.margin is not None and action not in ("--tables", "--power"):
-        raise Problem(f"--margin applies only to --tables and --power. Remove it from {action}.")
 
 
 def _given(how: Judging, group: type) -> list[str]:

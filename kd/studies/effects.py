@@ -23,6 +23,13 @@ from kd.studies.study import Study
 from kd.system.errors import printable
 from kd.system.markdown import table
 
+TITLE = "Result: the mean effect of each mode over its pairs"
+EXPLANATION = (
+    "Each pair is a teacher and a student; the mean has equal weights. Pairs are no random sample:"
+    " the interval is for these networks, over other patients and seeds. Single pairs: standard"
+    " deviation of their differences (chance included), smallest and largest."
+)
+
 
 class Pair(NamedTuple):
     """A pair of teacher and student whose runs are compared with other runs, both by seed."""
@@ -178,23 +185,21 @@ def effects_text(families: list[dict]) -> list[str]:
     """Format the effects as lines of Markdown."""
     if not families:
         return []
-    lines = ["## Result: the mean effect of each mode over its pairs", ""]
+    lines = [f"## {TITLE}", ""]
     for family in families:
-        tag = f", tag {printable(family['tag'])}" if family["tag"] else ""
-        heads = [f"test accuracy{tag}", "pairs", "mean difference", "verdict", "single pairs"]
-        lines += [*table(heads, [_row_text(row) for row in family["rows"]]), ""]
-    left_out = [text for family in families for text in _left_out_texts(family)]
-    lines += [
-        (
-            "Each pair is a teacher and a student; the mean has equal weights. Pairs are no random"
-            " sample: the interval is for these networks, over other patients and seeds. Single"
-            " pairs: standard deviation of their differences (chance included), smallest and"
-            " largest."
-        ),
-        "",
-        *left_out,
-    ]
+        lines += [*table(*effects_table(family)), ""]
+    lines += [EXPLANATION, ""]
+    for family in families:
+        for text in left_out_texts(family):
+            lines += [text, ""]
     return lines
+
+
+def effects_table(family: dict) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a family of effects."""
+    tag = f", tag {printable(family['tag'])}" if family["tag"] else ""
+    heads = [f"test accuracy{tag}", "pairs", "mean difference", "verdict", "single pairs"]
+    return heads, [_row_text(row) for row in family["rows"]]
 
 
 def _row_text(row: dict) -> list[str]:
@@ -209,8 +214,8 @@ def _name(row: dict) -> str:
     return f"{row['mode']} minus {'baseline' if row['minus'] == ALONE else row['minus']}"
 
 
-def _left_out_texts(family: dict) -> list[str]:
-    """Return a line for each effect from which pairs without some seed were left out."""
+def left_out_texts(family: dict) -> list[str]:
+    """Return a sentence for each effect from which pairs without some seed were left out."""
     lines = []
     for row in family["rows"]:
         pairs = []
@@ -218,8 +223,6 @@ def _left_out_texts(family: dict) -> list[str]:
             which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
             pairs.append(f"{printable(name)} (without {which})")
         if pairs:
-            lines += [
-                f"{_name(row)}: not averaged, because runs are missing: {'; '.join(pairs)}.",
-                "",
-            ]
+            what = "; ".join(pairs)
+            lines.append(f"{_name(row)}: not averaged, because runs are missing: {what}.")
     return lines

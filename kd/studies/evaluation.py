@@ -45,13 +45,13 @@ def evaluate(run: Path, how: Judging) -> dict:
     report = reports.read(run)
     model = model_file.load(folder.model)
     model.network.to(pick_device(how.device))
-    _check_belongs(folder, report, model)
+    check_belongs(folder, report, model)
     if how.dataset is None:
         return _own_test_split(folder, report, model, how)
     return _other_images(folder, report, model, how)
 
 
-def _check_belongs(folder: RunPaths, report: dict, model: model_file.Trained) -> None:
+def check_belongs(folder: RunPaths, report: dict, model: model_file.Trained) -> None:
     """Raise Problem (4) if a report and a model.pt are not of the same run."""
     data = report["data"]
     given = report["settings"]

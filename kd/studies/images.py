@@ -1,6 +1,7 @@
 """Images that finished runs are evaluated on, and a check of the logits for them."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from kd.config import parsing
 from kd.config.evaluate_settings import Judging, data_settings
+from kd.config.layout import RunPaths
 from kd.config.settings import TeacherSettings
 from kd.data.dataset import Dataset, read_index
 from kd.data.images.decoded import INTEGER
@@ -19,6 +21,7 @@ from kd.data.store import Store, content_hash
 from kd.reports.predictions import read_predictions
 from kd.studies.runs import read_settings
 from kd.system.errors import BAD_CHECKPOINT, Problem, counted, first_names, first_ten, printable
+from kd.teachers import model_file
 from kd.teachers.model_file import Trained
 
 # The range of runs from before it was recorded.
@@ -69,6 +72,45 @@ def own_test_images(
     none = np.array([], dtype=np.int64)
     splits = Splits(none, none, rows, none)
     return Dataset(data, index, splits, store, report["data"]["split_hash"])
+
+
+def own_images_by_size(
+    run: Path, report: dict, sizes: Iterable[int], how: Judging
+) -> dict[int, Dataset]:
+    """Return the test split of a run at some image sizes; see `own_test_images`."""
+    model = model_file.load(RunPaths(run).model)
+    found = {}
+    for size in sizes:
+        if size not in found:
+            found[size] = own_test_images(run, report, model, how, size)
+    return found
+
+
+def trained_rows(index: Index, model: Trained, most: int) -> np.ndarray:
+    """Return rows of images in the train split of a run, in a fixed random order, at most `most`.
+
+    The images are recognised by the hashes of their files, wherever they are now.
+    """
+    seen = {one.tobytes() for one in model.about["data"]["files"]["train"].numpy()}
+    found = []
+    for row in np.random.default_rng(0).permutation(len(index.samples)):
+        if len(found) == most:
+            break
+        if _hash_of(index, int(row)) in seen:
+            found.append(row)
+    return np.array(found, dtype=np.int64)
+
+
+def validation_rows(run: Path, index: Index, model: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the validation images of a run, and their labels.
+
+    Images that are missing or have another content now are left out.
+    """
+    seen = {one.tobytes() for one in model.about["data"]["files"]["valid"].numpy()}
+    predictions = read_predictions(run, "valid")
+    rows = _rows_of_paths(index, predictions.paths)
+    there = [row >= 0 and _hash_of(index, int(row)) in seen for row in rows]
+    return rows[there], predictions.labels[there]
 
 
 def _with_classes(index: Index, classes: tuple[str, ...]) -> Index:

@@ -1,13 +1,16 @@
 """Differences of students from other networks in every metric, with intervals."""
 
 from kd.reports.evidence import applies
-from kd.reports.headline import WORDS
+from kd.reports.headline import words_of
 from kd.reports.measures import MEASURES, differences
 from kd.reports.operating_point import OperatingPoint
 from kd.reports.positive import classes_of
 from kd.reports.resampled import Predicted
 from kd.studies.runs import Run
 from kd.system.markdown import table
+
+# What a cell is compared with: the key of its differences -> the words for it.
+OTHERS = {"metrics_minus_alone": "baseline", "metrics_minus_teacher": "teacher"}
 
 
 def metric_gaps(first: dict[int, Run], second: dict[int, Run]) -> dict[str, dict]:
@@ -52,10 +55,9 @@ def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
     cells  of a table, with `metrics_minus_alone` and `metrics_minus_teacher`
     """
     lines = []
-    for key, other in (("metrics_minus_alone", "baseline"), ("metrics_minus_teacher", "teacher")):
-        rows = _gap_rows(cells, names, key)
+    for key in OTHERS:
+        header, rows = gaps_table(cells, names, key)
         if rows:
-            header = [f"student <- teacher, minus {other}", *(WORDS[name] for name in names)]
             lines += [*table(header, rows), ""]
     if not lines:
         return []
@@ -66,15 +68,19 @@ def gaps_text(cells: list[dict], names: list[str]) -> list[str]:
     ]
 
 
-def _gap_rows(cells: list[dict], names: list[str], key: str) -> list[list[str]]:
-    """Return the rows of the cells that have the differences `key`."""
+def gaps_table(cells: list[dict], names: list[str], key: str) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the differences `key`, one of OTHERS, in some metrics.
+
+    Cells without such differences have no row.
+    """
     rows = []
     for cell in cells:
         gaps = cell[key]
         if gaps:
             texts = [_gap_text(gaps.get(name)) for name in names]
             rows.append([f"{cell['student']} <- {cell['teacher']}", *texts])
-    return rows
+    words = map(words_of, names)
+    return [f"student <- teacher, minus {OTHERS[key]}", *words], rows
 
 
 def _gap_text(gap: dict | None) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from kd.config import cohort
+from kd.config.plan import PhasePlan
 from kd.config.resolve import GENERATION_WORD, resolve
 from kd.methods import MODES, Origin
 
@@ -44,6 +45,50 @@ def meaning_of(settings) -> Meaning:
         role = ALONE if plan.stop_at is None else DEFECTIVE
     teacher = plan.teacher_name + (f" ({plan.teacher_words})" if plan.teacher_words else "")
     return Meaning(role, teacher, plan.student, plan.unused, plan.teacher_data.image_size)
+
+
+def method_of(settings) -> dict | None:
+    """Return how a run distils, as plain values; None for a network trained on labels only.
+
+    Its keys are `mode`, `teacher` (its origin, in words), `source` (arXiv number), `alpha`,
+    `temperatures` and `phases`. A phase has a `name`, the `images` that it shows, whether it reads
+    `labels`, its learning rate `lr`, and for each kind of `knowledge` what is transferred (`what`),
+    where (`location`), by which loss (`transfer`), and its `weight` and `options`.
+    """
+    plan = resolve(settings)
+    if not plan.distils:
+        return None
+    own = MODES[plan.mode]
+    return {
+        "mode": plan.mode,
+        "teacher": own.teacher.words,
+        "source": own.source,
+        "alpha": plan.alpha,
+        "temperatures": list(plan.temperatures),
+        "phases": [_phase(phase) for phase in plan.phases],
+    }
+
+
+def _phase(phase: PhasePlan) -> dict:
+    knowledge = {}
+    for name, kind in phase.knowledge.kinds.items():
+        knowledge[name] = {
+            "what": kind.what,
+            "location": kind.location,
+            "transfer": kind.transfer,
+            "weight": phase.knowledge.weights[name],
+            "options": phase.knowledge.options.get(name, {}),
+        }
+    images = "all images without their labels" if phase.shows_pool else "labelled train split"
+    if phase.half_labelled:
+        images = "batches of which one half is labelled, the other of all images without labels"
+    return {
+        "name": phase.name,
+        "images": images,
+        "labels": phase.reads_labels,
+        "lr": phase.lr,
+        "knowledge": knowledge,
+    }
 
 
 def without_words(teacher: str) -> str:

@@ -6,10 +6,12 @@ from typing import NamedTuple
 from kd.config.layout import RunPaths, alone_path, out_of
 from kd.config.settings import DistillSettings
 from kd.data.ranges import same
+from kd.models import Classifier
 from kd.reports import report as reports
 from kd.studies.modes import ALONE, meaning_of, words_of
 from kd.studies.runs import read_settings
-from kd.system.errors import Problem
+from kd.system.errors import BAD_CHECKPOINT, Problem
+from kd.teachers import model_file
 
 TEACHER = "teacher"
 TOGETHER = "teachers together"
@@ -49,6 +51,19 @@ class Entry(NamedTuple):
         return [(member.weights, member.share) for member in self.members]
 
 
+class Trio(NamedTuple):
+    """A run with its teachers together and its network trained alone.
+
+    left_out  why the teacher or the network alone is None
+    """
+
+    run: Path
+    student: Entry
+    teacher: Entry | None
+    alone: Entry | None
+    left_out: list[str]
+
+
 def members_of(report: dict) -> list[dict]:
     """Return the networks that taught a run.
 
@@ -64,9 +79,7 @@ def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
     weights occur only once in a row. A network trained alone counts as a teacher if its training
     was stopped early or if one of the distilled runs had a teacher of that name.
     """
-    given = [(run, reports.read(run)) for run in runs]
-    for run, report in given:
-        check_same_images(f"Run '{run}' (given by --shift)", report, *given[0])
+    given = _read_all(runs, "--shift")
     teaching = set()
     for _, report in given:
         teaching |= {member["name"] for member in members_of(report)}
@@ -84,6 +97,69 @@ def collect(runs: list[Path]) -> tuple[list[Entry], list[str]]:
     kept = _distinct(entries, left_out)
     kept.sort(key=lambda entry: (KINDS.index(entry.kind), len(members_of(entry.report))))
     return kept, list(dict.fromkeys(left_out))
+
+
+def _read_all(runs: list[Path], flag: str) -> list[tuple[Path, dict]]:
+    """Return (run, its report) of all runs. Raises Problem if they have other test images."""
+    given = [(run, reports.read(run)) for run in runs]
+    for run, report in given:
+        check_same_images(f"Run '{run}' (given by {flag})", report, *given[0])
+    return given
+
+
+def trios(runs: list[Path], flag: str) -> list[Trio]:
+    """Return each run with its teacher and its network alone, as far as they are available.
+
+    Raises Problem for runs with different test images, and for two with the same row and seed.
+    """
+    found = [_trio(run, report) for run, report in _read_all(list(dict.fromkeys(runs)), flag)]
+    first = {}
+    for one in found:
+        other = first.setdefault((one.student.caption, one.student.seed), one)
+        if other is not one:
+            raise Problem(
+                f"Runs '{other.run}' and '{one.run}' (given by {flag}) are both"
+                f" {one.student.caption}, seed {one.student.seed}. Give only one of them, or use"
+                " another --tag for one."
+            )
+    return found
+
+
+def _trio(run: Path, report: dict) -> Trio:
+    left_out = []
+    if report["kind"] != "student":
+        left_out.append(
+            f"Run '{run}' was trained on labels only: it has no teacher, and is itself the network"
+            " alone."
+        )
+        return Trio(run, _entry(run, report, ALONE), None, None, left_out)
+    student = _entry(run, report, DISTILLED, _words(run, report))
+    count = len(members_of(report))
+    teachers = _teachers(run, report, left_out)
+    if not count:
+        left_out.append(f"Run '{run}' had no teacher network.")
+    complete = count > 0 and len(teachers) == count + (count > 1)
+    alone = _alone(run, report, left_out)
+    return Trio(
+        run, student, teachers[-1] if complete else None, alone[0] if alone else None, left_out
+    )
+
+
+def load_member(member: Member) -> Classifier:
+    """Return the network of a member, in evaluation mode on the CPU.
+
+    Raises Problem (4) if it is damaged or does not belong to its report.
+    """
+    file = RunPaths(member.folder).model
+    model = model_file.load(file)
+    if model.hash != member.weights:
+        raise Problem(
+            f"Model '{file}' does not belong to its report: its weights are {model.hash}, but the"
+            f" report has {member.weights}. Restore both files.",
+            BAD_CHECKPOINT,
+        )
+    model.network.module.eval()
+    return model.network
 
 
 def _distinct(entries: list[Entry], left_out: list[str]) -> list[Entry]:
@@ -174,6 +250,20 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
 
     If there is none, the list is empty and the reason is added to `left_out`.
     """
+    try:
+        folder, own = read_alone(run, report)
+    except Problem as problem:
+        left_out.append(str(problem))
+        return []
+    return [_entry(folder, own, ALONE)]
+
+
+def read_alone(run: Path, report: dict) -> tuple[Path, dict]:
+    """Return the folder and the report of a distilled run's network trained alone.
+
+    It has the run's tag or otherwise none. Raises Problem if it is not finished or has other test
+    images.
+    """
     settings = report["settings"]
     name = report["student"]["name"]
     folder = alone_path(run, settings["tag"], name, settings["seed"])
@@ -181,13 +271,20 @@ def _alone(run: Path, report: dict, left_out: list[str]) -> list[Entry]:
     if not RunPaths(folder).finished and RunPaths(untagged).finished:
         folder = untagged
     what = f"Network '{name}' trained alone ({folder}) for '{run}'"
-    try:
-        own = _read_existing(folder, what)
-        check_same_images(what, own, run, report)
-    except Problem as problem:
-        left_out.append(str(problem))
-        return []
-    return [_entry(folder, own, ALONE)]
+    own = _read_existing(folder, what)
+    check_same_images(what, own, run, report)
+    return folder, own
+
+
+def member_folder(run: Path, member: dict) -> Path | None:
+    """Return the run folder of one of the networks that taught a run (`members_of`).
+
+    Returns None if that run no longer exists or does not hold the weights that taught.
+    """
+    folder = out_of(run.resolve()) / member["source"]
+    if not RunPaths(folder).finished:
+        return None
+    return folder if reports.read(folder)["student"]["weights_hash"] == member["hash"] else None
 
 
 def _read_existing(folder: Path, what: str, weights: str | None = None) -> dict:

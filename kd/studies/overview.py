@@ -66,7 +66,17 @@ def _row(study: Study, way: tuple[str, str, str], tag: str, runs: dict[int, Run]
 
 def overview_text(overview: dict) -> list[str]:
     """Format an overview as lines of Markdown."""
+    return [f"## {overview_title(overview)}", "", *table(*overview_table(overview)), ""]
+
+
+def overview_title(overview: dict) -> str:
+    """Return the heading of an overview."""
     tag = f", tag {overview['tag']}" if overview["tag"] else ""
+    return f"{printable(overview['student'])}{printable(tag)}: comparison of all modes"
+
+
+def overview_table(overview: dict) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of an overview."""
     controls = any(row["defective_minus"] for row in overview["rows"])
     heads = [
         "mode",
@@ -85,9 +95,4 @@ def overview_text(overview: dict) -> list[str]:
         if controls:
             cells += gap_texts(row["defective_minus"])
         rows.append(cells)
-    return [
-        f"## {printable(overview['student'])}{printable(tag)}: comparison of all modes",
-        "",
-        *table(heads, rows),
-        "",
-    ]
+    return heads, rows

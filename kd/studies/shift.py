@@ -17,14 +17,13 @@ from kd.data.views import Views
 from kd.reports import figures, verdicts
 from kd.reports import report as reports
 from kd.reports.statistics import pair
-from kd.studies.images import check_finite, own_test_images
-from kd.studies.networks import DISTILLED, Entry, collect, members_of
+from kd.studies.images import check_finite, own_images_by_size
+from kd.studies.networks import DISTILLED, Entry, Member, collect, load_member, members_of
 from kd.studies.outputs import write_outputs
 from kd.studies.robustness import COLUMNS, VERSIONS, accuracies, answers, markdown, scores
 from kd.system.console import log
 from kd.system.devices import pick_device
-from kd.system.errors import BAD_CHECKPOINT, Problem, counted
-from kd.teachers import model_file
+from kd.system.errors import Problem, counted
 
 SCHEMA_VERSION = 1
 
@@ -76,15 +75,13 @@ def _datasets(entries: list[Entry], run: Path, report: dict, how: Judging) -> di
     The shifts are relative to the side, except noise, which is added to each pixel.
     """
     own = report["data"]["image_size"]
-    model = model_file.load(RunPaths(run).model)
-    datasets = {own: own_test_images(run, report, model, how)}
+    sizes = [own]
     for entry in entries:
         for member in entry.members:
-            if member.size not in datasets:
-                datasets[member.size] = own_test_images(run, report, model, how, member.size)
+            sizes.append(member.size)
             if member.size != own:
                 log(f"note: {entry.caption} sees images of {member.size} pixels, not of {own}.")
-    return datasets
+    return own_images_by_size(run, report, sizes, how)
 
 
 def _data(entry: dict, dataset: Dataset) -> dict:
@@ -126,7 +123,7 @@ def judge(entries: list[Entry], datasets: dict[int, Dataset], how: Judging) -> t
         for member in entry.members:
             if member.weights not in logits:
                 views = views_of[member.size]
-                logits[member.weights] = _logits(member.folder, member.weights, views)
+                logits[member.weights] = _logits(member, views)
         own = torch.stack([logits[member.weights].flatten(0, 1) for member in entry.members])
         shares = torch.tensor([member.share for member in entry.members])
         predicted = losses.mixture(own, shares, 1.0).argmax(1)
@@ -143,21 +140,13 @@ def judge(entries: list[Entry], datasets: dict[int, Dataset], how: Judging) -> t
     return rows, collapsed
 
 
-def _logits(run: Path, weights: str, views: Views) -> torch.Tensor:
-    """Return the logits of a run's network for all versions: float32 [V, N, K].
+def _logits(member: Member, views: Views) -> torch.Tensor:
+    """Return the logits of a network for all versions: float32 [V, N, K].
 
     The network is freed afterwards.
     """
-    file = RunPaths(run).model
-    model = model_file.load(file)
-    if model.hash != weights:
-        raise Problem(
-            f"Model '{file}' does not belong to its report: its weights are {model.hash}, but the"
-            f" report has {weights}. Restore both files.",
-            BAD_CHECKPOINT,
-        )
-    model.network.to(views.device).module.eval()
-    return torch.from_numpy(check_finite(answers(model.network, views), file))
+    network = load_member(member).to(views.device)
+    return torch.from_numpy(check_finite(answers(network, views), RunPaths(member.folder).model))
 
 
 def differences(

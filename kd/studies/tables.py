@@ -19,8 +19,10 @@ from kd.studies.missing import missing_commands
 from kd.studies.modes import stop_accuracy
 from kd.studies.outputs import write_outputs
 from kd.studies.overview import overviews
+from kd.studies.page_figures import heat_map_file
 from kd.studies.runs import gather
 from kd.studies.study import Study
+from kd.studies.study_page import write_page
 from kd.studies.tables_text import markdown
 from kd.studies.teachers import teacher_notes, teacher_row
 
@@ -38,11 +40,12 @@ def published() -> dict:
     return tomllib.loads(PUBLISHED.read_text("utf-8"), parse_float=str)
 
 
-def write_tables(root: Path, margin: float | None = None) -> dict:
+def write_tables(root: Path, margin: float | None = None, with_images: bool = False) -> dict:
     """Print the tables of all runs below `root`; write tables.md, tables.json and heat maps.
 
-    There is one heat map per table. `margin` replaces the one that the runs recorded. Returns the
-    JSON.
+    There is one heat map per table, and study.html, a page with all of it to hand on. `margin`
+    replaces the one that the runs recorded; `with_images` shows images of patients on the page.
+    Returns the JSON.
     """
     groups, left_out, unfinished = gather(root, "--tables")
     result = {
@@ -53,6 +56,7 @@ def write_tables(root: Path, margin: float | None = None) -> dict:
     }
     count = _write_heat_maps(root, result["protocols"])
     write_outputs(root, "tables", markdown(result), result, f"heat maps ({count})")
+    write_page(root, result, groups, with_images)
     return result
 
 
@@ -77,12 +81,9 @@ def _write_heat_maps(root: Path, protocols: list[dict]) -> int:
     count = 0
     for number, protocol in enumerate(protocols):
         for table in protocol["tables"]:
-            words = ["tables", str(number), table["mode"], table["tag"]]
-            if len(protocols) == 1:
-                del words[1]
-            name = "-".join(word for word in words if word)
+            file = heat_map_file(root, table, number if len(protocols) > 1 else None)
             figure = figures.heat_map(table, protocol["heading"])
-            figures.save(root / f"{name}.png", figures.pixels(figure))
+            figures.save(file, figures.pixels(figure))
             count += 1
     return count
 

@@ -49,7 +49,7 @@ class Unfinished(InCell):
 
     def describe(self) -> str:
         """Return the folder, how the run ended, and the message as one line of text."""
-        return _line(self.entry())
+        return entry_line(self.entry())
 
     def entry(self) -> dict:
         """Return the run as plain values for the JSON of a study."""
@@ -162,10 +162,11 @@ def unfinished_lines(entries: list[dict]) -> list[str]:
     """
     if not entries:
         return []
-    return ["# Unfinished runs", "", *(f"- {_line(entry)}" for entry in entries), ""]
+    return ["# Unfinished runs", "", *(f"- {entry_line(entry)}" for entry in entries), ""]
 
 
-def _line(entry: dict) -> str:
+def entry_line(entry: dict) -> str:
+    """Return an unfinished run, given by `Unfinished.entry`, as a sentence."""
     steps = ""
     if entry["state"] == FAILED and entry["step"] is not None:  # other messages name the step
         steps = f" after {counted(entry['step'], 'step', 'steps')}"

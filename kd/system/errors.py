@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 
-from kd.system.messages import bounded, first_line, shortened
+from kd.system.messages import bounded, first_line, printable, shortened
 from kd.system.names import named, with_names
 
 # Exit codes. FAULT is a bug in this program.
@@ -201,12 +201,3 @@ def first_names(items: list[str]) -> str:
 def counted(count: int, one: str, several: str) -> str:
     """Return a count and its noun: `one` if the count is 1, otherwise `several`."""
     return f"{count} {one if count == 1 else several}"
-
-
-def printable(text) -> str:
-    """Return `text` on one line, with characters escaped that cannot be encoded.
-
-    File names are not necessarily valid UTF-8.
-    """
-    encoded = str(text).encode("utf-8", "backslashreplace")
-    return encoded.decode("utf-8").replace("\n", " ")

@@ -1,4 +1,8 @@
-"""Lengths of messages: bounded, without addresses in memory, and on one line."""
+"""Lengths of messages: bounded, without addresses in memory, and on one line.
+
+This module needs nothing but the standard library: it is part of the script that predicts images
+without this program (`kd.studies.export.script`).
+"""
 
 import re
 
@@ -36,3 +40,12 @@ def first_line(error: BaseException, width: int = 160) -> str:
     """
     lines = _ADDRESS.sub("", str(error)).strip().splitlines()
     return shortened(lines[0].strip(), width) if lines else type(error).__name__
+
+
+def printable(text) -> str:
+    """Return `text` on one line, with characters escaped that cannot be encoded.
+
+    File names are not necessarily valid UTF-8.
+    """
+    encoded = str(text).encode("utf-8", "backslashreplace")
+    return encoded.decode("utf-8").replace("\n", " ")

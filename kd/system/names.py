@@ -8,11 +8,15 @@ stored.
 
 import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 # Code points that Unicode reserves for such marks: they are no characters of any text.
 _START, _END = "\ufdd0", "\ufdd1"
 _NAME = re.compile(f"{_START}[^{_START}{_END}]*{_END}")
 NOT_STORED = "[names are not stored]"
+# Absolute paths: in quotes, where they may contain blanks, or of two parts at least.
+_QUOTED_PATH = re.compile(r"(['\"])~?/[^'\"\n]*\1")
+_PATH = re.compile(r"(?<![\w./~])~?(?:/[^\s/'\"|;,()]+){2,}/?")
 
 
 def named(text: str) -> str:
@@ -53,3 +57,17 @@ class Note(str):
 def stored(notes: Iterable[str]) -> list[str]:
     """Return notes as the files of a run contain them."""
     return [note.stored if isinstance(note, Note) else note for note in notes]
+
+
+def without_paths(text: str) -> str:
+    """Return a text in which absolute paths are replaced by their last part: `.../runs`.
+
+    A text that is passed on must not say where the folders of a machine are, or whose they are.
+    Relative paths, links of the web and text such as `train / test` stay as they are.
+    """
+    text = _QUOTED_PATH.sub(lambda found: f"{found[1]}{_last(found[0][1:-1])}{found[1]}", text)
+    return _PATH.sub(lambda found: _last(found[0]), text)
+
+
+def _last(path: str) -> str:
+    return f".../{PurePosixPath(path).name}"

@@ -180,8 +180,8 @@ def by_teacher(
 def by_peers(taught: None, outputs: list[Outputs]) -> list[TeacherOutputs]:
     """Return what each student is taught: the outputs of all others, without their gradients.
 
-    Source: Zhang et al. 2018, arXiv:1706.00384, eq. 6; with more than two students, the target is
-    the mean of the others' probabilities (DML_e, section 2.4).
+    Source: Zhang et al. 2018, arXiv:1706.00384. With more than two students, the target is the mean
+    of the others' probabilities (the paper's DML_e).
     """
     logits = torch.stack([losses.full(one.logits.detach()) for one in outputs])
     others = len(outputs) - 1

@@ -1,6 +1,7 @@
 """Find the images in a folder, and account for every file that is not one.
 
-A file is an image if it has the extension of one, or if its content is DICOM.
+A file is an image if it has the extension of one, or if its content is DICOM. This module is part
+of the script that predicts images without this program (`kd.studies.export.script`).
 """
 
 import os
@@ -11,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from kd.data.images.dicom import HEAD_BYTES, is_dicom, states_no_image
+from kd.data.images.dicom_head import HEAD_BYTES, is_dicom, states_no_image
 from kd.system.errors import Problem, first_names
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 NO_EXTENSION = "(none)"
-DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
 # Files with these extensions are not opened in search of DICOM content.
 _OTHER_EXTENSIONS = frozenset(
     (
@@ -149,6 +149,18 @@ def find_images(root: Path, lost: dict[str, str] | None = None) -> Found:
         folders[path.rpartition("/")[0]] += 1
     images.sort(key=natural_key)
     return Found(images, skipped, count_extensions(others), folders, repeated, broken)
+
+
+def runs_among(root: Path, paths: list[str]) -> list[str]:
+    """Return the folders of this program's own runs whose figures are among the images."""
+    runs = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if name == "confusion.png":
+            files = [root / folder / other for other in ("report.json", "settings.json")]
+            if all(file.is_file() for file in files):
+                runs.append(folder or ".")
+    return runs
 
 
 def count_extensions(paths: list[str]) -> dict[str, int]:

@@ -25,17 +25,24 @@ def crop_to_circle(image: Image.Image) -> Image.Image:
     image = image.convert("RGB")
     # The square of a long, thin image would not fit into memory.
     image.thumbnail((LARGEST, LARGEST))
+    left, top, side = disc_square(image)
+    return image.crop((left, top, left + side, top + side))
+
+
+def disc_square(image: Image.Image) -> tuple[int, int, int]:
+    """Return (left, top, side) of the square around the disc of an RGB image, in its pixels.
+
+    Without a visible disc it is the square around the whole image, see `crop_to_circle`.
+    """
     found = _circle(image)
     if found is None:
-        return _square(image, image.width / 2, image.height / 2, max(image.size))
+        return _square(image.width / 2, image.height / 2, max(image.size))
     x, y, radius = found
-    return _square(image, x, y, max(1, round(2 * radius)))
+    return _square(x, y, max(1, round(2 * radius)))
 
 
-def _square(image: Image.Image, x: float, y: float, side: int) -> Image.Image:
-    left = round(x - side / 2)
-    top = round(y - side / 2)
-    return image.crop((left, top, left + side, top + side))
+def _square(x: float, y: float, side: int) -> tuple[int, int, int]:
+    return round(x - side / 2), round(y - side / 2), side
 
 
 def _circle(image: Image.Image) -> tuple[float, float, float] | None:

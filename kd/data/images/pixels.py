@@ -1,4 +1,8 @@
-"""Decode image files to pixels, and map values of any depth to 8 bits."""
+"""Decode image files to pixels, and map values of any depth to 8 bits.
+
+Except for DICOM files, this needs nothing but numpy, Pillow and the modules beside it: it is part
+of the script that predicts images without this program (`kd.studies.export.script`).
+"""
 
 import contextlib
 import io
@@ -14,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd.data.images import dicom
 from kd.data.images.decoded import FLOAT, Pixels
+from kd.data.images.dicom import decode as decode_dicom
+from kd.data.images.dicom_head import HEAD_BYTES, is_dicom
 from kd.data.images.fundus import crop_to_circle
 from kd.system.errors import Problem
 from kd.system.messages import first_line
@@ -133,9 +138,9 @@ def decode(
         with contextlib.ExitStack() as own:
             return decode(content, size, channels, own)
     is_frequent = content.startswith(_FREQUENT)
-    if not is_frequent and dicom.is_dicom(content[: dicom.HEAD_BYTES]):
+    if not is_frequent and is_dicom(content[:HEAD_BYTES]):
         _wait_for_memory(len(content) // 2, hold)
-        return dicom.decode(content, MAX_PIXELS)
+        return decode_dicom(content, MAX_PIXELS)
     image = _opened(content)
     source = f"{image.format} {image.mode}"
     if size:

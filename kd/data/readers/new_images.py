@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from kd.data.files.find import Found, find_images, natural_key, split_name
+from kd.data.files.find import Found, find_images, natural_key, runs_among, split_name
 from kd.data.readers.tree import (
     Contents,
     check_masks,
@@ -14,7 +14,6 @@ from kd.data.readers.tree import (
     masks_among,
     other_notes,
     row_of,
-    runs_among,
 )
 from kd.data.tables.spelling import plain
 from kd.system.errors import Problem, counted, first_names, first_ten

@@ -13,6 +13,7 @@ from kd.data.files.find import (
     find_images,
     is_common,
     natural_key,
+    runs_among,
     split_name,
 )
 from kd.data.tables.spelling import plain
@@ -85,18 +86,6 @@ def _images(root: Path, lenient: bool = False) -> Found:
         _check_runs(root, found.paths)
         check_masks(root, found.paths)
     return found
-
-
-def runs_among(root: Path, paths: list[str]) -> list[str]:
-    """Return the folders of this program's own runs whose figures are among the images."""
-    runs = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if name == "confusion.png":
-            files = [root / folder / other for other in ("report.json", "settings.json")]
-            if all(file.is_file() for file in files):
-                runs.append(folder or ".")
-    return runs
 
 
 def _check_runs(root: Path, paths: list[str]) -> None:
