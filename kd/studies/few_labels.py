@@ -316,7 +316,7 @@ def _names(arms: list[str]) -> list[str]:
     teacher network are named if there are any.
     """
     itself = [arm for arm in ITSELF if arm in arms]
-    if set(arms) <= {ALONE, *itself}:
+    if itself and set(arms) <= {ALONE, *itself}:
         return [ALONE, *itself]
     taught = [arm for arm in ARMS if arm not in (ALONE, *ITSELF)]
     every = sorted({words_of(arm) for arm in arms} - {""})
