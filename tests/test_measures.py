@@ -348,10 +348,34 @@ def test_the_ends_of_the_interval_of_a_loss_are_t_standard_errors_away():
 
 def test_few_patients_who_move_a_metric_give_few_degrees_of_freedom():
     like, rare = np.tile([1.0, -1.0], 50), np.eye(100)[0]
-    assert intervals.freedom(like, 99) == 99 and intervals.freedom(np.zeros(100), 7) == 7
-    assert intervals.freedom(rare, 99) == pytest.approx(1.25, rel=0.05)
+
+    def freedom(left_out, most=99.0, least=1.0):
+        return intervals.freedom(left_out, intervals.Basis(100, most, np.inf, least))
+
+    assert freedom(like) == 99 and freedom(np.zeros(100), 7.0) == 7
+    assert freedom(rare) == pytest.approx(1.25, rel=0.05)
+    assert freedom(rare, least=4.0) == 4 and freedom(rare, most=2.0, least=4.0) == 2
     normal = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
-    assert 600 < intervals.freedom(normal, 999) < 700  # the kurtosis is 3
+    assert 600 < freedom(normal, 999.0) < 700  # the kurtosis is 3
+
+
+@pytest.mark.parametrize("images", [20, 100, 300])
+def test_a_single_error_costs_about_as_much_as_each_further_one(images):
+    resamples, ends = draw(np.arange(images), 400), []
+    for wrong in range(6):
+        answers = [1] * wrong + [0] * (images - wrong)
+        found = measure(Predicted(of(answers, 2), np.zeros(images, int), np.arange(images)), ["accuracy"], None, resamples)
+        ends.append(found["accuracy"]["low"])
+        exact = stats.binomtest(images - wrong, images).proportion_ci(method="exact")
+        assert 0 <= 1 - ends[-1] < 2.1 * (1 - exact.low), wrong
+    assert all(np.diff(ends) < 0.003)  # fewer errors never give a clearly lower end
+
+
+def test_few_patients_with_much_of_a_loss_make_it_uncertain():
+    """The terms of a loss have no upper end, so that a few certain errors are most of it."""
+    own = Predicted(of([0] * 99 + [1], 2), np.zeros(100, int), np.arange(100))
+    found = measure(own, ["nll", "brier"])
+    assert found["nll"]["high"] > 8 * found["nll"]["value"] and found["brier"]["high"] > 8 * found["brier"]["value"]
 
 
 def test_the_effective_number_of_patients_of_a_mean_over_classes():

@@ -13,8 +13,9 @@ elsewhere it is taken to be
 A predictive value at a stated prevalence has the interval that follows from those of two rates.
 
 t is a quantile of Student's distribution. It has few degrees of freedom if the metric rests on few
-patients, or if few patients move it. All this was chosen by simulation: `coverage.py metrics` in
-tests/benchmarks.
+patients, or if few patients move it, but at least LEAST for shares and gaps: a share with a single
+error is moved by one patient, and sqrt(x (1 - x)) already says so. All this was chosen by
+simulation: `coverage.py metrics` in tests/benchmarks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,9 @@ DEFINED = 0.5
 # Degrees of freedom for the kurtosis 1 + 1 / CAUTIOUS. Theory has 2 for many patients, but the
 # kurtosis of few patients is too small.
 CAUTIOUS = 1.25
+# The fewest degrees of freedom for few patients who move a metric whose range is bounded. With
+# fewer, the lower end of a share with one error is far below that with two.
+LEAST = 4.0
 NOT_DEFINED = "it is undefined on most resamples of the patients"
 
 
@@ -42,11 +46,13 @@ class Basis:
     freedom   degrees of freedom of a variance that is estimated from them
     images    the number of independent images whose share would vary as little as a mean of rates
               of classes can; infinite for other metrics
+    least     the degrees of freedom that remain however few patients move the metric
     """
 
     patients: float
     freedom: float
     images: float
+    least: float = LEAST
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,14 @@ def effective(units: np.ndarray) -> float:
     return float(units.sum() ** 2 / (units**2).sum())
 
 
-def basis(patients: Sequence[float], images: Sequence[float] | None = None) -> Basis:
+def basis(
+    patients: Sequence[float], images: Sequence[float] | None = None, least: float = LEAST
+) -> Basis:
     """Return the basis of a mean over classes.
 
     patients  the effective number of each class, at least 1
     images    the number of each class, if the metric is a mean of rates
+    least     see `Basis`
 
     The variance of a class is taken to be in proportion to 1 / patients. The degrees of freedom are
     Satterthwaite's (1946, Biometrics 2, eq. 17).
@@ -79,7 +88,7 @@ def basis(patients: Sequence[float], images: Sequence[float] | None = None) -> B
     below = np.maximum(np.array(patients) - 1, 0.01)
     degrees = variances.sum() ** 2 / (variances**2 / below).sum()
     most = np.inf if images is None else len(images) ** 2 / (1 / np.array(images)).sum()
-    return Basis(float(1 / variances.mean()), max(1.0, float(degrees)), float(most))
+    return Basis(float(1 / variances.mean()), max(1.0, float(degrees)), float(most), least)
 
 
 def spread(one: Sampled, own: Basis) -> Spread | None:
@@ -91,12 +100,12 @@ def spread(one: Sampled, own: Basis) -> Spread | None:
     if len(drawn) < max(2, DEFINED * len(one.drawn)):
         return None
     variance = float(np.var(drawn)) * own.patients / max(1.0, own.patients - 1)
-    t = stats.t.ppf((1 + LEVEL) / 2, freedom(one.left_out, own.freedom))
+    t = stats.t.ppf((1 + LEVEL) / 2, freedom(one.left_out, own))
     return Spread(variance, float(t))
 
 
-def freedom(left_out: np.ndarray, most: float) -> float:
-    """Return the degrees of freedom of a variance, between 1 and `most`.
+def freedom(left_out: np.ndarray, own: Basis) -> float:
+    """Return the degrees of freedom of a variance: at most those of the patients.
 
     A variance of n independent terms with the kurtosis k has 2 n / (k - 1). The terms are the
     influences of the patients: how far the metric moves without them. left_out [G].
@@ -104,11 +113,11 @@ def freedom(left_out: np.ndarray, most: float) -> float:
     terms = left_out[np.isfinite(left_out)]
     squares = (terms - terms.mean()) ** 2 if len(terms) else np.zeros(1)
     if squares.max() < 1e-20:  # nobody moves it
-        return most
+        return own.freedom
     kurtosis = np.mean(squares**2) / np.mean(squares) ** 2
     if kurtosis - 1 < 1e-9:  # all move it alike
-        return most
-    return float(np.clip(CAUTIOUS * len(terms) / (kurtosis - 1), 1, most))
+        return own.freedom
+    return float(min(own.freedom, max(own.least, CAUTIOUS * len(terms) / (kurtosis - 1))))
 
 
 def of_share(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float, float]:
@@ -196,7 +205,7 @@ def of_difference(
     between, noise = _seed_variances(*gaps[:2], rests.patients)
     if variance + between == 0:
         return None, "the networks do not differ"
-    half = _half(variance, between, noise, len(own), freedom(mean.left_out, rests.freedom))
+    half = _half(variance, between, noise, len(own), freedom(mean.left_out, rests))
     return (max(-width, mean.value - half), min(width, mean.value + half)), None
 
 
@@ -207,10 +216,10 @@ def of_predictive_difference(
 ) -> tuple[float, float]:
     """Return the interval of a difference of predictive values at a prevalence, over paired seeds.
 
-    first, second: in each seed, the value on the resamples, and `low` and `high` of `of_predictive`.
+    first, second: in each seed, the value on the resamples, and the ends (`low` and `high`).
     If no image is wrong, the resamples show no variance, so each end is that of MOVER-D (Zou,
     Donner 2008, Stat. Med. 27): how far the ends of both intervals are away, with the correlation
-    of the two values over the resamples. The variance between seeds is added as in `of_difference`.
+    of the values over the resamples. The variance between seeds is added as in `of_difference`.
     """
     sides = []
     for side in (first, second):

@@ -268,7 +268,8 @@ def _basis(one: Measure, state: Resampled) -> tuple[intervals.Basis | None, str 
                 return None, f"two patients at least are needed with {name}"
         patients.append(min(map(intervals.effective, groups.values())))
         images.append(min(map(np.sum, groups.values())))
-    return intervals.basis(patients, images if one.rates else None), None
+    least = 1.0 if one.interval is intervals.of_loss else intervals.LEAST
+    return intervals.basis(patients, images if one.rates else None, least), None
 
 
 def differences(
