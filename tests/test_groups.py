@@ -78,6 +78,8 @@ def test_every_image_is_in_one_group_and_no_group_is_empty():
 @pytest.mark.parametrize("classes, named, expected", [
     (("abnormal", "normal"), None, 0), (("normal", "pneumonia"), None, 1), (("no_finding", "effusion"), None, 1),
     (("Effusion", "No Finding"), None, 0), (("0", "1"), None, 1), (("negative", "positive"), None, 1), (("benign", "malignant"), None, 1),
+    (("covid", "negative for covid"), None, 0), (("sick", "healthy control"), None, 0), (("effusion", "normal findings"), None, 0),
+    (("malignant lesion", "benign lesion"), None, 0), (("abnormal findings", "normal findings"), None, 0), (("+", "-"), None, 1),
     (("cat", "dog"), None, 1), (("cat", "dog"), "cat", 0), (("normal", "north"), None, 1), (("a", "b", "c"), None, None)])
 def test_the_positive_class_is_the_one_with_the_finding(classes, named, expected):
     found = positive_of(classes, False, named)
