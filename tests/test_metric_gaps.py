@@ -53,3 +53,10 @@ def test_different_classes_and_rules_are_named_in_the_notes_of_a_table():
     found = differing([run_of(), run_of(positive="healthy", rule="specificity=0.9")])
     assert "positive: healthy, sick" in found and "operating_point: specificity=0.9, youden" in found
     assert not differing([run_of(), run_of(1)])
+
+
+def test_studies_of_unknown_patients_are_those_of_the_report():
+    paths, studies = np.array(["a", "b", "c", "d"]), np.array(["s", "s", "s", "d"])
+    test = Predictions(paths, np.array(["a", "b", "p", "d"]), studies, np.zeros(4, int), np.zeros(4, int), np.zeros((4, 2)))
+    # The study s of two images without a patient is one, and that of p another one.
+    assert test.known_studies == [(None, "s"), (None, "s"), ("p", "s"), None]
