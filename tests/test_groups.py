@@ -58,9 +58,28 @@ def test_rare_categories_are_put_together():
     assert len(found) == MOST and list(found)[-1] == "other" and len(found["other"]) == sum(range(1, 7))
 
 
+@pytest.mark.parametrize("missing", ["", "unknown"])
+def test_a_few_images_without_a_value_are_a_group_beside_many_categories(missing):
+    values = [f"site {number:02}" for number in range(30) for _ in range(2)]
+    found = groups("site", [*values, missing])
+    assert list(found)[-2:] == ["other", "unknown"] and found["unknown"] == [60]
+
+
+def test_every_image_is_in_one_group_and_no_group_is_empty():
+    random = np.random.default_rng(0)
+    words = ["", " ", "unknown", "other", "a", "b", "nan", "1", "2.5", "-1", "064Y", *(f"w{number}" for number in range(30))]
+    for column in ("age", "site"):
+        for _ in range(200):
+            chosen = random.choice(words, size=random.integers(1, len(words)), replace=False)
+            found = groups(column, random.choice(chosen, size=random.integers(1, 120)).tolist())
+            assert found and all(found.values())
+
+
 @pytest.mark.parametrize("classes, named, expected", [
     (("abnormal", "normal"), None, 0), (("normal", "pneumonia"), None, 1), (("no_finding", "effusion"), None, 1),
     (("Effusion", "No Finding"), None, 0), (("0", "1"), None, 1), (("negative", "positive"), None, 1), (("benign", "malignant"), None, 1),
+    (("covid", "negative for covid"), None, 0), (("sick", "healthy control"), None, 0), (("effusion", "normal findings"), None, 0),
+    (("malignant lesion", "benign lesion"), None, 0), (("abnormal findings", "normal findings"), None, 0), (("+", "-"), None, 1),
     (("cat", "dog"), None, 1), (("cat", "dog"), "cat", 0), (("normal", "north"), None, 1), (("a", "b", "c"), None, None)])
 def test_the_positive_class_is_the_one_with_the_finding(classes, named, expected):
     found = positive_of(classes, False, named)

@@ -31,17 +31,16 @@ def groups_of(column: str, values: Sequence[str]) -> dict[str, np.ndarray]:
     values  the text of each image, empty if unknown
     """
     texts = np.array([text.strip() for text in values], dtype=object)
-    known = np.array([bool(text) for text in texts], dtype=bool)
+    known = np.array([bool(text) and text != UNKNOWN for text in texts], dtype=bool)
     numbers = _numbers(column, texts[known])
     if numbers is None:
-        names = np.where(known, texts, UNKNOWN)
-        names, order = _categories(names)
+        own, order = _categories(texts[known])
     else:
-        bands, order = _bands(column, numbers)
-        names = np.full(len(texts), UNKNOWN, dtype=object)
-        names[known] = bands
+        own, order = _bands(column, numbers)
+    names = np.full(len(texts), UNKNOWN, dtype=object)
+    names[known] = own
     if not known.all():
-        order = [*(name for name in order if name != UNKNOWN), UNKNOWN]
+        order = [*order, UNKNOWN]
     return {name: np.flatnonzero(names == name) for name in order}
 
 
@@ -87,7 +86,7 @@ def _bands(column: str, numbers: np.ndarray) -> tuple[list[str], list[str]]:
 
 
 def _categories(names: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return (the category of each image, the categories in alphabetical order)."""
+    """Return (the category of each image, those that have one in alphabetical order)."""
     counts = Counter(names.tolist())
     kept = sorted(counts)
     if len(counts) > MOST:
