@@ -125,7 +125,7 @@ def test_two_classes_have_a_positive_one_an_operating_point_and_subgroups(script
     code, out = script("evaluate", [run, "--operating-point", "youden", "--positive", "normal", "--prevalence", "0.5"])
     other = json.loads((run / "evaluation.json").read_text())["evidence"]
     assert code == 0 and other["positive"] == "normal" and other["operating_point"]["rule"] == "youden" and other["prevalence"] == 0.5
-    assert other["metrics"]["accuracy"] == evidence["metrics"]["accuracy"] and "sensitivity (youden)" in out
+    assert other["metrics"]["accuracy"] == evidence["metrics"]["accuracy"] and "sensitivity for normal (youden)" in out
 
 
 @pytest.mark.draws

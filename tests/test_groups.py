@@ -58,9 +58,48 @@ def test_rare_categories_are_put_together():
     assert len(found) == MOST and list(found)[-1] == "other" and len(found["other"]) == sum(range(1, 7))
 
 
+@pytest.mark.parametrize("missing", ["NA", "nan", "-", "N/A", "?", "Unknown"])
+def test_usual_words_for_a_missing_value_do_not_make_ages_or_numbers_categories(missing):
+    assert groups("age", ["17", missing, "70", "41"]) == {"0 to 17": [0], "40 to 64": [3], "65 and above": [2], "unknown": [1]}
+    values = [*(str(number) for number in range(1, 13)), missing]
+    assert list(groups("dose", values)) == ["below 3", "3 to below 6", "6 to below 9", "9 and above", "unknown"]
+
+
+def test_a_column_of_ages_never_shows_an_age_of_a_single_patient():
+    found = groups("age", ["17", "about 50", "-1", "999", "42", "120", "12-17"])
+    assert found == {"0 to 17": [0], "40 to 64": [4], "65 and above": [5], "not plausible": [2, 3], "not a number": [1, 6]}
+
+
+def test_different_bands_of_large_numbers_have_different_names():
+    values = [str(20210101 + number) for number in range(12)]
+    assert groups("date", values) == {"below 20210103": [0, 1], "20210103 to below 20210106": [2, 3, 4],
+                                      "20210106 to below 20210109": [5, 6, 7], "20210109 and above": [8, 9, 10, 11]}
+    assert len(groups("dose", [f"{1 + number * 1e-9:.9f}" for number in range(12)])) == 4
+    assert list(groups("dose", [f"0.{number}" for number in range(1, 10)]))[0] == "below 0.3"
+
+
+@pytest.mark.parametrize("missing", ["", "unknown"])
+def test_a_few_images_without_a_value_are_a_group_beside_many_categories(missing):
+    values = [f"site {number:02}" for number in range(30) for _ in range(2)]
+    found = groups("site", [*values, missing])
+    assert list(found)[-2:] == ["other", "unknown"] and found["unknown"] == [60]
+
+
+def test_every_image_is_in_one_group_and_no_group_is_empty():
+    random = np.random.default_rng(0)
+    words = ["", " ", "unknown", "other", "a", "b", "nan", "1", "2.5", "-1", "064Y", *(f"w{number}" for number in range(30))]
+    for column in ("age", "site"):
+        for _ in range(200):
+            chosen = random.choice(words, size=random.integers(1, len(words)), replace=False)
+            found = groups(column, random.choice(chosen, size=random.integers(1, 120)).tolist())
+            assert found and all(found.values())
+
+
 @pytest.mark.parametrize("classes, named, expected", [
     (("abnormal", "normal"), None, 0), (("normal", "pneumonia"), None, 1), (("no_finding", "effusion"), None, 1),
     (("Effusion", "No Finding"), None, 0), (("0", "1"), None, 1), (("negative", "positive"), None, 1), (("benign", "malignant"), None, 1),
+    (("covid", "negative for covid"), None, 0), (("sick", "healthy control"), None, 0), (("effusion", "normal findings"), None, 0),
+    (("malignant lesion", "benign lesion"), None, 0), (("abnormal findings", "normal findings"), None, 0), (("+", "-"), None, 1),
     (("cat", "dog"), None, 1), (("cat", "dog"), "cat", 0), (("normal", "north"), None, 1), (("a", "b", "c"), None, None)])
 def test_the_positive_class_is_the_one_with_the_finding(classes, named, expected):
     found = positive_of(classes, False, named)

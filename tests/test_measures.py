@@ -292,6 +292,54 @@ def test_the_interval_of_a_share_is_wilsons():
         assert stretched == pytest.approx((2 * low - 1, 2 * high - 1))
 
 
+def at_point(missed, false, images=30):
+    """Return predictions of one image per patient: as many positive as negative ones, with errors of both kinds."""
+    answers = [0] * missed + [1] * (images - missed) + [1] * false + [0] * (images - false)
+    return Predicted(of(answers, 2), np.array([1] * images + [0] * images), np.arange(2 * images), positive=(1,),
+                     operating_point=OperatingPoint("youden", 0.5))
+
+
+def test_without_errors_the_predictive_values_at_a_prevalence_are_as_uncertain_as_the_rates():
+    # At the lower end of the specificity, 0.886, and a prevalence of 1 %, the PPV is about 0.08.
+    found = quietly(at_point(0, 0), prevalence=0.01)
+    assert found["ppv_at_prevalence"]["value"] == 1 == found["ppv_at_prevalence"]["high"]
+    assert 0.05 < found["ppv_at_prevalence"]["low"] < 0.1
+    assert 0.99 < found["npv_at_prevalence"]["low"] < found["npv_at_prevalence"]["value"] == 1
+
+
+@pytest.mark.parametrize("missed, false", [(0, 0), (3, 2), (30, 4), (4, 30), (30, 29), (29, 30)])
+@pytest.mark.parametrize("prevalence", [0.001, 0.1, 0.5, 0.99])
+def test_predictive_values_at_a_prevalence_lie_between_those_at_the_ends_of_both_rates(missed, false, prevalence):
+    found = quietly(at_point(missed, false), prevalence=prevalence)
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
+
+    def bayes(right, other, share):
+        return share * right / (share * right + (1 - share) * (1 - other))
+
+    for name, right, other, share in (("ppv", sensitivity, specificity, prevalence), ("npv", specificity, sensitivity, 1 - prevalence)):
+        one = found[f"{name}_at_prevalence"]
+        assert one["value"] == pytest.approx(bayes(right["value"], other["value"], share))
+        assert one["low"] <= one["value"] <= one["high"] and one["low"] < one["high"]
+        assert bayes(right["low"], other["low"], share) - 1e-9 <= one["low"]
+        assert one["high"] <= bayes(right["high"], other["high"], share) + 1e-9
+
+
+@pytest.mark.parametrize("prevalence", [0.005, 0.1])
+def test_predictive_values_at_a_prevalence_are_covered_at_a_high_specificity(prevalence):
+    """The probability of each number of errors is known, and so is the coverage of their intervals."""
+    sensitivity, specificity = 0.9, 0.98
+    true = {"ppv_at_prevalence": 1 / (1 + (1 - prevalence) / prevalence * (1 - specificity) / sensitivity),
+            "npv_at_prevalence": 1 / (1 + prevalence / (1 - prevalence) * (1 - sensitivity) / specificity)}
+    resamples, covered, total = draw(np.arange(60), 100), dict.fromkeys(true, 0.0), 0.0
+    for missed, false in np.ndindex(8, 5):
+        p = stats.binom.pmf(missed, 30, 1 - sensitivity) * stats.binom.pmf(false, 30, 1 - specificity)
+        found = measure(at_point(missed, false), list(true), prevalence, resamples)
+        total += p
+        for name, one in found.items():
+            covered[name] += p * (one["low"] <= true[name] <= one["high"])
+    assert total > 0.98 and all(share / total > 0.93 for share in covered.values())
+
+
 def test_the_ends_of_the_interval_of_a_loss_are_t_standard_errors_away():
     own = intervals.Spread(variance=0.04, t=2.5)
     for end in intervals.of_loss(Sampled(0.5, None, None), own, None, (0, np.inf)):
@@ -300,10 +348,34 @@ def test_the_ends_of_the_interval_of_a_loss_are_t_standard_errors_away():
 
 def test_few_patients_who_move_a_metric_give_few_degrees_of_freedom():
     like, rare = np.tile([1.0, -1.0], 50), np.eye(100)[0]
-    assert intervals.freedom(like, 99) == 99 and intervals.freedom(np.zeros(100), 7) == 7
-    assert intervals.freedom(rare, 99) == pytest.approx(1.25, rel=0.05)
+
+    def freedom(left_out, most=99.0, least=1.0):
+        return intervals.freedom(left_out, intervals.Basis(100, most, np.inf, least))
+
+    assert freedom(like) == 99 and freedom(np.zeros(100), 7.0) == 7
+    assert freedom(rare) == pytest.approx(1.25, rel=0.05)
+    assert freedom(rare, least=4.0) == 4 and freedom(rare, most=2.0, least=4.0) == 2
     normal = stats.norm.ppf((np.arange(1000) + 0.5) / 1000)
-    assert 600 < intervals.freedom(normal, 999) < 700  # the kurtosis is 3
+    assert 600 < freedom(normal, 999.0) < 700  # the kurtosis is 3
+
+
+@pytest.mark.parametrize("images", [20, 100, 300])
+def test_a_single_error_costs_about_as_much_as_each_further_one(images):
+    resamples, ends = draw(np.arange(images), 400), []
+    for wrong in range(6):
+        answers = [1] * wrong + [0] * (images - wrong)
+        found = measure(Predicted(of(answers, 2), np.zeros(images, int), np.arange(images)), ["accuracy"], None, resamples)
+        ends.append(found["accuracy"]["low"])
+        exact = stats.binomtest(images - wrong, images).proportion_ci(method="exact")
+        assert 0 <= 1 - ends[-1] < 2.1 * (1 - exact.low), wrong
+    assert all(np.diff(ends) < 0.003)  # fewer errors never give a clearly lower end
+
+
+def test_few_patients_with_much_of_a_loss_make_it_uncertain():
+    """The terms of a loss have no upper end, so that a few certain errors are most of it."""
+    own = Predicted(of([0] * 99 + [1], 2), np.zeros(100, int), np.arange(100))
+    found = measure(own, ["nll", "brier"])
+    assert found["nll"]["high"] > 8 * found["nll"]["value"] and found["brier"]["high"] > 8 * found["brier"]["value"]
 
 
 def test_the_effective_number_of_patients_of_a_mean_over_classes():
@@ -376,6 +448,22 @@ def test_seeds_that_vary_widen_a_difference():
     varied = {seed: replace(one, logits=one.logits * (0.3 + seed)) for seed, one in first.items()}
     found = differences(varied, second, ["brier"])["brier"]
     assert found["high"] - found["low"] > 1.5 * (equal["high"] - equal["low"])
+
+
+def test_a_difference_of_predictive_values_without_errors_is_as_uncertain_as_they_are():
+    own = at_point(0, 0)
+    found = differences({0: own, 1: own}, {0: own, 1: own}, ["ppv_at_prevalence", "npv_at_prevalence"], 0.01)
+    alone = measure(own, ["ppv_at_prevalence"], 0.01)["ppv_at_prevalence"]
+    assert found["ppv_at_prevalence"]["low"] == pytest.approx(alone["low"] - 1) == -found["ppv_at_prevalence"]["high"]
+    assert 0 < found["npv_at_prevalence"]["high"] < 0.01  # the NPV is hardly uncertain
+    worse = differences({0: own}, {0: at_point(0, 10)}, ["ppv_at_prevalence"], 0.01)["ppv_at_prevalence"]
+    assert worse["low"] < 0.15 and worse["value"] > 0.9 and worse["high"] <= 1
+
+
+def test_a_difference_of_predictive_values_without_an_interval_has_a_reason():
+    own = replace(at_point(1, 1), clusters=np.array(["a"] * 30 + ["b"] * 15 + ["c"] * 15))
+    found = differences({0: own}, {0: own}, ["ppv_at_prevalence"], 0.01)["ppv_at_prevalence"]
+    assert found["value"] == 0 and found["low"] is None and "two patients" in found["reason"]
 
 
 def test_what_cannot_be_compared_has_a_reason():

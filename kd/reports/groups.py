@@ -11,10 +11,18 @@ from kd.system.errors import Problem, first_ten, printable
 
 UNKNOWN = "unknown"
 OTHER = "other"
+NOT_PLAUSIBLE = "not plausible"
+NO_NUMBER = "not a number"
+# How tables write a value that is missing, in lower case. "none" may be a category of its own.
+MISSING = {
+    "", UNKNOWN, "na", "n/a", "nan", "null", "missing", "not available", "-", "--",
+    "?", ".", "<na>", "#n/a", "unbekannt", "inconnu",
+}  # fmt: skip
 MOST = 20  # groups of a column with categories; the rarest are put together
 MANY = 8  # distinct numbers above which a column of numbers is divided into bands
 # Lower bounds of the bands of ages in years: children, young, middle-aged and older adults.
 AGES = (0, 18, 40, 65)
+OLDEST = 120  # years; a table has 999 for an age that is not known
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)")
 
@@ -22,72 +30,84 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)")
 def groups_of(column: str, values: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the positions of the images of each group of a column: {name: int64 [n]}.
 
-    Numbers are divided into bands: ages, in a column whose name has the word `age`, at AGES, and
-    others at their quartiles if they have more than MANY distinct values. Other values are
-    categories, of which the rarest are put together if there are more than MOST. Images without a
-    value are a group.
+    Ages, in a column whose name has the word `age`, are divided into bands at AGES, so that no age
+    of a single patient is a group. Ages that nobody has, and values that are no numbers, are a
+    group each. Other numbers are divided at their quartiles if they have more than MANY distinct
+    values. Other values are categories, of which the rarest are put together if there are more than
+    MOST. Images without a value (MISSING) are a group.
 
     column  its name
     values  the text of each image, empty if unknown
     """
     texts = np.array([text.strip() for text in values], dtype=object)
-    known = np.array([bool(text) for text in texts], dtype=bool)
-    numbers = _numbers(column, texts[known])
-    if numbers is None:
-        names = np.where(known, texts, UNKNOWN)
-        names, order = _categories(names)
+    known = np.array([text.lower() not in MISSING for text in texts], dtype=bool)
+    if _is_age(column):
+        own, order = _ages(texts[known])
     else:
-        bands, order = _bands(column, numbers)
-        names = np.full(len(texts), UNKNOWN, dtype=object)
-        names[known] = bands
+        own, order = _bands_or_categories(texts[known])
+    names = np.full(len(texts), UNKNOWN, dtype=object)
+    names[known] = own
     if not known.all():
-        order = [*(name for name in order if name != UNKNOWN), UNKNOWN]
+        order = [*order, UNKNOWN]
     return {name: np.flatnonzero(names == name) for name in order}
-
-
-def _numbers(column: str, texts: np.ndarray) -> np.ndarray | None:
-    """Return the numbers of a column for bands; None if its values are categories."""
-    found = [_number(text, _is_age(column)) for text in texts]
-    if not found or None in found:
-        return None
-    if len(set(found)) <= MANY and not _is_age(column):
-        return None
-    return np.array(found)
-
-
-def _number(text: str, is_age: bool) -> float | None:
-    """Return the number in a text, in years if it is an age as in DICOM (`064Y`); or None."""
-    unit = _AGE_UNITS.get(text[-1].upper()) if is_age else None
-    body = text[:-1] if unit is not None else text
-    if not _NUMBER.fullmatch(body):
-        return None
-    return float(body.replace(",", ".")) * (unit or 1.0)
 
 
 def _is_age(column: str) -> bool:
     return "age" in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower())
 
 
-def _bands(column: str, numbers: np.ndarray) -> tuple[list[str], list[str]]:
+def _ages(texts: np.ndarray) -> tuple[list[str], list[str]]:
+    """Return (the group of each age, the groups that have one in ascending order)."""
+    bands = [f"{low} to {high - 1}" for low, high in zip(AGES, AGES[1:])]
+    bands.append(f"{AGES[-1]} and above")
+    names = []
+    for text in texts:
+        years = _years(text)
+        if years is None:
+            names.append(NO_NUMBER)
+        elif not 0 <= years <= OLDEST:
+            names.append(NOT_PLAUSIBLE)
+        else:
+            names.append(bands[np.searchsorted(AGES, years, side="right") - 1])
+    return names, [name for name in (*bands, NOT_PLAUSIBLE, NO_NUMBER) if name in names]
+
+
+def _years(text: str) -> float | None:
+    """Return the age in a text, also as in DICOM (`064Y`); None if it is none."""
+    unit = _AGE_UNITS.get(text[-1].upper())
+    number = _number(text if unit is None else text[:-1])
+    return None if number is None else number * (unit or 1.0)
+
+
+def _number(text: str) -> float | None:
+    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
+
+
+def _bands_or_categories(texts: np.ndarray) -> tuple[Sequence[str], list[str]]:
+    """Return (the group of each value, the groups that have one in order)."""
+    numbers = [_number(text) for text in texts]
+    if None in numbers or len(set(numbers)) <= MANY:
+        return _categories(texts)
+    return _bands(np.array(numbers))
+
+
+def _bands(numbers: np.ndarray) -> tuple[list[str], list[str]]:
     """Return (the band of each number, the bands that have one in ascending order)."""
-    if _is_age(column):
-        bounds = list(AGES)
-        names = [f"{low} to {high - 1}" for low, high in zip(bounds, bounds[1:])]
-        names.append(f"{bounds[-1]} and above")
-    else:
-        inner = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="inverted_cdf"))
-        bounds = [-np.inf, *inner[inner > numbers.min()]]
-        names = [f"below {bounds[1]:g}"] if len(bounds) > 1 else ["all"]
-        names += [f"{low:g} to below {high:g}" for low, high in zip(bounds[1:], bounds[2:])]
-        if len(bounds) > 1:
-            names.append(f"{bounds[-1]:g} and above")
-    places = np.searchsorted(bounds, numbers, side="right") - 1
-    places = places.clip(0)
+    inner = np.unique(np.quantile(numbers, [0.25, 0.5, 0.75], method="inverted_cdf"))
+    bounds = inner[inner > numbers.min()]
+    if not len(bounds):
+        return ["all"] * len(numbers), ["all"]
+    # Enough digits that different bounds have different names: dates have eight.
+    words = [np.format_float_positional(bound, trim="-") for bound in bounds]
+    names = [f"below {words[0]}"]
+    names += [f"{low} to below {high}" for low, high in zip(words, words[1:])]
+    names.append(f"{words[-1]} and above")
+    places = np.searchsorted(bounds, numbers, side="right")
     return [names[place] for place in places], [names[place] for place in np.unique(places)]
 
 
 def _categories(names: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return (the category of each image, the categories in alphabetical order)."""
+    """Return (the category of each image, those that have one in alphabetical order)."""
     counts = Counter(names.tolist())
     kept = sorted(counts)
     if len(counts) > MOST:

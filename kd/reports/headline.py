@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 
+from kd.config.reporting import DEFAULT_RULE
+from kd.system.errors import printable
+
 _TWO_CLASSES = ("accuracy", "auroc", "sensitivity", "specificity", "ece")
 _STUDIES = ("kappa_by_study", "auroc", "sensitivity", "specificity", "ece")
 _GRADES = ("accuracy", "quadratic_kappa", "referable_auc", "balanced_accuracy", "ece")
+_GRADES_AT_POINT = ("accuracy", "quadratic_kappa", "referable_auc", "sensitivity", "specificity")
 _CLASSES = ("accuracy", "balanced_accuracy", "auroc", "kappa", "ece")
 WORDS = {
     "accuracy": "accuracy",
@@ -51,9 +55,14 @@ def headline(evidence: Mapping) -> list[str]:
 
 
 def names_of(evidence: Mapping) -> tuple[str, ...]:
-    """Return the names of the five metrics, which depend on the classes and on known studies."""
+    """Return the names of the five metrics, which depend on the classes and on known studies.
+
+    Of grades, sensitivity and specificity are among them if --operating-point asked for one.
+    """
     if evidence["grades"] is not None:
-        return _GRADES
+        point = evidence["operating_point"]
+        asked = point is not None and point["rule"] != DEFAULT_RULE
+        return _GRADES_AT_POINT if asked else _GRADES
     if evidence["positive"] is None:
         return _CLASSES
     by_study = evidence["metrics"].get("kappa_by_study", {"value": None})
@@ -63,7 +72,7 @@ def names_of(evidence: Mapping) -> tuple[str, ...]:
 def _line(evidence: Mapping, name: str) -> str:
     own, words = evidence["metrics"][name], WORDS[name]
     if name in ("sensitivity", "specificity"):
-        words += f" ({evidence['operating_point']['rule']})"
+        words += f" for {printable(evidence['positive'])} ({evidence['operating_point']['rule']})"
     if name == "ece" and evidence["calibration"]["temperature"] is None:
         words = "ECE, not scaled"
     if own["value"] is None:

@@ -10,12 +10,15 @@ elsewhere it is taken to be
     loss     in proportion to sqrt(x)
     gap      the same everywhere (for an absolute value, whose bias counts, too)
 
+A predictive value at a stated prevalence has the interval that follows from those of two rates.
+
 t is a quantile of Student's distribution. It has few degrees of freedom if the metric rests on few
-patients, or if few patients move it. All this was chosen by simulation: `coverage.py metrics` in
-tests/benchmarks.
+patients, or if few patients move it, but at least LEAST for shares and gaps: a share with a single
+error is moved by one patient, and sqrt(x (1 - x)) already says so. All this was chosen by
+simulation: `coverage.py metrics` in tests/benchmarks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +32,9 @@ DEFINED = 0.5
 # Degrees of freedom for the kurtosis 1 + 1 / CAUTIOUS. Theory has 2 for many patients, but the
 # kurtosis of few patients is too small.
 CAUTIOUS = 1.25
+# The fewest degrees of freedom for few patients who move a metric whose range is bounded. With
+# fewer, the lower end of a share with one error is far below that with two.
+LEAST = 4.0
 NOT_DEFINED = "it is undefined on most resamples of the patients"
 
 
@@ -40,11 +46,13 @@ class Basis:
     freedom   degrees of freedom of a variance that is estimated from them
     images    the number of independent images whose share would vary as little as a mean of rates
               of classes can; infinite for other metrics
+    least     the degrees of freedom that remain however few patients move the metric
     """
 
     patients: float
     freedom: float
     images: float
+    least: float = LEAST
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,14 @@ def effective(units: np.ndarray) -> float:
     return float(units.sum() ** 2 / (units**2).sum())
 
 
-def basis(patients: Sequence[float], images: Sequence[float] | None = None) -> Basis:
+def basis(
+    patients: Sequence[float], images: Sequence[float] | None = None, least: float = LEAST
+) -> Basis:
     """Return the basis of a mean over classes.
 
     patients  the effective number of each class, at least 1
     images    the number of each class, if the metric is a mean of rates
+    least     see `Basis`
 
     The variance of a class is taken to be in proportion to 1 / patients. The degrees of freedom are
     Satterthwaite's (1946, Biometrics 2, eq. 17).
@@ -77,7 +88,7 @@ def basis(patients: Sequence[float], images: Sequence[float] | None = None) -> B
     below = np.maximum(np.array(patients) - 1, 0.01)
     degrees = variances.sum() ** 2 / (variances**2 / below).sum()
     most = np.inf if images is None else len(images) ** 2 / (1 / np.array(images)).sum()
-    return Basis(float(1 / variances.mean()), max(1.0, float(degrees)), float(most))
+    return Basis(float(1 / variances.mean()), max(1.0, float(degrees)), float(most), least)
 
 
 def spread(one: Sampled, own: Basis) -> Spread | None:
@@ -89,12 +100,12 @@ def spread(one: Sampled, own: Basis) -> Spread | None:
     if len(drawn) < max(2, DEFINED * len(one.drawn)):
         return None
     variance = float(np.var(drawn)) * own.patients / max(1.0, own.patients - 1)
-    t = stats.t.ppf((1 + LEVEL) / 2, freedom(one.left_out, own.freedom))
+    t = stats.t.ppf((1 + LEVEL) / 2, freedom(one.left_out, own))
     return Spread(variance, float(t))
 
 
-def freedom(left_out: np.ndarray, most: float) -> float:
-    """Return the degrees of freedom of a variance, between 1 and `most`.
+def freedom(left_out: np.ndarray, own: Basis) -> float:
+    """Return the degrees of freedom of a variance: at most those of the patients.
 
     A variance of n independent terms with the kurtosis k has 2 n / (k - 1). The terms are the
     influences of the patients: how far the metric moves without them. left_out [G].
@@ -102,11 +113,11 @@ def freedom(left_out: np.ndarray, most: float) -> float:
     terms = left_out[np.isfinite(left_out)]
     squares = (terms - terms.mean()) ** 2 if len(terms) else np.zeros(1)
     if squares.max() < 1e-20:  # nobody moves it
-        return most
+        return own.freedom
     kurtosis = np.mean(squares**2) / np.mean(squares) ** 2
     if kurtosis - 1 < 1e-9:  # all move it alike
-        return most
-    return float(np.clip(CAUTIOUS * len(terms) / (kurtosis - 1), 1, most))
+        return own.freedom
+    return float(min(own.freedom, max(own.least, CAUTIOUS * len(terms) / (kurtosis - 1))))
 
 
 def of_share(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float, float]:
@@ -147,6 +158,31 @@ def of_gap(one: Sampled, own: Spread, rests: Basis, ends: tuple) -> tuple[float,
     return one.value - max(0.0, bias) - half, one.value + half
 
 
+def of_predictive(right: Mapping, other: Mapping, odds: float) -> tuple[float, float]:
+    """Return the interval of a predictive value at a prevalence, from those of two rates.
+
+    The value is 1 / (1 + odds * wrong / right), where `right` is the rate of an answer among the
+    images that should have it, and wrong = 1 - `other` its rate among all others. If no image is
+    wrong, the value is 1 on every resample, although the other end of the interval of `wrong` may
+    stand for a much smaller value. The interval of the ratio is therefore that of MOVER-R (Donner,
+    Zou 2012 and Newcombe 2016, Stat. Methods Med. Res. 21 and 25) for independent rates.
+
+    right, other  `value`, `low` and `high` of the rates: for the PPV, sensitivity and specificity
+    odds          of images that should not have the answer, (1 - prevalence) / prevalence for PPV
+    """
+    wrong, least, most = 1 - other["value"], 1 - other["high"], 1 - other["low"]
+    product = wrong * right["value"]
+    above = least * (2 * wrong - least)
+    below = right["high"] * (2 * right["value"] - right["high"])
+    root = np.sqrt(max(0.0, product**2 - above * below))
+    smallest = above / (product + root) if above > 0 else 0.0  # (product - root) / below
+    above = most * (2 * wrong - most)
+    below = right["low"] * (2 * right["value"] - right["low"])
+    root = np.sqrt(max(0.0, product**2 - above * below))
+    largest = (product + root) / below if below > 0 else np.inf
+    return 1 / (1 + odds * largest), 1 / (1 + odds * smallest)
+
+
 def of_difference(
     own: Sequence[Sampled], rests: Basis, ends: tuple
 ) -> tuple[tuple[float, float] | None, str | None]:
@@ -169,19 +205,63 @@ def of_difference(
     between, noise = _seed_variances(*gaps[:2], rests.patients)
     if variance + between == 0:
         return None, "the networks do not differ"
+    half = _half(variance, between, noise, len(own), freedom(mean.left_out, rests))
+    return (max(-width, mean.value - half), min(width, mean.value + half)), None
+
+
+def of_predictive_difference(
+    first: Sequence[tuple[Sampled, Mapping]],
+    second: Sequence[tuple[Sampled, Mapping]],
+    rests: Basis,
+) -> tuple[float, float]:
+    """Return the interval of a difference of predictive values at a prevalence, over paired seeds.
+
+    first, second: in each seed, the value on the resamples, and the ends (`low` and `high`).
+    If no image is wrong, the resamples show no variance, so each end is that of MOVER-D (Zou,
+    Donner 2008, Stat. Med. 27): how far the ends of both intervals are away, with the correlation
+    of the values over the resamples. The variance between seeds is added as in `of_difference`.
+    """
+    sides = []
+    for side in (first, second):
+        values, drawn = (np.array([one[part] for one, _ in side]) for part in range(2))
+        below = np.mean([one.value - ends["low"] for one, ends in side])
+        above = np.mean([ends["high"] - one.value for one, ends in side])
+        sides.append((values, drawn, below, above))
+    (one, one_drawn, one_below, one_above), (two, two_drawn, two_below, two_above) = sides
+    correlation = _correlation(one_drawn.mean(0), two_drawn.mean(0))
+    t = stats.t.ppf((1 + LEVEL) / 2, rests.freedom)
+    seeds = _seed_variances(one - two, one_drawn - two_drawn, rests.patients)
+    halves = []
+    for own, other in ((one_below, two_above), (one_above, two_below)):
+        square = max(0.0, own**2 + other**2 - 2 * correlation * own * other)
+        halves.append(_half(square / t**2, *seeds, len(one), rests.freedom))
+    mean = float((one - two).mean())
+    return max(-1.0, mean - halves[0]), min(1.0, mean + halves[1])
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation over resamples [R]; 0 where one of both does not vary."""
+    both = np.isfinite(first) & np.isfinite(second)
+    if both.sum() < 2 or min(first[both].std(), second[both].std()) < 1e-10:
+        return 0.0
+    return float(np.corrcoef(first[both], second[both])[0, 1])
+
+
+def _half(variance: float, between: float, noise: float, seeds: int, degrees: float) -> float:
+    """Return half of the width of an interval from the variances of patients and seeds."""
+    if variance + between == 0:
+        return 0.0
     one = Comparison(
-        mean=mean.value,
-        center=mean.value,
+        mean=0.0,
+        center=0.0,
         patient_variance=variance,
         seed_variance=between,
         noise_variance=noise,
-        seeds=len(own),
-        patients=freedom(mean.left_out, rests.freedom) + 1,
+        seeds=seeds,
+        patients=degrees + 1,
         discordant=0,  # only for verdicts
     )
-    sum_of_both = estimate(one)
-    half = sum_of_both.half
-    return (max(-width, mean.value - half), min(width, mean.value + half)), None
+    return estimate(one).half
 
 
 def _seed_variances(values: np.ndarray, drawn: np.ndarray, patients: float) -> tuple[float, float]:
@@ -193,5 +273,7 @@ def _seed_variances(values: np.ndarray, drawn: np.ndarray, patients: float) -> t
     if len(values) < 2:
         return 0.0, 0.0
     drawn = drawn[:, np.isfinite(drawn).all(0)]
+    if not drawn.size:
+        return float(values.var(ddof=1)), 0.0
     special = (drawn - drawn.mean(0)).var(axis=1).sum() / (len(values) - 1)
     return float(values.var(ddof=1)), float(special * patients / max(1.0, patients - 1))

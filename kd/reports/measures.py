@@ -29,6 +29,8 @@ class Measure:
     interval   the function of `intervals` for its kind
     rates      whether it is a mean of rates of classes, so that it cannot vary less than a mean
                over independent images. If one class has no variance by chance, it would
+    bayes      for a predictive value at a prevalence: the rate of its answer among the images that
+               should have it, and the rate of the other answer among all others
     rises      whether higher is better
     """
 
@@ -41,6 +43,7 @@ class Measure:
     high: float = 1.0
     interval: Callable[..., tuple[float, float]] = intervals.of_share
     rates: bool = False
+    bayes: tuple[str, ...] = ()
     rises: bool = True
 
 
@@ -141,6 +144,7 @@ MEASURES = {
         of.positives_and_negatives,
         _NO_BAYES,
         _BAYES,
+        bayes=("sensitivity", "specificity"),
     ),
     "npv_at_prevalence": Measure(
         "negative predictive value at the stated prevalence (Bayes)",
@@ -148,6 +152,7 @@ MEASURES = {
         of.positives_and_negatives,
         _NO_BAYES,
         _BAYES,
+        bayes=("specificity", "sensitivity"),
     ),
     "brier": Measure(
         "Brier score, summed over classes",
@@ -203,6 +208,8 @@ def _measured(one: Measure, state: Resampled) -> dict:
     value = float(found[0])
     if np.isnan(value):
         return _result(None, None, one.undefined)
+    if one.bayes:
+        return _predictive(one, value, state)
     basis, reason = _basis(one, state)
     if reason:
         return _result(value, None, reason)
@@ -214,6 +221,19 @@ def _measured(one: Measure, state: Resampled) -> dict:
         return _result(value, None, "it is the same for all patients")
     low, high = one.interval(sampled, spread, basis, (one.low, one.high))
     return _result(value, (max(one.low, min(low, value)), min(one.high, max(high, value))))
+
+
+def _predictive(one: Measure, value: float, state: Resampled) -> dict:
+    """Return a predictive value at a prevalence, with the interval of `of_predictive`."""
+    rates = [_measured(MEASURES[name], state) for name in one.bayes]
+    reason = next((rate["reason"] for rate in rates if rate["low"] is None), None)
+    if reason:
+        return _result(value, None, reason)
+    odds = (1 - state.prevalence) / state.prevalence
+    if one.bayes[0] == "specificity":
+        odds = 1 / odds
+    low, high = intervals.of_predictive(*rates, odds)
+    return _result(value, (min(low, value), max(high, value)))
 
 
 def _result(value: float | None, interval: tuple | None, reason: str | None = None) -> dict:
@@ -248,7 +268,8 @@ def _basis(one: Measure, state: Resampled) -> tuple[intervals.Basis | None, str 
                 return None, f"two patients at least are needed with {name}"
         patients.append(min(map(intervals.effective, groups.values())))
         images.append(min(map(np.sum, groups.values())))
-    return intervals.basis(patients, images if one.rates else None), None
+    least = 1.0 if one.interval is intervals.of_loss else intervals.LEAST
+    return intervals.basis(patients, images if one.rates else None, least), None
 
 
 def differences(
@@ -303,7 +324,30 @@ def _differing(one: Measure, first: list[Resampled], second: list[Resampled]) ->
     if reason:
         return _result(value, None, reason)
     basis = min(bases, key=_freedom_of)
+    if one.bayes:
+        return _differing_predictive(one, value, first, second, basis)
     return _result(value, *intervals.of_difference(gaps, basis, (one.low, one.high)))
+
+
+def _differing_predictive(
+    one: Measure,
+    value: float,
+    first: list[Resampled],
+    second: list[Resampled],
+    basis: intervals.Basis,
+) -> dict:
+    """Return a difference of predictive values at a prevalence (`of_predictive_difference`)."""
+    sides = []
+    for states in (first, second):
+        ends = [_measured(one, state) for state in states]
+        sampled = [state.resamples.split(one.compute(state)) for state in states]
+        sides.append(list(zip(sampled, ends, strict=True)))
+    reason = next(
+        (ends["reason"] for side in sides for _, ends in side if ends["low"] is None), None
+    )
+    if reason:
+        return _result(value, None, reason)
+    return _result(value, intervals.of_predictive_difference(*sides, basis))
 
 
 def _freedom_of(own: intervals.Basis) -> float:

@@ -30,8 +30,8 @@ def positive_of(classes: Sequence[str], graded: bool, named: str | None) -> Posi
     """Return the positive classes; None if there are more than two classes that are not grades.
 
     Of two classes, it is the one that is `named` by --positive. By default, it is the class that is
-    not named like a normal finding (`normal`, `no pneumonia`), or the second one if that cannot be
-    told. Of more than two ordered grades, it is referable disease.
+    not named like a normal finding (`normal`, `healthy control`, `no pneumonia`), or the second one
+    if that cannot be told. Of more than two ordered grades, it is referable disease.
 
     Raises Problem if `named` is not one of the two classes, or if there are more than two.
     """
@@ -65,5 +65,6 @@ def _likely_positive(classes: Sequence[str]) -> int:
 
 def _is_negative(name: str) -> bool:
     """Return whether a class is named like a normal finding."""
-    words = re.split(r"[\W_]+", name.lower())
-    return "".join(words) in _NEGATIVE or words[0] in ("no", "non", "not", "without", "sans")
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    starts = {"".join(words), *words[:1]}  # "nofinding", or "normal" of "normal findings"
+    return not starts.isdisjoint(_NEGATIVE | {"non", "not", "without", "sans"})

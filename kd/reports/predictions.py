@@ -96,11 +96,10 @@ class Predictions:
         return np.where(unknown, np.char.add("study ", self.studies), self.patients)
 
     @property
-    def known_studies(self) -> list[tuple[str, str] | None]:
-        """The study of each image as (patient, study), None where it is not known."""
-        unknown = (self.studies == self.patients) | (self.studies == self.paths)
-        pairs = zip(self.patients.tolist(), self.studies.tolist())
-        return [None if out else pair for pair, out in zip(pairs, unknown.tolist())]
+    def known_studies(self) -> list[tuple[str | None, str] | None]:
+        """The study of each image as `Sample.known_study`: (patient or None, study), or None."""
+        samples = map(Sample, self.paths, self.labels, self.patients, self.studies)
+        return [sample.known_study for sample in samples]
 
     @property
     def right(self) -> np.ndarray:

@@ -6,7 +6,7 @@ from kd.reports.measures import MEASURES, differences
 from kd.reports.operating_point import OperatingPoint
 from kd.reports.positive import classes_of
 from kd.reports.resampled import Predicted
-from kd.studies.runs import Run
+from kd.studies.runs import Run, reported
 from kd.system.markdown import table
 
 # What a cell is compared with: the key of its differences -> the words for it.
@@ -17,20 +17,35 @@ def metric_gaps(first: dict[int, Run], second: dict[int, Run]) -> dict[str, dict
     """Return {metric: its difference with interval} of two cells, paired by seed.
 
     See `kd.reports.measures.differences`. Each network has its own temperature and operating point.
-    The result is empty without a seed that both have. Metrics that do not apply are left out.
+    The result is empty without a seed that both have. Metrics that do not apply are left out, and
+    so are those that are not of the same thing on both sides: of the positive class if the runs
+    have different ones, at the operating point if it was chosen by different rules, and PPV and NPV
+    at a prevalence if not all runs state the same.
 
     first, second  seed -> run, of the same test images
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return {}
+    runs = [side[seed] for side in (first, second) for seed in seeds]
     sides = [{seed: predicted(side[seed]) for seed in seeds} for side in (first, second)]
     every = [*sides[0].values(), *sides[1].values()]
+    stated = reported(runs, "prevalence")
+    prevalence = stated.pop() if len(stated) == 1 else None
     names = []
     for name, one in MEASURES.items():
-        if all(applies(one, own, None) for own in every):
+        if _comparable(name, runs) and all(applies(one, own, prevalence) for own in every):
             names.append(name)
-    return differences(*sides, names)
+    return differences(*sides, names, prevalence)
+
+
+def _comparable(name: str, runs: list[Run]) -> bool:
+    """Return whether a metric is of the same classes, by the same rule, in all runs."""
+    needs = MEASURES[name].needs
+    if "positive" in needs or name == "auprc":
+        if len(reported(runs, "positive")) > 1:
+            return False
+    return "point" not in needs or len(reported(runs, "operating_point")) <= 1
 
 
 def predicted(run: Run) -> Predicted:

@@ -235,12 +235,18 @@ def _check_fits(run: Run, others: list[Run]) -> None:
             )
 
 
+def reported(runs: list[Run], key: str) -> set:
+    """Return the values of a key of the evidence of runs; of the operating point, its rules."""
+    values = [run.report["evidence"][key] for run in runs]
+    return {value["rule"] if isinstance(value, dict) else value for value in values}
+
+
 def differing(runs: list[Run]) -> list[str]:
     """Return the settings, images and machines in which runs differ, as `key: value, value`.
 
-    These are the settings of the recipe, the unlabelled images, the precision, the kind of device
-    and the number of ranks. Settings that a run does not use are ignored, and so is what a report
-    of an earlier version does not tell.
+    These are the settings of the recipe, the unlabelled images, the positive class and the rule of
+    the operating point, the precision, the kind of device and the number of ranks. Settings that a
+    run does not use are ignored, and so is what a report of an earlier version does not tell.
     """
     values = {}
     for key in COMPARED:
@@ -250,6 +256,8 @@ def differing(runs: list[Run]) -> list[str]:
                 values[key].add(str(run.report["settings"][key]))
     pools = [run.report["data"]["pool"] for run in runs]
     values["unlabelled images"] = {pool["hash"] for pool in pools if pool}
+    for key in ("positive", "operating_point"):
+        values[key] = reported(runs, key) - {None}
     clocks = [run.report["clock"] for run in runs]
     values["precision"] = _precisions(runs)
     values["kind of device"] = {clock["device"].partition(" ")[0] for clock in clocks}

@@ -29,6 +29,7 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
@@ -262,8 +263,12 @@ class Clinic:
         """Return what is special to a method on each patient, in every seed."""
         return self.random.standard_normal(len(self.of_patient))
 
-    def network(self, signal, method):
-        """Return the predictions of one seed. The operating point has a sensitivity of 0.95, with grades a threshold of 0.3."""
+    def network(self, signal, method, specific=False):
+        """Return the predictions of one seed.
+
+        The operating point has a sensitivity of 0.95, with `specific` a specificity of 0.99, and with grades a
+        threshold of 0.3.
+        """
         noise = (np.sqrt(0.7) * self.of_patient + np.sqrt(0.3) * method)[self.patient_of]
         noise = noise + np.sqrt(0.5) * (self.of_image + self.random.standard_normal(len(noise)))
         scores = signal * self.labels + np.sqrt(0.5) * noise
@@ -271,28 +276,46 @@ class Clinic:
         logits = 1.4 * (np.log(self.share) + scores[:, None] * steps - steps**2 / 2)
         threshold = 0.3
         if not self.graded:
-            at = 1.4 * (np.log(self.share[1] / self.share[0]) + signal * (signal - 1.645) - signal**2 / 2)
+            score = 2.326 if specific else signal - 1.645
+            at = 1.4 * (np.log(self.share[1] / self.share[0]) + signal * score - signal**2 / 2)
             threshold = 1 / (1 + np.exp(-at))
         return Predicted(logits, self.labels, self.patient_of, self.study_of.tolist(), 1.0, (len(self.share) - 1,),
                          OperatingPoint("fixed", threshold), self.graded)
 
 
-SIGNAL, BETTER, SEED_SD, STATED = 2.0, 2.2, 0.1, 0.05  # of a network; of another one; between seeds; a stated prevalence
+SEED_SD = 0.1  # of a signal between seeds
 GRADED = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "auprc", "kappa", "quadratic_kappa", "referable_auc")
+RATES = ("sensitivity", "specificity", "ppv", "npv", "ppv_at_prevalence", "npv_at_prevalence")
+UNGRADED = tuple(name for name in MEASURES if "grades" not in MEASURES[name].needs)
 
 
-def measured_names(graded):
-    return GRADED if graded else [name for name in MEASURES if "grades" not in MEASURES[name].needs]
+class Kind(NamedTuple):
+    """A kind of clinic and networks: see `Clinic`. `signals` are those of a better and of another network."""
+
+    title: str
+    names: tuple
+    graded: bool = False
+    specific: bool = False
+    signals: tuple = (2.2, 2.0)
+    stated: float = 0.05  # prevalence
 
 
-def true_values(prevalence, graded, signals, patients=60000):
+KINDS = (
+    Kind("", UNGRADED),
+    Kind(", three grades", GRADED, graded=True),
+    Kind(", AUROC 0.99, specificity 0.99, stated prevalence 0.01", RATES, specific=True, signals=(3.5, 3.3), stated=0.01),
+    Kind(", AUROC 0.99, specificity 0.99, stated prevalence 0.1", RATES[4:], specific=True, signals=(3.5, 3.3), stated=0.1),
+)
+
+
+def true_values(kind, prevalence, signals, patients=60000):
     """Return each metric on a large sample, averaged over signals."""
-    clinic = Clinic(np.random.default_rng([7, graded]), patients, prevalence, graded)
+    clinic = Clinic(np.random.default_rng([7, kind.graded]), patients, prevalence, kind.graded)
     method, found = clinic.method(), []
     for signal in signals:
-        own = clinic.network(signal, method)
-        state = Resampled(own, Resamples(np.ones((1, patients)), clinic.patient_of, 0), STATED)
-        found.append([MEASURES[name].compute(state)[0] for name in measured_names(graded)])
+        own = clinic.network(signal, method, kind.specific)
+        state = Resampled(own, Resamples(np.ones((1, patients)), clinic.patient_of, 0), kind.stated)
+        found.append([MEASURES[name].compute(state)[0] for name in kind.names])
     return np.mean(found, axis=0)
 
 
@@ -301,35 +324,36 @@ def seeds_of_normal(center):
     return center + SEED_SD * ndtri((np.arange(5) + 0.5) / 5)
 
 
-def of_metrics(what, patients, prevalence, graded, draws, resamples):
+def of_metrics(what, patients, prevalence, kind, draws, resamples):
     """Simulate intervals: coverage, coverage of percentiles, mean width, share without an interval, by name."""
-    names = measured_names(graded)
+    names, (better, signal) = kind.names, kind.signals
     if what == "one":
-        truth = true_values(prevalence, graded, [SIGNAL])
+        truth = true_values(kind, prevalence, [signal])
     else:
-        truth = true_values(prevalence, graded, seeds_of_normal(BETTER)) - true_values(prevalence, graded, seeds_of_normal(SIGNAL))
-    random = np.random.default_rng([patients, round(100 * prevalence), graded, what == "one"])
+        truth = true_values(kind, prevalence, seeds_of_normal(better)) - true_values(kind, prevalence, seeds_of_normal(signal))
+    random = np.random.default_rng([patients, round(100 * prevalence), kind.graded, what == "one"])
     rows = np.full((draws, len(names), 4), np.nan)
     for number in range(draws):
-        clinic = Clinic(random, patients, prevalence, graded)
+        clinic = Clinic(random, patients, prevalence, kind.graded)
         sampled = draw(clinic.patient_of, resamples)
         if what == "one":
-            own = clinic.network(SIGNAL, clinic.method())
-            found = measure(own, names, STATED, sampled)
-            state = Resampled(own, sampled, STATED) if number % 3 == 0 else None
+            own = clinic.network(signal, clinic.method(), kind.specific)
+            found = measure(own, names, kind.stated, sampled)
+            state = Resampled(own, sampled, kind.stated) if number % 3 == 0 else None
         else:
             sides, state = [], None
-            for signal in (BETTER, SIGNAL):
-                method = clinic.method()
-                sides.append({seed: clinic.network(signal + SEED_SD * random.standard_normal(), method) for seed in range(3)})
-            found = differences(*sides, names, STATED, sampled)
+            for center in (better, signal):
+                method, seeds = clinic.method(), center + SEED_SD * random.standard_normal(3)
+                sides.append({seed: clinic.network(one, method, kind.specific) for seed, one in enumerate(seeds)})
+            found = differences(*sides, names, kind.stated, sampled)
         for place, name in enumerate(names):
             one = found[name]
             if one["low"] is not None:
                 rows[number, place] = one["low"], one["high"], np.nan, np.nan
                 if state is not None:
                     drawn = sampled.split(MEASURES[name].compute(state)).drawn
-                    rows[number, place, 2:] = np.nanquantile(drawn, [0.025, 0.975])
+                    if np.isfinite(drawn).any():
+                        rows[number, place, 2:] = np.nanquantile(drawn, [0.025, 0.975])
     given = np.isfinite(rows[:, :, 0])
     low, high, first, last = np.moveaxis(rows, 2, 0)
     counts, thirds = given.sum(0), np.isfinite(first).sum(0)
@@ -341,16 +365,16 @@ def of_metrics(what, patients, prevalence, graded, draws, resamples):
 def metrics(draws, resamples):
     grid = list(itertools.product((60, 300), (0.1, 0.5)))
     for what, title, times in (("one", "One network", 1), ("two", "Differences of two networks with three seeds", 3)):
-        for graded in (False, True):
+        for kind in KINDS:
             count = draws // times
-            print(f"\n{title}{', three grades' if graded else ''} ({count} draws of {resamples} resamples; Monte Carlo error at"
+            print(f"\n{title}{kind.title} ({count} draws of {resamples} resamples; Monte Carlo error at"
                   f" 95 %: {100 * (0.95 * 0.05 / count) ** 0.5:.1f} points)\n")
             columns = [f"{patients} patients, {prevalence:g}" for patients, prevalence in grid]
             print("| metric | " + " | ".join(columns) + " |\n" + "|---" * (len(grid) + 1) + "|", flush=True)
             with ProcessPoolExecutor() as pool:
-                futures = [pool.submit(of_metrics, what, *one, graded, count, resamples) for one in grid]
+                futures = [pool.submit(of_metrics, what, *one, kind, count, resamples) for one in grid]
                 found = [future.result() for future in futures]
-            for name in measured_names(graded):
+            for name in kind.names:
                 cells = [f"{covers:.1f}" + (f" ({percentile:.1f})" if what == "one" else "") + f", {width:.3f}"
                          for covers, percentile, width, _ in (one[name] for one in found)]
                 print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
