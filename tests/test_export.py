@@ -647,4 +647,27 @@ def test_a_network_that_cannot_be_quantised_is_exported_in_float(run, monkeypatc
     assert not (run / "export/model.int8.onnx").exists() and read(run, "verification.json")["int8"]["kept"] is None
     films.write("png8", Path("1").absolute(), films.film(1))
     done = predict_py(run / "export", ".", "--model", "int8")
-    assert done.returncode == 2 and "model.int8.onnx' cannot be read" in done.stderr
+    assert done.returncode == 2 and "no model.int8.onnx; verification.json says why" in done.stderr
+
+
+def test_predict_py_says_what_is_wrong_before_it_predicts(tmp_path, names):
+    """A folder that is missing, a file of values that are missing, and a model that was not exported."""
+    (tmp_path / "images").mkdir()
+    Image.new("L", (40, 40), 90).save(tmp_path / "images/a.png")
+    (tmp_path / "preprocessing.json").write_text("{}")
+    asked = [str(tmp_path / "images"), "--out", str(tmp_path / "none/p.csv")]
+    for content, words in (("{}", "it has no ranges"), ("[]", "cannot be read"), (None, "Make its folder")):
+        if content is None:
+            content = json.dumps(dict.fromkeys(names["_NEEDED"], {}))
+        (tmp_path / "preprocessing.json").write_text(content)
+        with pytest.raises(names["Problem"], match=words):
+            names["predict_folder"](names["options_of"](asked), tmp_path)
+    with pytest.raises(names["Problem"], match="no model.int8.onnx.*Remove --model int8"):
+        names["run_of"](tmp_path, {"files": {}}, "int8")
+
+
+def test_an_image_on_the_threshold_is_positive_in_spite_of_rounding(names):
+    answers = names["Answers"](probabilities={"a.png": np.float32([0.4818875, 0.5181125]), "b.png": np.float32([0.49, 0.51])})
+    point = {"threshold": 0.5181124918671285, "classes": [1]}
+    _, rows = names["prediction_rows"](answers, {"classes": ["no", "yes"], "operating_point": point})
+    assert [row[2] for row in rows] == ["1", "0"]

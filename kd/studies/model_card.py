@@ -250,8 +250,8 @@ def _without_paths(value):
 
 
 def _path_keys(kind: type) -> set[str]:
-    """Return the names of the settings whose values are paths."""
-    keys = set()
+    """Return the names of the settings whose values are paths or tell how files are named."""
+    keys = {"patient_pattern"}
     for section in fields(kind):
         for entry in fields(section.type):
             if entry.metadata["argument"].get("metavar") in PATHS:

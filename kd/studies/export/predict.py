@@ -36,6 +36,9 @@ ABOUT = "preprocessing.json"
 MODELS = {"float": "model.onnx", "int8": "model.int8.onnx"}
 BATCH = 32
 _INCOMPLETE = 2  # exit code if images cannot be read
+# The threshold is the probability of an image, which may be this much lower in an exported file.
+_ROUNDING = 1e-5
+_NEEDED = ("ranges", "image_size", "resize", "channels", "crop", "classes", "files", "input")
 
 
 @dataclass
@@ -99,7 +102,10 @@ def predict_folder(options: argparse.Namespace, here: Path) -> int:
     unreadable_file = options.out.with_name("unreadable.csv")
     for file in (options.out, unreadable_file):
         if file.exists():
-            raise Problem(f"'{file}' exists already. Move it, or set another file with --out.")
+            raise Problem(
+                f"'{file}' exists already. Move it, or set a file in another folder with --out."
+            )
+    check_writable(options.out)
     paths, lost = images_in(options.folder)
     answers = answers_for(
         options.folder, paths, recipe_of(about, options.bits), run_of(here, about, options.model)
@@ -124,11 +130,27 @@ def predict_folder(options: argparse.Namespace, here: Path) -> int:
 def read_about(here: Path) -> dict:
     """Return the content of preprocessing.json. Raises Problem if there is none."""
     try:
-        return json.loads((here / ABOUT).read_bytes())
-    except (OSError, ValueError) as error:
+        about = json.loads((here / ABOUT).read_bytes())
+        missing = [key for key in _NEEDED if key not in about]
+        if missing or not isinstance(about, dict):
+            raise ValueError(f"it has no {', '.join(missing) or 'values'}")
+    except (OSError, ValueError, TypeError) as error:
         raise Problem(
-            f"'{here / ABOUT}' cannot be read ({first_line(error)}). Keep all exported files in"
-            " the folder of predict.py."
+            f"'{here / ABOUT}' cannot be read ({first_line(error)}). Copy all exported files again,"
+            " to the folder of predict.py."
+        ) from None
+    return about
+
+
+def check_writable(file: Path) -> None:
+    """Raise Problem if a file cannot be written, before any image is predicted."""
+    try:
+        write_csv(file, [], [])
+        file.unlink()
+    except OSError as error:
+        raise Problem(
+            f"--out {file} cannot be written ({error.strerror}). Make its folder, or set a file in"
+            " another one."
         ) from None
 
 
@@ -152,11 +174,15 @@ def run_of(here: Path, about: dict, which: str):
     missing.
     """
     file = here / MODELS[which]
+    if file.name not in about["files"]:
+        raise Problem(
+            f"This export has no {file.name}; verification.json says why. Remove --model {which}."
+        )
     try:
         content = file.read_bytes()
     except OSError as error:
         raise Problem(f"'{file}' cannot be read ({error.strerror}). Copy it here.") from None
-    if hashlib.sha256(content).hexdigest() != about["files"][file.name]["sha256"]:
+    if hashlib.sha256(content).hexdigest() != about["files"][file.name].get("sha256"):
         raise Problem(
             f"'{file}' is not the file that was exported: its SHA-256 is not that in {ABOUT}."
             " Copy both files again."
@@ -277,7 +303,8 @@ def prediction_rows(answers: Answers, about: dict) -> tuple[list[str], list[list
     for path, likely in sorted(answers.probabilities.items()):
         row = [printable(path), names[int(likely.argmax())]]
         if has_point:
-            row.append(str(int(likely[point["classes"]].sum() >= point["threshold"])))
+            positive = likely[point["classes"]].sum(dtype=np.float64)
+            row.append(str(int(positive >= point["threshold"] - _ROUNDING)))
         rows.append([*row, *(f"{value:.6g}" for value in likely)])
     return [*header, *(f"probability_{name}" for name in names)], rows
 

@@ -63,7 +63,7 @@ def _result(trio: Trio, looks: dict[str, Together], scores: Scores, images: Imag
         }
     return {
         "schema_version": SCHEMA_VERSION,
-        "run": str(trio.run),
+        "run": "/".join(trio.run.resolve().parts[-4:]),  # no path of the machine
         "data": _data(trio.student.report["data"], images),
         "method": _method(images),
         "networks": networks,
