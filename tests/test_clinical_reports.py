@@ -204,7 +204,9 @@ def test_more_classes_have_no_positive_one(script):
     assert evidence["positive"] is None is evidence["operating_point"] and evidence["metrics"]["sensitivity"]["value"] is None
     assert evidence["metrics"]["sensitivity"]["reason"] == "no class is named as the positive one"
     assert not (run / "roc.png").exists()
-    assert script("evaluate", [run])[0] == 0 and (run / "roc.png").exists() and (run / "precision_recall.png").exists()
+    before = (run / "confusion.png").stat().st_mtime_ns
+    assert script("evaluate", [run])[0] == 0 and (run / "evaluation-roc.png").exists() and (run / "evaluation-precision_recall.png").exists()
+    assert not (run / "roc.png").exists() and (run / "confusion.png").stat().st_mtime_ns == before
 
 
 def test_tables_have_the_difference_of_every_metric(script):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from kd.reports import clinical_figures as clinical
 from kd.reports.calibration import probabilities
@@ -30,7 +31,9 @@ def figures_of_two(own: Labelled, evidence: dict, classes: Sequence[str], title:
         positive=positive,
         name=evidence["positive"],
         auroc=_estimate(evidence, "auroc" if is_class else "referable_auc"),
-        average_precision=_estimate(evidence, "auprc") if is_class else None,
+        average_precision=(
+            _estimate(evidence, "auprc") if is_class else _area("auprc", positive, scaled)
+        ),
         points=_points(evidence),
     )
     caption = "calibrated" if evidence["calibration"]["temperature"] else "not scaled"
@@ -51,10 +54,17 @@ def figures_of_many(own: Labelled, evidence: dict, classes: Sequence[str], title
         ("roc", "auroc", clinical.roc_of_classes),
         ("precision_recall", "auprc", clinical.precision_recall_of_classes),
     ):
+        # Not scaled, like the scores of the areas: with several classes, a temperature changes
+        # the order of the images.
+        p = probabilities(own.logits)
+        areas = {}
+        for number in range(len(classes)):
+            areas[number] = _area(key, own.labels == number, p[:, number])
         many = ManyClasses(
-            p=_likely(own, evidence),
+            p=p,
             labels=own.labels,
             classes=tuple(classes),
+            areas=areas,
             mean=_estimate(evidence, key),
         )
         found[name] = draw(many, title, [NOTE])
@@ -64,6 +74,14 @@ def figures_of_many(own: Labelled, evidence: dict, classes: Sequence[str], title
 def _likely(own: Labelled, evidence: dict) -> np.ndarray:
     """Return the probabilities [N, K], scaled by the temperature if there is one."""
     return probabilities(own.logits, evidence["calibration"]["temperature"] or 1.0)
+
+
+def _area(metric: str, positive: np.ndarray, p: np.ndarray) -> Estimate:
+    """Return the area under a curve as it is drawn, without an interval: `auroc` or `auprc`."""
+    if positive.all() or not positive.any():
+        return Estimate(None, None, None)
+    area = roc_auc_score if metric == "auroc" else average_precision_score
+    return Estimate(float(area(positive, p)), None, None)
 
 
 def _estimate(evidence: dict, name: str) -> Estimate:

@@ -271,8 +271,10 @@ def _write(target: RunPaths, folder: RunPaths, judged: Judged, index: Index) -> 
         drawn = {"confusion": figures.confusion(matrix, index.classes, title)}
         drawn |= figures_of_two(judged.own, own, index.classes, title)
         drawn |= figures_of_many(judged.own, own, index.classes, title)
+        # In the folder of the run, figures of its training stay as they are.
+        prefix = "evaluation-" if target.path == folder.path else ""
         for name, figure in drawn.items():
-            figures.save(target.figure(name), figures.pixels(figure))
+            figures.save(target.figure(prefix + name), figures.pixels(figure))
         log(report_text(result["classification_report"], index.classes))
         log("\n".join(headline(own)))
     written = target.evaluation.name
