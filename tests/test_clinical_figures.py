@@ -1,6 +1,7 @@
 """ROC, precision-recall, decision curves and calibration plots: what they show, and that texts fit."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from kd.reports import calibration, figures
 from kd.reports import clinical_figures as clinical
 from kd.reports.clinical_figures import Estimate, ManyClasses, OperatingPoint, TwoClasses
 from kd.reports.decision_curve import decision_curve
+from kd.reports.evidence_figures import figures_of_many
 
 # Matplotlib warns of missing glyphs and of layouts that do not fit, scikit-learn of undefined metrics.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -212,3 +214,15 @@ def test_a_reliability_diagram_can_have_bins_of_equal_counts():
     counts = np.bincount(calibration.equal_counts(data.p.max(1)))
     assert np.average(gaps, weights=counts) == pytest.approx(calibration.adaptive_ece(data.p, data.labels))
     assert "accuracy in bins of equal counts" in legend(figure)
+
+
+def test_each_class_has_the_area_of_its_curve_in_the_legend():
+    data = many_classes(("cat", "dog", "fish"))
+    logits = np.log(data.p)
+    unknown = {"value": None, "low": None, "high": None}
+    evidence = {"positive": None, "metrics": {"auroc": unknown, "auprc": unknown}}
+    found = figures_of_many(SimpleNamespace(logits=logits, labels=data.labels), evidence, data.classes, TITLE)
+    for name, area in (("roc", roc_auc_score), ("precision_recall", average_precision_score)):
+        texts = legend(found[name])
+        for k, word in enumerate(data.classes):
+            assert f"{word}: {area(data.labels == k, data.p[:, k]):.3f}" in texts

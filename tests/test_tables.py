@@ -390,9 +390,9 @@ def test_curves_and_card(script, templates):
     ([], "but got none."), (["--tables", "runs", "--check-data"], "but got --tables and --check-data."),
     (["run", "--card", "x"], "but got RUN ... and --card."), (["--check-data"], "--check-data needs a data set"),
     (["run", "--dataset", "synthetic"], "works only with --check-data"),
-    (["--tables", "runs", "--subgroups", "sex"], "--subgroups applies only to evaluate.py RUN"),
-    (["--curves", "run", "--prevalence", "0.1"], "--prevalence applies only to evaluate.py RUN"),
-    (["--arms", "runs", "--data-dir", "images"], "--data-dir is not used by --arms"),
+    (["--tables", "runs", "--subgroups", "sex"], "--subgroups works only with RUN ..., not with --tables. Remove --subgroups"),
+    (["--curves", "run", "--prevalence", "0.1"], "--prevalence works only with RUN ..., not with --curves. Remove --prevalence"),
+    (["--arms", "runs", "--data-dir", "images"], "--data-dir works only with RUN ... or --shift or --look or --export or --check-data, not with --arms"),
     (["run", "--margin", "0.02"], "--margin works only with --tables or --power or --export")])
 def test_evaluate_takes_exactly_one_task(script, argv, words):
     code, out = script("evaluate", argv)

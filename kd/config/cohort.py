@@ -53,7 +53,7 @@ def own_seed(settings: DistillSettings) -> int:
 def in_order(settings: DistillSettings) -> DistillSettings:
     """Return the settings with the students sorted by name.
 
-    Their order changes nothing, so that a run is recorded as the same whatever it was.
+    Their order changes nothing, so a run is recorded in the same way for every order.
     """
     names = "+".join(sorted(student_names(settings)))
     given = settings.distillation.student

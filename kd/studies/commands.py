@@ -22,6 +22,8 @@ from kd.system.errors import Problem
 
 # Flags that fit some actions only -> these actions.
 _FITS = {
+    **{"--" + entry.name.replace("_", "-"): ("RUN ...",) for entry in fields(Reporting)},
+    "--data-dir": ("RUN ...", "--shift", "--look", "--export", "--check-data"),
     "--weights-license": ("--card", "--export"),
     "--data-license": ("--card", "--export"),
     "--with-images": ("--tables",),
@@ -105,26 +107,12 @@ def _refuse_misfits(settings: EvaluateSettings) -> None:
         raise Problem(
             f"{reads[0]} applies only to another data set. Add --dataset, or remove {reads[0]}."
         )
-    _refuse_unused(settings, given[0])
     tries = _given(how, Protocol)
     if tries and not what.check_data:
         raise Problem(
             f"{tries[0]} works only with --check-data: a run is evaluated with its own setting."
             f" Remove {tries[0]}."
         )
-
-
-def _refuse_unused(settings: EvaluateSettings, action: str) -> None:
-    """Raise Problem if a setting is given that the action would not use."""
-    how = settings.judging
-    reporting = _given(how, Reporting)
-    if reporting and action != "RUN ...":
-        raise Problem(
-            f"{reporting[0]} applies only to evaluate.py RUN ...: {action} uses what the runs"
-            f" recorded. Remove {reporting[0]}."
-        )
-    if how.data_dir and action not in ("RUN ...", "--shift", "--look", "--export", "--check-data"):
-        raise Problem(f"--data-dir is not used by {action}, which reads no images. Remove it.")
 
 
 def _given(how: Judging, group: type) -> list[str]:
