@@ -364,7 +364,7 @@ def exhausted(real, device, calls=1):
 
 
 @pytest.mark.parametrize("place", [
-    "kd.data.views.warp",  # the first batch
+    "kd.data.views.augmented",  # the first batch
     "kd.loop.seed_step",  # a training step
     "kd.loop.predict",  # a validation
     "kd.models.Classifier.outputs"])  # the trial of the student

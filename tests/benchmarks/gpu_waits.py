@@ -130,9 +130,16 @@ def kind_waits(kind, loop):
     phase = loop.phase
     try:
         loop.phase = _phase_of(kind, loop)
+        _forget_sums(loop.state)
         return project_waits(loop, 1)
     finally:
         loop.phase = phase
+        _forget_sums(loop.state)
+
+
+def _forget_sums(state):
+    """Empty the sums of the epoch, because each kind of knowledge has terms of its own."""
+    state.sums, state.progress.sums = None, {}
 
 
 def _phase_of(kind, loop):
