@@ -90,7 +90,7 @@ def run(made, monkeypatch):
 
 def time_nothing(rows):
     for row in rows.values():
-        row.latency_1 = row.latency_32 = {1: verify.spread([0.0])}
+        row.latency_1 = row.latency_32 = {1: verify.latencies({"model.onnx": [1.0]})["model.onnx"]}
 
 
 def change(run, how):
@@ -186,13 +186,21 @@ def test_the_check_reports_every_file_beside_model_and_teacher(made):
     assert rows["teacher"]["accuracy"] == report["teacher"]["test_accuracy"] and rows["teacher"]["largest_difference"] is None
     test = read_predictions(run)
     assert rows["teacher"]["equal_answers"] == (test.teacher == test.logits.argmax(1)).mean()
-    for row in rows.values():
+    for name, row in rows.items():
         for key in ("latency_1", "latency_32"):
             assert set(row[key]) == {str(count) for count in {1, verify.all_threads()}}
             assert all(one["low"] <= one["median"] <= one["high"] for one in row[key].values())
+            assert all((one["of_onnx"]["median"] == 1) == (name == "model.onnx") for one in row[key].values())
     gap = result["int8"]["variants"][result["int8"]["kept"]]["minus_float"]
     assert gap["low"] < gap["mean"] < gap["high"] and result["int8"]["margin"] == 0.01
     assert result["images"]["images"] == 28 and result["images"]["patients"] == 7
+
+
+def test_ratios_of_latencies_are_taken_within_a_turn():
+    found = verify.latencies({"model.onnx": [1.0, 2.0, 10.0], "teacher": [3.0, 4.0, 50.0]})
+    assert found["teacher"] == {"median": 4.0, "low": 3.5, "high": 27.0, "repeats": 3,
+                                "of_onnx": {"median": 3.0, "low": 2.5, "high": 4.0}}
+    assert found["model.onnx"]["of_onnx"] == {"median": 1.0, "low": 1.0, "high": 1.0}
 
 
 # Privacy

@@ -10,6 +10,7 @@ from kd.system.errors import Problem
 
 # The version that torch's exporter is written for; onnxruntime reads it from 1.14 on.
 OPSET = 18
+ONNX = "model.onnx"
 _LARGEST = 2**31 - 1  # bytes of a file in protobuf
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

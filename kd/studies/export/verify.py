@@ -16,7 +16,7 @@ from kd import models
 from kd.models import Classifier
 from kd.reports.calibration import probabilities
 from kd.reports.statistics import estimate, pair
-from kd.studies.export.onnx_file import run_onnx
+from kd.studies.export.onnx_file import ONNX, run_onnx
 from kd.studies.timing import spread, take_turns
 from kd.system.errors import FAULT, Problem
 from kd.system.markdown import table
@@ -39,8 +39,9 @@ class Row:
     accuracy            on the test split
     largest_difference  of a probability from that of model.pt; None for the teacher
     equal_answers       share of the test images with the class that model.pt predicts
-    latency_1, latency_32  {threads: seconds of a batch of 1 or 32 images: median, low, high}; low
-                           and high are quartiles
+    latency_1, latency_32  {threads: seconds of a batch of 1 or 32 images: median, low, high,
+                           repeats; of_onnx: median, low, high of the ratio to model.onnx in the
+                           same turn}; low and high are quartiles
     """
 
     file: str
@@ -180,10 +181,23 @@ def time_rows(
                         0, 256, (size, *shapes[name]), dtype=np.uint8
                     )
                     calls[name] = functools.partial(runs[name], images)
-                for name, seconds in take_turns(calls).items():
-                    getattr(rows[name], f"latency_{size}")[threads] = spread(seconds)
+                for name, latency in latencies(take_turns(calls)).items():
+                    getattr(rows[name], f"latency_{size}")[threads] = latency
     finally:
         torch.set_num_threads(before)
+
+
+def latencies(seconds: dict[str, list[float]]) -> dict[str, dict]:
+    """Return the latency of each file, as in Row, from its seconds in each turn.
+
+    Ratios are taken within a turn, in which the machine is about equally busy for all files.
+    """
+    found = {}
+    for name, own in seconds.items():
+        ratios = spread([one / onnx for one, onnx in zip(own, seconds[ONNX], strict=True)])
+        del ratios["repeats"]
+        found[name] = spread(own) | {"of_onnx": ratios}
+    return found
 
 
 def random_networks(names: list[str], classes: tuple[str, ...]) -> Run:
@@ -201,13 +215,11 @@ def random_networks(names: list[str], classes: tuple[str, ...]) -> Run:
 
 
 def text(rows: list[dict]) -> str:
-    """Format rows as a table in Markdown, with latencies in milliseconds: median [quartiles]."""
-    threads = list(rows[0]["latency_1"])
-    columns = [(size, own) for size in SIZES for own in threads]
+    """Format rows as two tables in Markdown: the files, and how fast they are.
+
+    The second one has latencies in milliseconds and their ratios to model.onnx: median [quartiles].
+    """
     header = ["file", "MB", "accuracy", "largest difference", "equal answers"]
-    for size, own in columns:
-        images = "1 image" if size == 1 else f"{size} images"
-        header.append(f"{images}, {own} {'thread' if own == '1' else 'threads'} (ms)")
     lines = []
     for row in rows:
         cells = [
@@ -217,15 +229,30 @@ def text(rows: list[dict]) -> str:
             _number(row["largest_difference"], ".1e"),
             _number(row["equal_answers"], ".4f"),
         ]
-        for size, own in columns:
-            one = row[f"latency_{size}"][own]
-            low, high = one["low"] * 1e3, one["high"] * 1e3
-            cells.append(f"{one['median'] * 1e3:.3g} [{low:.3g}, {high:.3g}]")
         lines.append(cells)
+    return "\n".join([*table(header, lines), "", *_latency_lines(rows)])
+
+
+def _latency_lines(rows: list[dict]) -> list[str]:
+    """Return the lines of the table of latencies, and what they are."""
+    header, lines = ["file"], [[row["file"]] for row in rows]
+    for size in SIZES:
+        for threads in rows[0]["latency_1"]:
+            images = "1 image" if size == 1 else f"{size} images"
+            header.append(f"{images}, {threads} {'thread' if threads == '1' else 'threads'} (ms)")
+            header.append(f"of {ONNX}")
+            for row, cells in zip(rows, lines, strict=True):
+                one = row[f"latency_{size}"][threads]
+                cells += [_quartiles(one, 1e3), _quartiles(one["of_onnx"])]
     counts = {one["repeats"] for row in rows for key in _LATENCIES for one in row[key].values()}
     repeats = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     note = f"Latencies: median [quartiles] of {repeats} alternating repeats on the CPU."
-    return "\n".join([*table(header, lines), "", note])
+    return [*table(header, lines), "", note]
+
+
+def _quartiles(one: dict, factor: float = 1) -> str:
+    low, median, high = (f"{factor * one[key]:.3g}" for key in ("low", "median", "high"))
+    return f"{median} [{low}, {high}]"
 
 
 def _number(value: float | None, form: str, factor: float = 1) -> str:

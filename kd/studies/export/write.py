@@ -22,7 +22,7 @@ from kd.studies.export.folder import (
 )
 from kd.studies.export.graph import INPUT, OUTPUT, exported
 from kd.studies.export.int8 import Choice, choose_int8
-from kd.studies.export.onnx_file import OPSET, require_packages, run_onnx, to_onnx
+from kd.studies.export.onnx_file import ONNX, OPSET, require_packages, run_onnx, to_onnx
 from kd.studies.export.quantised import needs_reduced_range
 from kd.studies.export.script import predict_script
 from kd.studies.export.source import Source, open_source, teacher_of, teacher_row
@@ -50,7 +50,7 @@ from kd.system.files import write_json, write_text
 from kd.teachers import model_file
 
 SCHEMA_VERSION = 1
-ONNX, PT2 = "model.onnx", "model.pt2"
+PT2 = "model.pt2"
 _SCRIPT_CHECKS = 64  # test images that predict.py decodes again
 _PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow")
 
