@@ -140,6 +140,8 @@ def text(choice: Choice) -> str:
     if choice.kept is None:
         return f"No {FILE} was written: {choice.reason}."
     lines = []
+    points = f"{100 * choice.margin:g}"
+    margin = f"{points} {'point' if points == '1' else 'points'}"
     for one in choice.variants:
         where = "all layers in 8 bits"
         if one.float_layers:
@@ -149,15 +151,13 @@ def text(choice: Choice) -> str:
         back = 100 * (choice.variants[1].row.accuracy - choice.variants[0].row.accuracy)
         kept = "the second" if choice.kept is choice.variants[1] else "the first"
         lines.append(
-            f"8 bits in all layers lose more than the margin of {100 * choice.margin:g} points on"
-            " the test or validation split. Float in the first and last layer gives back"
+            f"8 bits in all layers lose more than the margin of {margin} on the"
+            " test or validation split. Float in the first and last layer gives back"
             f" {back:+.2f} points of test accuracy; {FILE} is {kept}, chosen on the validation"
             " split."
         )
     if loses(choice.kept, choice.margin):
-        lines.append(
-            f"WARNING: {FILE} loses more than the margin of {100 * choice.margin:g} points."
-        )
+        lines.append(f"WARNING: {FILE} loses more than the margin of {margin}.")
     return "\n".join(lines)
 
 
