@@ -118,10 +118,13 @@ def test_two_classes_have_a_positive_one_an_operating_point_and_subgroups(script
     odd = np.array([int(patient.removeprefix("p")) % 2 == 1 for patient in test.patients])
     assert groups["scanner"]["A"]["metrics"]["accuracy"]["value"] == test.right[odd].mean() and "only" in groups["scanner"]["A"]["note"]
     lines = headline(evidence)
-    assert len(lines) == 6 and all(f"test split, {line}\n" in out for line in lines[:-1]) and f"\n{lines[-1]}\n" in out
+    assert len(lines) == 5 + 4 + 1 and all(f"test split, {line}\n" in out for line in lines[:-1]) and f"\n{lines[-1]}\n" in out
+    assert [line.partition(" (")[0] for line in lines[5:9]] == ["scanner A", "scanner B", "age 18 to 39", "age 40 to 64"]
+    accuracy = groups["scanner"]["A"]["metrics"]["accuracy"]["value"]
+    assert f"{groups['scanner']['A']['images']} images, " in lines[5] and f"accuracy: {accuracy:.4f}" in lines[5] and "AUROC: " in lines[5]
     code, out = script("evaluate", [run])
     own = json.loads((run / "evaluation.json").read_text())["evidence"]
-    assert code == 0 and own == evidence  # by the settings of the run
+    assert code == 0 and own == evidence and f"\n{lines[5]}\n" in out  # by the settings of the run
     code, out = script("evaluate", [run, "--operating-point", "youden", "--positive", "normal", "--prevalence", "0.5"])
     other = json.loads((run / "evaluation.json").read_text())["evidence"]
     assert code == 0 and other["positive"] == "normal" and other["operating_point"]["rule"] == "youden" and other["prevalence"] == 0.5

@@ -6,7 +6,7 @@ from kd.reports.headline import headline, names_of
 def evidence_of(positive, rule="youden", grades=None):
     value = {"value": 0.75, "low": 0.5, "high": 0.875, "reason": None}
     names = ("accuracy", "auroc", "sensitivity", "specificity", "ece", "quadratic_kappa", "referable_auc", "balanced_accuracy")
-    return {"metrics": dict.fromkeys(names, value), "positive": positive, "grades": grades, "calibration": {"temperature": 1.2},
+    return {"metrics": dict.fromkeys(names, value), "positive": positive, "grades": grades, "calibration": {"temperature": 1.2}, "subgroups": {},
             "operating_point": {"rule": rule, "threshold": 0.5, "reason": None}}
 
 

@@ -14,7 +14,7 @@ AT_POINT = OF_CLASS - {"auprc"}
 BAYES = {"ppv_at_prevalence", "npv_at_prevalence"}
 
 
-def run_of(seed=0, positive="sick", rule="youden", prevalence=None):
+def run_of(seed=0, positive="sick", rule="youden", prevalence=None, **settings):
     """Return what `metric_gaps` and `differing` need of a run of 40 patients with 80 images."""
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(40) % 2, 2)
@@ -23,8 +23,8 @@ def run_of(seed=0, positive="sick", rule="youden", prevalence=None):
     test = Predictions(np.array([f"{number}.png" for number in range(80)]), patients, patients, labels, labels, logits)
     evidence = {"positive": positive, "operating_point": {"rule": rule, "threshold": 0.5, "reason": None}, "prevalence": prevalence,
                 "calibration": {"temperature": None}, "grades": None}
-    return SimpleNamespace(test=test, student="kdtiny", settings={}, unused=frozenset(), report={
-        "settings": {}, "evidence": evidence, "data": {"classes": ["healthy", "sick"], "pool": None},
+    return SimpleNamespace(test=test, student="kdtiny", seed=seed, settings={}, unused=frozenset(), report={
+        "settings": settings, "evidence": evidence, "data": {"classes": ["healthy", "sick"], "pool": None},
         "clock": {"device": "cpu", "precision": "fp32", "ranks": 1}})
 
 
@@ -53,6 +53,15 @@ def test_different_classes_and_rules_are_named_in_the_notes_of_a_table():
     found = differing([run_of(), run_of(positive="healthy", rule="specificity=0.9")])
     assert "positive: healthy, sick" in found and "operating_point: specificity=0.9, youden" in found
     assert not differing([run_of(), run_of(1)])
+
+
+def test_other_initial_weights_are_named_in_the_notes_of_a_table():
+    """Each seed may have a file of its own, but a network with a file has an advantage over one without."""
+    own = "weights of kdtiny: a file"
+    assert f"{own}, no file" in differing([run_of(weights="DOE_JANE.pt"), run_of(weights=None)])
+    assert f"{own}, no file" in differing([run_of(weights="a.pt"), run_of(1, weights=None)])
+    assert f"{own}, another file with the same seed" in differing([run_of(weights="a.pt"), run_of(weights="b.pt")])
+    assert not differing([run_of(weights="a.pt"), run_of(1, weights="b.pt"), run_of(1, weights="b.pt")])
 
 
 def test_studies_of_unknown_patients_are_those_of_the_report():

@@ -199,7 +199,7 @@ def test_where_all_validation_images_are_right_no_temperature_is_fitted_and_ever
     assert report["evidence"]["study"] == {"studies": 0, "accuracy": None, "several_labels": 0, "reason": "no image has a known study",
                                            "unknown": report["data"]["parts"]["test"]}
     code, out = script("evaluate", [folder])
-    assert code == 0 and "\nECE, not scaled: " in out and "(reproduced)" in out and "`evidence` in the JSON file" in out
+    assert code == 0 and "\nECE, without temperature scaling: " in out and "(reproduced)" in out and "`evidence` in the JSON file" in out
     assert json.loads((folder / "evaluation.json").read_text())["evidence"]["calibration"] == found
     for words in (["--card", folder, "--device", "cpu"], ["--tables", "runs"], ["--curves", folder]):
         assert script("evaluate", words)[0] == 0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from kd.config.reporting import DEFAULT_RULE
-from kd.system.errors import printable
+from kd.system.errors import counted, printable
 
 _TWO_CLASSES = ("accuracy", "auroc", "sensitivity", "specificity", "ece")
 _STUDIES = ("kappa_by_study", "auroc", "sensitivity", "specificity", "ece")
@@ -40,9 +40,10 @@ def words_of(metric: str) -> str:
 
 
 def headline(evidence: Mapping) -> list[str]:
-    """Return five metrics with 95 % intervals, a line each, and a line on where the others are.
+    """Return metrics with 95 % intervals as lines, the last of which says where the others are.
 
-    Reports of earlier versions have none, and the list is then empty.
+    These are five metrics of all images, and two of each subgroup. Reports of earlier versions have
+    none, and the list is then empty.
     """
     if not evidence["metrics"]:
         return []
@@ -50,6 +51,7 @@ def headline(evidence: Mapping) -> list[str]:
     count = len(evidence["metrics"])
     return [
         *lines,
+        *_subgroup_lines(evidence),
         f"({count} metrics, with 95 % intervals over patients: `evidence` in the JSON file)",
     ]
 
@@ -69,12 +71,32 @@ def names_of(evidence: Mapping) -> tuple[str, ...]:
     return _TWO_CLASSES if by_study["value"] is None else _STUDIES
 
 
+def _subgroup_lines(evidence: Mapping) -> list[str]:
+    """Return a line for each group of images: its size and the metrics that say most."""
+    names = [name for name in names_of(evidence) if name not in ("sensitivity", "specificity")]
+    lines = []
+    for column, groups in evidence["subgroups"].items():
+        for group, own in groups.items():
+            values = [_value(WORDS[name], own["metrics"][name]) for name in names[:2]]
+            size = f"{counted(own['images'], 'image', 'images')}, {own['patients']} patients"
+            note = f"; {own['note']}" if own["note"] else ""
+            lines.append(
+                f"{printable(column)} {printable(group)} ({size}{note}): {', '.join(values)}"
+            )
+    return lines
+
+
 def _line(evidence: Mapping, name: str) -> str:
     own, words = evidence["metrics"][name], WORDS[name]
     if name in ("sensitivity", "specificity"):
         words += f" for {printable(evidence['positive'])} ({evidence['operating_point']['rule']})"
     if name == "ece" and evidence["calibration"]["temperature"] is None:
-        words = "ECE, not scaled"
+        words = "ECE, without temperature scaling"
+    return _value(words, own)
+
+
+def _value(words: str, own: Mapping) -> str:
+    """Return a metric with its interval, or why there is none."""
     if own["value"] is None:
         return f"{words}: undefined ({own['reason']})"
     text = f"{words}: {own['value']:.4f}"

@@ -244,8 +244,8 @@ def reported(runs: list[Run], key: str) -> set:
 def differing(runs: list[Run]) -> list[str]:
     """Return the settings, images and machines in which runs differ, as `key: value, value`.
 
-    These are the settings of the recipe, the unlabelled images, the positive class and the rule of
-    the operating point, the precision, the kind of device and the number of ranks. Settings that a
+    These are the settings of the recipe, the initial weights of each network, the unlabelled images,
+    the positive class and the rule of the operating point, the precision, the kind of device and the number of ranks. Settings that a
     run does not use are ignored, and so is what a report of an earlier version does not tell.
     """
     values = {}
@@ -254,6 +254,7 @@ def differing(runs: list[Run]) -> list[str]:
         for run in runs:
             if key in run.report["settings"] and key not in run.unused:
                 values[key].add(str(run.report["settings"][key]))
+    values |= _initial_weights(runs)
     pools = [run.report["data"]["pool"] for run in runs]
     values["unlabelled images"] = {pool["hash"] for pool in pools if pool}
     for key in ("positive", "operating_point"):
@@ -263,6 +264,25 @@ def differing(runs: list[Run]) -> list[str]:
     values["kind of device"] = {clock["device"].partition(" ")[0] for clock in clocks}
     values["ranks"] = {str(clock["ranks"]) for clock in clocks if clock["ranks"] is not None}
     return [f"{key}: {', '.join(sorted(own))}" for key, own in values.items() if len(own) > 1]
+
+
+def _initial_weights(runs: list[Run]) -> dict[str, set[str]]:
+    """Return where the initial weights of each network are from, without the names of files.
+
+    Each network has a file of its own (--weights), and so may each of its seeds.
+    """
+    files = {}
+    for run in runs:
+        if "weights" in run.report["settings"]:
+            seeds = files.setdefault(run.student, {})
+            seeds.setdefault(run.seed, set()).add(run.report["settings"]["weights"])
+    found = {}
+    for student, of_seeds in files.items():
+        own = {"no file" if file is None else "a file" for one in of_seeds.values() for file in one}
+        if any(len(one - {None}) > 1 for one in of_seeds.values()):
+            own.add("another file with the same seed")
+        found[f"weights of {student}"] = own
+    return found
 
 
 def _precisions(runs: list[Run]) -> set[str]:
