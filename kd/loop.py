@@ -17,7 +17,7 @@ from kd.data.views import Batch, Views
 from kd.models import Classifier, Outputs, state_on_cpu
 from kd.reports import metrics
 from kd.system import ranks
-from kd.system.errors import DIVERGED, Problem
+from kd.system.errors import DIVERGED, Problem, counted
 from kd.system.seeds import seed_step
 from kd.teachers.outputs import BatchTeacher, Targets, by_teacher, collect_logits
 from kd.training.objectives import Objective, risen
@@ -74,8 +74,8 @@ class Phase:
     def describe(self) -> str:
         """Return the steps and images of the phase in words."""
         return (
-            f"{self.name}: {self.end - self.start} steps on {self.views.describe()},"
-            f" {self.views.steps} steps per epoch"
+            f"{self.name}: {counted(self.end - self.start, 'step', 'steps')} on"
+            f" {self.views.describe()}, {counted(self.views.steps, 'step', 'steps')} per epoch"
         )
 
     @property

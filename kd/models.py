@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,10 @@ def architecture_of(name: str) -> str:
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         near += difflib.get_close_matches(name, set(timm.list_models()) - set(near), n=2)
         cure = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
-        if "/" in name:
+        words = re.split(r"[,\s]+", name)
+        if len(words) > 1:
+            cure = f"Separate several names by blanks, without commas or quotes: {' '.join(words)}."
+        elif "/" in name:
             cure = (
                 "Networks of the Hugging Face hub are hf-hub:OWNER/NAME, folders local-dir:FOLDER."
             )

@@ -331,7 +331,7 @@ def test_the_weights_of_the_loss_are_those_of_the_paper_up_to_a_factor():
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--student", "resnet18"], "needs at least two students"),
+    (["--student", "resnet18"], "needs at least two students"), (["--student", "resnet18,vgg11"], "Use --student resnet18+vgg11, or"),
     (["--mode", "normal", "--student", "resnet18+vgg11"], "Use --mode mutual, or one run for each: --student resnet18 vgg11."),
     (["--knowledge", "hint"], "exchange only their outputs"), (["--knowledge", "kd+similarity"], "exchange only their outputs"),
     (["--weights", "x.pt"], "--weights cannot be used with --mode mutual"), (["--compile"], "--compile cannot be used with --mode mutual"),

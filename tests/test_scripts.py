@@ -239,6 +239,7 @@ def test_a_teacher_of_other_classes_is_refused(script, picture_tree):
     ("distill", ["--teacher", "seresnet50", "--student", "vgg11"], "--config configs/demo.toml"),
     ("distill", ["--teacher", "seresnet50", "--student", "vgg12", *TINY], "Did you mean vgg11"),
     ("train_teacher", ["--model", "resnet1", *TINY], "Network 'resnet1'"),
+    ("train_teacher", ["--model", "resnet18,vgg11", *TINY], "without commas or quotes: resnet18 vgg11"),
     ("train_teacher", ["--model", "resnet18", *TINY, "--batch-size", "1"], "cannot be trained with batch size 1"),
     ("train_teacher", ["--model", "kdtiny", *TINY, "--lr", "1e30", "--max-steps", "1"], "not finite"),
     ("train_teacher", ["--model", "kdtiny", *TINY, "--device", "cuda:9"], "device 'cuda:9'"),
@@ -249,6 +250,19 @@ def test_a_teacher_of_other_classes_is_refused(script, picture_tree):
 def test_mistakes_are_reported_in_one_line(script, name, argv, message):
     code, out = script(name, argv)
     assert code in (2, 3, 4) and message in out.splitlines()[-1] and "error: " in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [[], ["--card"], ["--export"], ["--shift"], ["--look"]])
+def test_an_unfinished_run_is_not_called_a_wrong_folder(script, words):
+    assert script("train_teacher", ["--model", "kdwide", *TINY, "--max-minutes", "0"])[0] == 143
+    code, out = script("evaluate", [*words, TEACHER])
+    assert code == 4 and f"Run '{TEACHER}' is not finished" in out and "Repeat its command" in out
+
+
+def test_the_report_of_a_run_as_settings_is_refused_with_the_right_file(script):
+    assert script("train_teacher", ["--model", "kdwide", *TINY])[0] == 0
+    code, out = script("train_teacher", ["--config", TEACHER / "report.json"])
+    assert code == 2 and "A run's settings are in its settings.json." in out
 
 
 @pytest.mark.case(24)

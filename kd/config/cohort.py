@@ -82,9 +82,10 @@ def refuse_students(settings: DistillSettings, mode: Mode) -> None:
         return
     names = how.student.split("+")
     if len(names) == 1:
+        joined = how.student.replace(",", "+") if "," in how.student else f"{how.student}+NAME"
         raise Problem(
             f"--mode {how.mode} needs at least two students, which learn from each other, but"
-            f" --student names only {how.student}. Use --student {how.student}+NAME, or"
+            f" --student names only {how.student}. Use --student {joined}, or"
             " train_teacher.py for a network alone."
         )
     if how.student_number > len(names):

@@ -177,9 +177,14 @@ def _keys_of(kind, values: dict, file: Path) -> dict:
         if key not in known:
             raise Problem(
                 f"Unknown key '{key}' in {file}: there is no such setting. "
-                f"{nearest(key, sorted(here))}--dry-run prints all of them."
+                f"{nearest(key, sorted(here))}{_of_run(key)}--dry-run prints all of them."
             )
     return {key: value for key, value in values.items() if key in here}
+
+
+def _of_run(key: str) -> str:
+    """Return where settings are if `key` is one of another file of a run."""
+    return "A run's settings are in its settings.json. " if key == "schema_version" else ""
 
 
 def _keys(kind, only: str | None = None) -> list[str]:

@@ -247,6 +247,11 @@ def read(folder: Path) -> dict:
     Raises Problem (4) if the folder has no report or the report is damaged.
     """
     file = RunPaths(folder).report
+    if os.path.isfile(RunPaths(folder).settings) and not os.path.isfile(file):
+        raise Problem(
+            f"Run '{folder}' is not finished: it has no report. Repeat its command to continue it.",
+            BAD_CHECKPOINT,
+        )
     below = []
     if os.path.isdir(folder) and not os.path.isfile(file):  # unlike Path's, these never raise
         below = finished_below(folder)

@@ -16,6 +16,7 @@ from kd.studies.networks import member_folder, members_of
 from kd.studies.runs import read_settings
 from kd.studies.timing import REPEATS, spread, take_turns
 from kd.system.devices import pick_device
+from kd.system.errors import counted
 from kd.system.markdown import table
 from kd.system.names import without_paths
 
@@ -29,7 +30,7 @@ ROWS = (
     ("latency_1", "latency, 1 image (ms)", 1e3, ".2f"),
     ("latency_32", "latency, 32 images (ms)", 1e3, ".1f"),
     ("test_accuracy", "test accuracy", 1, ".4f"),
-    ("ece", "ECE", 1, ".4f"),
+    ("ece", "ECE (T = 1)", 1, ".4f"),
 )
 
 
@@ -202,7 +203,8 @@ def sizes_table(card: dict) -> tuple[list[str], list[list[str]]]:
     sizes = f"{student['image_size']} px"
     if teacher and teacher["image_size"] != student["image_size"]:
         sizes = f"teacher {teacher['image_size']} px, student {sizes}"
-    header = [f"{sizes}, {card['device']}, {card['threads']} threads, float32"]
+    threads = counted(card["threads"], "thread", "threads")
+    header = [f"{sizes}, {card['device']}, {threads}, float32"]
     sides = [student]
     if teacher:
         header += [f"{teacher['name']} (teacher)", f"{student['name']} (student)"]

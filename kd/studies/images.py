@@ -199,7 +199,7 @@ def _refuse_lost(run: Path, index: Index, paths: np.ndarray, places: np.ndarray,
     raise Problem(
         f"{images} of run '{run}' (of {all_of}) cannot be found, or their content has changed since"
         f" training: {first_names(faults)}. Restore these files, or set --data-dir to the folder"
-        " that contains them."
+        " that contains them; to predict other images, add --dataset."
     )
 
 

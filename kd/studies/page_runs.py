@@ -11,6 +11,7 @@ from kd.studies.model_card_tables import setting_text, value_text
 from kd.studies.page_figures import name_of
 from kd.studies.page_parts import Details, Grid, Section, shown
 from kd.studies.runs import Run, read_settings
+from kd.system.errors import counted
 
 FEW = 12  # runs that are shown without a click
 MOST_VALUES = 6  # of a setting that differs
@@ -31,7 +32,9 @@ def metrics_of_runs(runs: list[Run]) -> Section:
         rows = [[name_of(run), *_metrics(run, names)] for run in ordered]
         grid = Grid.of(caption, ["run", *map(words_of, names)], rows)
         opened = words == "First metrics" and len(rows) <= FEW
-        details.append(Details(f"{words} ({len(rows)} runs)", grids=[grid], opened=opened))
+        details.append(
+            Details(f"{words} ({counted(len(rows), 'run', 'runs')})", grids=[grid], opened=opened)
+        )
     lines = [
         "Each interval is that of one trained network over other patients. What other seeds change"
         " is in the tables above."
