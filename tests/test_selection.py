@@ -291,7 +291,7 @@ def test_a_defective_teacher_stops_by_accuracy_and_keeps_its_last_weights(script
 def test_a_student_keeps_what_was_matched_by_the_same_metric(script):
     words = [*PAIR, "--mode", "unlabeled", "--batch-size", "12", "--labeled-fraction", "0.3", "--finetune-lr", "0.5", "--select", "nll"]
     code, out = script("distill", words)
-    assert code == 0 and "no epoch of finetune had a lower validation NLL than the end of match" in out
+    assert code == 0 and "no epoch of finetune had a lower validation NLL (--keep-matched)" in out
     report = reports.read(Path("runs/synthetic-patient-32-labels0.3/unlabeled/kdwide-kdtiny/seed0"))
     matched = [row for row in report["history"]["epochs"] if row["phase"] == "match"][-1]
     assert report["results"]["best"]["epoch"] == matched["epoch"]

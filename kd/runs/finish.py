@@ -197,9 +197,9 @@ def _no_train_accuracy(phases: list[Phase], best: dict) -> str | None:
     if "train_accuracy" in best:
         return None
     return (
-        f"no epoch of {phases[-1].name} had a {better(phases[-1].select)} than the end of"
-        f" {best['phase']}, which is kept (--keep-matched) and read no labels: its train_accuracy"
-        " is null"
+        f"the best epoch is the last of {best['phase']}, which reads no labels, so train_accuracy"
+        f" is null; no epoch of {phases[-1].name} had a {better(phases[-1].select)}"
+        " (--keep-matched)"
     )
 
 

@@ -10,9 +10,9 @@ from kd.studies.unfinished import Unfinished, count_states, n_text
 EXPLANATION = (
     "Differences are in test accuracy; n is the number of seeds. The 95 % intervals hold for one"
     " comparison each. They include the variance between patients and, for n > 1, between seeds;"
-    " with n = 1 the variance between seeds is missing. For n > 1, the variance between seeds is the"
-    " mean over a column. If a difference stands in several tables, its intervals therefore differ:"
-    " quote the first one on this page."
+    " with n = 1 the variance between seeds is missing. For n > 1, the variance between seeds is"
+    " the mean over a column. If a difference stands in several tables, its intervals therefore"
+    " differ: quote the first one on this page."
     " Verdicts follow p-values that are adjusted for the number of comparisons in their column"
     f" (Holm's method). There is no verdict below {MIN_SEEDS} seeds, if two networks differ on"
     f" fewer than {MIN_DISCORDANT} patients (images, if patients are not known), or if a network"

@@ -244,9 +244,10 @@ def reported(runs: list[Run], key: str) -> set:
 def differing(runs: list[Run]) -> list[str]:
     """Return the settings, images and machines in which runs differ, as `key: value, value`.
 
-    These are the settings of the recipe, the initial weights of each network, the unlabelled images,
-    the positive class and the rule of the operating point, the precision, the kind of device and the number of ranks. Settings that a
-    run does not use are ignored, and so is what a report of an earlier version does not tell.
+    These are the settings of the recipe, the initial weights of each network, the unlabelled
+    images, the positive class and the rule of the operating point, the precision, the kind of
+    device and the number of ranks. Settings that a run does not use are ignored, and so is what a
+    report of an earlier version does not tell.
     """
     values = {}
     for key in COMPARED:

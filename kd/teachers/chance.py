@@ -19,8 +19,8 @@ SURE = 4
 def warning(member: Teacher, logits: np.ndarray, dataset: Dataset) -> str:
     """Return a warning about a teacher's logits [n, K] on the validation split, or "".
 
-    The warning says that the teacher is not shown to be better than chance, or that another order of its
-    outputs would be far better.
+    The warning says that the teacher is not shown to be better than chance, or that another order
+    of its outputs would be far better.
     """
     classes, rows = dataset.index.classes, dataset.splits.valid
     labels = dataset.index.labels[rows]
@@ -41,8 +41,8 @@ def warning(member: Teacher, logits: np.ndarray, dataset: Dataset) -> str:
         return ""
     common = np.bincount(labels, minlength=len(classes))
     text = (
-        f"{name} is not shown to be better than chance: its validation accuracy is {accuracy:.4f}, but"
-        f" '{classes[common.argmax()]}' for every image gives {common.max() / len(labels):.4f}."
+        f"{name} is not shown to be better than chance: its validation accuracy is {accuracy:.4f},"
+        f" and '{classes[common.argmax()]}' for every image gives {common.max() / len(labels):.4f}."
     )
     if member.trained.about is None:
         return (
