@@ -207,8 +207,8 @@ def _training(card: dict) -> list[str]:
         "",
         f"{counted(training['epochs'], 'epoch', 'epochs')},"
         f" {counted(training['steps'], 'step', 'steps')}; the weights are those of epoch"
-        f" {training['best_epoch']}. Settings that are off or not used are left out; of a path,"
-        " only whether it was given is told.",
+        f" {training['best_epoch']}. Settings that are off or not used are left out, and a path"
+        " is shown as yes.",
         "",
         *table(["setting", "value"], tables.settings_rows(card, code)),
         "",

@@ -189,7 +189,7 @@ class StoredLogits:
         )
 
     def _check(self, views: Views) -> None:
-        """Compare a random batch of stored rows with the live teacher.
+        """Compare a few random stored rows with the live teacher.
 
         If they differ, all rows are discarded.
         """

@@ -8,7 +8,7 @@ Run by hand:
 For each seed and precision, the script trains a teacher and a small student that fills the stored
 logits. It then trains the measured student twice: from the stored logits only, and from the live
 teacher. It prints the differences in test accuracy, in percentage points, with their 95 %
-intervals (`kd.reports.statistics.difference`). After an interruption, run the same command again to
+intervals (`kd.reports.statistics.estimate`). After an interruption, run the same command again to
 continue.
 
 `--layers` compares `--amp auto` with bf16 in every layer, as torch's autocast does it by itself, for

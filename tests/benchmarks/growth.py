@@ -10,6 +10,7 @@ kernel can reclaim them at any time. The benchmark takes about six minutes on tw
 for drawing the images.
 """
 
+import argparse
 import contextlib
 import json
 import statistics
@@ -100,8 +101,10 @@ def main():
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measured(int(sys.argv[2]))))
         return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sizes", nargs="*", type=int, default=[1000, 10_000, 100_000])
     rows = []
-    for images in map(int, sys.argv[1:] or (1000, 10_000, 100_000)):
+    for images in parser.parse_args().sizes:
         words = [sys.executable, str(Path(__file__).resolve()), "--one", str(images)]
         with tempfile.TemporaryDirectory() as place:
             out = subprocess.run(words, cwd=place, check=True, stdout=subprocess.PIPE, text=True).stdout

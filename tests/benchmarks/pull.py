@@ -7,6 +7,7 @@ the norm of the gradient of cross-entropy. Run by hand:
     python tests/benchmarks/pull.py              # half a minute
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def norm(loss, network):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     [settings] = parsing.parse(DistillSettings, ["--config", str(ROOT / "configs/controls.toml")])
     dataset = open_dataset(settings.data, read_index(settings.data))
     views = dataset.views("train", CPU, batch_size=16, seed=0, shuffle=True, augmentation=Augmentation("light"))

@@ -8,7 +8,7 @@ The floor is the student's forward pass, backward pass and optimizer step on one
 already on the device: no views, no teacher and no checks. All participants except the floor see new
 views in each step. The participants take turns, with a block of steps each. The figures are medians
 over the blocks, with the smallest and the largest value. Ratios are computed within each turn. The
-benchmark takes about five minutes on two cores. In its output, "kd" is this project.
+benchmark takes about eleven minutes on two cores. In its output, "kd" is this project.
 """
 
 import argparse
