@@ -275,3 +275,40 @@ def test_balanced_drawing_equalises_classes_and_keeps_the_length_of_an_epoch():
         assert len(set(counts)) == 1 and parts.shown == len(plain.train) <= len(parts.train)
     assert len(set(split(uneven, "patient", 0, (None, None, None), Kept(balance="draw")).train)) == len(plain.train)
     assert of_class.max() > 2 * of_class.min()
+
+
+def test_a_fraction_of_the_labels_is_one_of_the_images_that_the_size_of_the_train_split_uses():
+    """It keeps complete patients among these images, and a larger fraction includes a smaller one."""
+    index = uneven(None)
+    for seed, balance in ((0, "none"), (1, "none"), (1, "weights"), (1, "draw")):
+        parts = {share: split(index, "patient", seed, (60, 9, 9), Kept(share, 3, balance)) for share in (0.1, 0.2, 0.5, 0.9, 1.0)}
+        whole, before = parts[1.0], set()
+        used = np.unique(whole.train)
+        for share, few in parts.items():
+            rows = np.unique(few.train)
+            assert before <= set(rows) and len(few.train) == len(whole.train) == 180 and few.shown is None
+            before = set(rows)
+            assert set(rows) == {row for row in used if index.unit(row) in {index.unit(kept) for kept in rows}}
+            for label in range(3):
+                of_class = [(index.labels[own] == label).sum() for own in (rows, used)]
+                assert of_class[0] / of_class[1] == pytest.approx(share, abs=0.12)
+            assert all(np.array_equal(getattr(few, name), getattr(whole, name)) for name in ("valid", "test", "pool"))
+            assert [note for note in few.notes if "Labels" in note] == ([] if share == 1 else [
+                f"Labels of {len(rows)} of {len(used)} train images are kept ({100 * len(rows) / len(used):.1f} %;"
+                f" {len({index.unit(row) for row in rows})} of {len({index.unit(row) for row in used})} patients, at least one per"
+                " class). Images repeat, so that the steps per epoch stay the same."])
+
+
+def test_the_note_on_kept_labels_says_how_many_are_used_and_whether_images_repeat():
+    def note(sizes, share, index=uneven(None)):
+        parts = split(index, "patient", 0, sizes, Kept(share, 3))
+        [text] = [note for note in parts.notes if "Labels" in note]
+        return text, len(np.unique(parts.train)), len(parts.train)
+
+    # The size is a property of the data set: it limits the images of each class that are used.
+    text, used, slots = note(NONE, 0.5, uneven(None, (60, 9, 9)))
+    assert f"At most 60 images per class are used, {used} of these; for a fraction of the images that are used, set --train-per-class." in text
+    assert ("repeat" in text) == (used < slots)
+    for share in (0.4, 0.999):  # rounded, the second is all images
+        text, used, slots = note(NONE, share, make_index())
+        assert text.endswith(" Images repeat, so that the steps per epoch stay the same.") == (used < slots) == (share < 0.9)

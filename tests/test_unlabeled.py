@@ -86,7 +86,7 @@ def test_hidden_labels_change_nothing_after_the_draw(script, labelled, monkeypat
     def drawn(index, rows, seed, name):
         return rows_of(rows, judged)
 
-    monkeypatch.setattr("kd.data.splits._draw_patients", kept)
+    monkeypatch.setattr("kd.data.kept.draw_patients", kept)
     monkeypatch.setattr("kd.data.splits._by_number", drawn)
     exchanged = [[path, "ba"["ab".index(label)] if patient in hidden else label, patient, part]
                  for path, label, patient, part in rows]

@@ -5,16 +5,21 @@ import numpy as np
 from kd.data.index import UNLABELED, Index
 from kd.data.splits import WORDS, Splits
 
+WITHOUT_LABEL = "without a label, used only in modes that use images without labels"
+MORE_THAN_ONCE = "counted again above, because they are in more than one split"
+
 
 def flow_of(index: Index, splits: Splits) -> list[dict]:
     """Return the steps from the files that were found to the images of each split.
 
     Each step is {"step", "images", "patients"}: what the images are, their number, and the number
     of their known patients. A step in which images are excluded has a negative number of images,
-    and no patients. Images that repeat within a split count once. Files that are not images, and
-    hidden files, are not counted here.
+    and no patients. Images that repeat within a split count once. Images in several splits (--split
+    thesis) count in each, and the step MORE_THAN_ONCE is how often they count too many. Without it,
+    the number of files and those of the excluded have the same sum as the other steps. Files that
+    are not images, and hidden files, are not counted here.
 
-    index   with the labels that --labeled-fraction withholds
+    index   with the labels that are withheld
     splits  of the same index
     """
     rows = np.arange(len(index.samples))
@@ -22,21 +27,21 @@ def flow_of(index: Index, splits: Splits) -> list[dict]:
     steps = [_step(index, "image files found", rows) | {"images": len(rows) + copies}]
     if copies:
         steps.append(_excluded("identical to another file", copies))
-    used = np.unique(np.concatenate([splits.pool, *(own for _, own in splits.items())]))
-    left_out = len(rows) - len(used)
-    if left_out:
-        steps.append(_excluded("in no split, because of its size or a patient", left_out))
-    labels = index.labels
-    unlabelled = used[labels[used] == UNLABELED]
+    for why, own in splits.excluded.items():
+        if len(own):
+            steps.append(_excluded(why, len(own)))
+    unlabelled = splits.pool[index.labels[splits.pool] == UNLABELED]
     if len(unlabelled):
-        steps.append(_step(index, "without a label, used only by --mode unlabeled", unlabelled))
-    for name, own in splits.items():
-        steps.append(_step(index, f"{WORDS[name]} split, with labels", np.unique(own)))
-    withheld = np.setdiff1d(splits.pool, splits.train)
-    withheld = withheld[labels[withheld] != UNLABELED]
-    if len(withheld):
-        what = "train split, whose labels --labeled-fraction withholds"
-        steps.append(_step(index, what, withheld))
+        steps.append(_step(index, WITHOUT_LABEL, unlabelled))
+    parts = [np.unique(own) for _, own in splits.items()]
+    for name, own in zip(WORDS.values(), parts):
+        steps.append(_step(index, f"{name} split, with labels", own))
+    several, counts = np.unique(np.concatenate(parts), return_counts=True)
+    again = int((counts - 1).sum())
+    if again:
+        steps.append(_step(index, MORE_THAN_ONCE, several[counts > 1]) | {"images": again})
+    for why, own in splits.withheld.items():
+        steps.append(_step(index, f"train split, {why}", own))
     return steps
 
 

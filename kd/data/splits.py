@@ -5,45 +5,25 @@ A split that is drawn by fraction, from a data set that may grow, depends on eac
 """
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
+from kd.data.draws import FRACTION, at_most, balanced, draw_patients
 from kd.data.index import Index, digest, name_of
+from kd.data.kept import Kept, Whole, keep, size_of
 from kd.system.errors import Problem, counted, first_ten, printable
 from kd.system.names import named
 from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
 WORDS = {"train": "train", "valid": "validation", "test": "test"}
-FRACTION = 0.15
-# Keys of `random_stream`, one for each purpose.
-_DRAWS = 11
-_KEPT = 12
+_DRAWS = 11  # key of `random_stream`; that of the kept labels is in `kd.data.kept`
 # These sizes follow from the thesis's own figures: 13,866 / 1,575 / 1,715 of 7 x 2,451 images (see
 # kd/studies/README.md).
 THESIS_TRAIN = 2201
 THESIS_VALID = 250
-
-
-class Kept(NamedTuple):
-    """Which labels of the train split are kept, and how often their images are used.
-
-    fraction  fraction of each class to keep. At least one patient per class is drawn, and whole
-              patients are added until they hold this fraction. The draw uses all labels, but
-              nothing after it does. The images repeat, so that an epoch is as long as with all
-              labels
-    seed      seed of this draw
-    balance   with `draw`, images of rare classes have more slots, until all classes have equally
-              many
-    """
-
-    fraction: float = 1.0
-    seed: int = 0
-    balance: str = "none"
 
 
 @dataclass(frozen=True)
@@ -52,11 +32,15 @@ class Splits:
 
     A repeated image has several slots.
 
-    pool   [m], each row once: the images that may be used without a label, including those of the
-           train split
-    shown  number of `train` slots that each epoch uses, drawn again for each epoch; None for all
-    leaks  whether images of one patient may be in several splits
-    notes  what a user should know before training
+    Each row of the index is in a split, in the pool, or among the excluded.
+
+    pool      [m], each row once: the images that may be used without a label, including those of
+              the train split
+    shown     number of `train` slots that each epoch uses, drawn again for each epoch; None for all
+    leaks     whether images of one patient may be in several splits
+    notes     what a user should know before training
+    withheld  {why: rows}, each row once: the images of the pool with labels that are not used
+    excluded  {why: rows}, each row once: the images in no split and not in the pool
     """
 
     train: np.ndarray
@@ -66,6 +50,8 @@ class Splits:
     shown: int | None = None
     leaks: bool = False
     notes: tuple[str, ...] = field(default=())
+    withheld: dict[str, np.ndarray] = field(default_factory=dict)
+    excluded: dict[str, np.ndarray] = field(default_factory=dict)
 
     def items(self) -> list[tuple[str, np.ndarray]]:
         """Return (name, rows) of the three splits."""
@@ -101,18 +87,21 @@ def split(
            with `patient`.
     seed   determines what is drawn, and nothing else.
     sizes  images per class for train, valid and test; None takes all images (15 % of the patients
-           if the split must be drawn, see `_draw_missing`).
+           if the split must be drawn, see `_draw_missing`). With a size for train, a fraction of
+           the labels (`kept`) is one of the images that are used with all labels; with a size that
+           is a property of the data set (`Index.sizes`), it is one of all images for training.
 
     Raises Problem if the train split has no images of a class, or another split has no images.
     """
     if how == "thesis":
         _check_thesis(index, sizes, kept)
     own_sizes = index.sizes or (None, None, None)
+    of_used = sizes[0] is not None
     sizes = tuple(own if given is None else given for given, own in zip(sizes, own_sizes))
     if how == "thesis":
         splits = _by_image(index, random_stream(seed, _DRAWS), sizes)
     else:
-        splits = _by_patient(index, how, seed, sizes, kept)
+        splits = _by_patient(index, how, seed, sizes, kept, of_used)
     _check_classes(index, how, splits)
     return replace(splits, notes=(*splits.notes, *_lacking(index, splits, sizes)))
 
@@ -190,12 +179,13 @@ def _by_image(index: Index, random, sizes) -> Splits:
     valid = sizes[1] or THESIS_VALID
     drawn_from = np.flatnonzero(index.labels >= 0)
     if sizes[0] is not None and sizes[1] is not None:
-        drawn_from = _balanced(drawn_from, index.labels, train + valid, random)
+        drawn_from = balanced(drawn_from, index.labels, train + valid, random)
     order = random.permutation(drawn_from)
     n_test = len(order) // 10
     n_valid = round(0.9 * len(order) * valid / (train + valid))
     n_train = int(0.9 * len(order) * train / (train + valid))
     train_rows = np.sort(order[n_test + n_valid : n_test + n_valid + n_train])
+    rest = np.setdiff1d(np.flatnonzero(index.labels >= 0), order[: n_test + n_valid + n_train])
     return Splits(
         train_rows,
         np.sort(order[n_test : n_test + n_valid]),
@@ -203,40 +193,44 @@ def _by_image(index: Index, random, sizes) -> Splits:
         np.union1d(train_rows, np.flatnonzero(index.labels < 0)),
         leaks=True,
         notes=("--split thesis draws by image: it LEAKS patients and copies between splits.",),
+        excluded={"not drawn by --split thesis": rest},
     )
 
 
-def _by_patient(index: Index, how: str, seed: int, sizes, kept: Kept) -> Splits:
-    """Return the splits for `patient` and `given`. The order of draws from `random` is fixed."""
+def _by_patient(
+    index: Index, how: str, seed: int, sizes, kept: Kept, of_used: bool = False
+) -> Splits:
+    """Return the splits for `patient` and `given`. The order of draws from `random` is fixed.
+
+    of_used  see `Whole`
+    """
     random = random_stream(seed, _DRAWS)
     labels = index.labels
     units = [index.unit(row) for row in range(len(index.samples))]
     patients = np.unique(units, return_inverse=True)[1]
     given = np.array([sample.split or "train" for sample in index.samples])
     rows = {name: np.flatnonzero((given == name) & (labels >= 0)) for name in NAMES}
+    outside = np.flatnonzero((given != "train") & (labels < 0))
+    excluded = {"without a label, in a validation or test split of the data set": outside}
     notes = []
     if how == "patient":
-        notes += _separate(rows, patients)
+        notes += _separate(rows, patients, excluded)
     _draw_missing(index, rows, patients, sizes, seed, random)
     pool = np.union1d(rows["train"], np.flatnonzero((given == "train") & (labels < 0)))
-    everything = rows["train"]
-    shown = None
+    used = everything = rows["train"]
     if sizes[0] is not None:
-        rows["train"] = _balanced(everything, labels, sizes[0], random)
-    if kept.fraction < 1 or kept.balance == "draw":
-        slots = len(rows["train"])
-        rows["train"], more = _keep(everything, slots, labels, patients, sizes[0], kept)
-        notes += more
-        if slots < len(rows["train"]):
-            shown = slots
-    notes += _cut(index, rows, sizes, random)
+        used = balanced(everything, labels, sizes[0], random)
+    train = keep(Whole(everything, used, sizes[0], of_used), labels, patients, kept)
+    notes += [*train.notes, *_cut(index, rows, sizes, random, excluded)]
     return Splits(
-        np.sort(rows["train"]),
+        np.sort(train.rows),
         np.sort(rows["valid"]),
         np.sort(rows["test"]),
         pool,
-        shown,
+        train.shown,
         notes=tuple(notes),
+        withheld=train.withheld,
+        excluded=excluded,
     )
 
 
@@ -256,7 +250,7 @@ def _draw_missing(index: Index, rows: dict, patients, sizes, seed: int, random) 
             if size is None and index.grows:
                 drawn = _by_number(index, rows["train"], seed, name)
             else:
-                drawn = _draw_patients(rows["train"], index.labels, patients, size, random)
+                drawn = draw_patients(rows["train"], index.labels, patients, size, random)
             moved = np.isin(patients[rows["train"]], patients[drawn])
             rows["train"] = rows["train"][~moved]
             rows[name] = drawn
@@ -339,112 +333,41 @@ def _may_leave(patient: str, held: dict[int, Counter], drawn: set[str]) -> bool:
     return True
 
 
-def _cut(index: Index, rows: dict, sizes, random) -> list[str]:
-    """Cut validation and test to their sizes; return notes on classes that have fewer images."""
+def _cut(index: Index, rows: dict, sizes, random, excluded: dict) -> list[str]:
+    """Cut validation and test to their sizes; return notes on classes that have fewer images.
+
+    The rows that are cut off are added to `excluded`.
+    """
     labels = index.labels
     notes = []
     for name, size in (("valid", sizes[1]), ("test", sizes[2])):
         if size is not None:
-            rows[name] = _at_most(rows[name], labels, size, random)
+            own = rows[name]
+            rows[name] = at_most(own, labels, size, random)
+            why = f"from the {WORDS[name]} split, because of its size of {size_of(size)}"
+            excluded[why] = np.setdiff1d(own, rows[name])
             notes += _short(index, name, labels[rows[name]], size)
     return notes
 
 
-def _keep(
-    rows, slots: int, labels, patients, per_class: int | None, kept: Kept
-) -> tuple[np.ndarray, list[str]]:
-    """Return the train split if only some labels are kept, or rare classes are drawn more often.
+def _separate(rows: dict, patients, excluded: dict) -> list[str]:
+    """Keep each patient in one split: in test before validation, and in validation before train.
 
-    The result is (rows of the patients whose labels are kept, at least `slots` of them; notes). A
-    random stream of its own keeps the other splits the same whatever is kept.
+    The rows that leave a split are added to `excluded`. Return notes.
     """
-    random = random_stream(kept.seed, _KEPT)
     notes = []
-    if kept.fraction < 1:
-        chosen = _draw_patients(rows, labels, patients, None, random, kept.fraction)
-        few = len(np.unique(patients[chosen]))
-        all_of_them = len(np.unique(patients[rows]))
-        notes.append(
-            f"Labels of {len(chosen)} of {len(rows)} train images are kept"
-            f" ({100 * len(chosen) / len(rows):.1f} %; {few} of {all_of_them} patients, at least"
-            " one per class). These images repeat, so that the steps per epoch stay the same."
-        )
-        rows = chosen
-    if per_class is None and kept.balance == "none":
-        return np.resize(random.permutation(rows), slots), notes
-    if not per_class:
-        counts = np.bincount(labels[rows])
-        # At least as many as in the largest class, and enough to fill all slots.
-        per_class = max(counts.max(), math.ceil(slots / np.count_nonzero(counts)))
-    return _balanced(rows, labels, per_class, random), notes
-
-
-def _separate(rows: dict, patients) -> list[str]:
-    """Keep each patient in one split: in test before validation, and in validation before train."""
-    notes = []
-    for keep, name in (("test", "valid"), ("test", "train"), ("valid", "train")):
-        shared = np.isin(patients[rows[name]], patients[rows[keep]])
+    for first, name in (("test", "valid"), ("test", "train"), ("valid", "train")):
+        shared = np.isin(patients[rows[name]], patients[rows[first]])
         if shared.any():
             images = counted(int(shared.sum()), "image was", "images were")
-            notes.append(
-                f"{images} excluded from the {WORDS[name]} split because of patients who are in the"
-                f" {WORDS[keep]} split."
+            why = (
+                f"from the {WORDS[name]} split because of patients who are in the {WORDS[first]}"
+                " split"
             )
+            notes.append(f"{images} excluded {why}.")
+            excluded[why] = rows[name][shared]
             rows[name] = rows[name][~shared]
     return notes
-
-
-def _draw_patients(
-    rows, labels, patients, per_class: int | None, random, fraction: float = FRACTION
-) -> np.ndarray:
-    """Return the rows of randomly drawn patients with enough images of each class.
-
-    Enough means `per_class` images. If it is None, it means a fraction of each class, but at least
-    one image.
-    """
-    need = _needed(labels[rows], per_class, fraction)
-    by_patient = {}
-    for row in rows:
-        by_patient.setdefault(patients[row], []).append(row)
-    order = list(by_patient)
-    random.shuffle(order)
-    drawn = []
-    for patient in order:
-        own = by_patient[patient]
-        if any(need[labels[row]] > 0 for row in own):
-            drawn += own
-            for row in own:
-                need[labels[row]] -= 1
-    return np.array(sorted(drawn), dtype=np.int64)
-
-
-def _needed(labels, per_class: int | None, fraction: float) -> dict:
-    """Return how many images of each class are needed: {label: images}."""
-    need = {}
-    for label, count in zip(*np.unique(labels, return_counts=True)):
-        need[label] = per_class or max(1, int(np.round(count * fraction)))
-    return need
-
-
-def _balanced(rows, labels, per_class: int, random) -> np.ndarray:
-    """Return `per_class` rows of each class.
-
-    The rows are distinct if the class has enough. Otherwise, all its rows are used and repeated.
-    """
-    chosen = []
-    for label in np.unique(labels[rows]):
-        own = random.permutation(rows[labels[rows] == label])
-        chosen.append(np.resize(own, per_class))
-    return np.concatenate(chosen) if chosen else rows
-
-
-def _at_most(rows, labels, per_class: int, random) -> np.ndarray:
-    """Return at most `per_class` rows of each class, all distinct."""
-    chosen = []
-    for label in np.unique(labels[rows]):
-        own = random.permutation(rows[labels[rows] == label])
-        chosen.append(own[:per_class])
-    return np.concatenate(chosen) if chosen else rows
 
 
 def _short(index: Index, name: str, labels, size: int) -> list[str]:

@@ -48,13 +48,16 @@ def units_text(patients: int, unknown: int) -> str:
 
 
 def flow_text(flow: list[dict]) -> list[str]:
-    """Format what became of the images (`data.flow` of a report) as a list in Markdown."""
+    """Format what became of the images (`data.flow` of a report) as a list in Markdown.
+
+    The number of excluded images is negative in a report, and positive here.
+    """
     lines = []
     for step in flow:
         patients = ""
         if step["patients"]:
             patients = f", {counted(step['patients'], 'known patient', 'known patients')}"
-        lines.append(f"- {step['step']}: {step['images']}{patients}")
+        lines.append(f"- {step['step']}: {abs(step['images'])}{patients}")
     return lines
 
 
