@@ -53,6 +53,12 @@ def test_what_training_says_about_the_splits(script, tmp_path):
         " them." for name, word in (("validation", "a"), ("test", "b"))]
 
 
+def test_a_note_says_that_split_given_draws_the_splits_of_a_data_set_that_has_none(script, tmp_path):
+    root = films(tmp_path / "set")
+    note = "note: The data set specifies no splits: --split given draws them at random, by patient."
+    assert [note in check(script, root, *how)[1].splitlines() for how in ((), ("--split", "given"))] == [False, True]
+
+
 def test_other_splits_are_tried(script, tmp_path):
     """A patient in all splits leaves nothing for `patient`, but `given` keeps the images."""
     root = films(tmp_path / "set")

@@ -312,3 +312,35 @@ def test_the_note_on_kept_labels_says_how_many_are_used_and_whether_images_repea
     for share in (0.4, 0.999):  # rounded, the second is all images
         text, used, slots = note(NONE, share, make_index())
         assert text.endswith(" Images repeat, so that the steps per epoch stay the same.") == (used < slots) == (share < 0.9)
+
+
+def test_the_message_on_a_split_without_images_names_the_sizes_that_are_the_cause():
+    index = uneven(None)
+
+    def refused(how, *sizes, index=index):
+        with pytest.raises(Problem, match="without images of") as caught:
+            split(index, how, 0, sizes)
+        return str(caught.value)
+
+    for how in ("patient", "given"):
+        start = f"--split {how} with --valid-per-class 5000 leaves the train split of 'set' without images of a, b, c."
+        assert refused(how, 60, 5000, None) == f"{start} Decrease --valid-per-class, or add images or patients."
+        assert "with --test-per-class 5000 leaves the train split" in refused(how, None, 9, 5000)
+        both = refused(how, None, 5000, 5000)
+        assert "with --valid-per-class 5000 and --test-per-class 5000 leaves" in both and "Decrease --valid-per-class and --test" in both
+    assert "with --valid-per-class 5000 leaves" in refused("given", None, 5000, 9, index=uneven("test"))
+    assert "with --valid-per-class 5000 leaves" in refused("patient", None, None, None, index=uneven("test", (60, 5000, 9)))
+    text = refused("thesis", 1, 900, None)
+    assert "--split thesis with --train-per-class 1 and" in text and "Increase --train-per-class" in text
+    # Sizes are not the cause if there are too few patients.
+    one = Index("set", ("a", "b"), tuple(Sample(f"{n}", n % 2, "one", "one") for n in range(10)))
+    assert "per-class" not in refused("patient", None, 2, None, index=one) and "or use another --split" in refused("patient", 2, 2, None, index=one)
+
+
+@pytest.mark.parametrize("given, said", [
+    (None, "The data set specifies no splits: --split given draws them at random, by patient."),
+    ("test", "The data set specifies no images with labels for the validation split: --split given draws it at random, by patient."),
+    ("valid", "The data set specifies no images with labels for the test split: --split given draws it at random, by patient.")])
+def test_a_note_says_what_split_given_draws(given, said):
+    assert said in split(uneven(given), "given", 0, NONE).notes
+    assert not any("--split given" in note for note in split(uneven(given), "patient", 0, NONE).notes)

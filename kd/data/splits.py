@@ -19,11 +19,13 @@ from kd.system.seeds import random_stream
 
 NAMES = ("train", "valid", "test")
 WORDS = {"train": "train", "valid": "validation", "test": "test"}
+FLAGS = {"train": "--train-per-class", "valid": "--valid-per-class", "test": "--test-per-class"}
 _DRAWS = 11  # key of `random_stream`; that of the kept labels is in `kd.data.kept`
 # These sizes follow from the thesis's own figures: 13,866 / 1,575 / 1,715 of 7 x 2,451 images (see
 # kd/studies/README.md).
 THESIS_TRAIN = 2201
 THESIS_VALID = 250
+_ENOUGH = 1000  # images per class with which --split thesis has all classes
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def split(
            split, first test and then validation. `thesis`: images are drawn at random from a
            balanced pool with repeats, which puts patients and even copies into several splits.
            `given`: as the data set specifies, whatever the patients; a missing split is drawn as
-           with `patient`.
+           with `patient`, and a note says so.
     seed   determines what is drawn, and nothing else.
     sizes  images per class for train, valid and test; None takes all images (15 % of the patients
            if the split must be drawn, see `_draw_missing`). With a size for train, a fraction of
@@ -98,11 +100,16 @@ def split(
     own_sizes = index.sizes or (None, None, None)
     of_used = sizes[0] is not None
     sizes = tuple(own if given is None else given for given, own in zip(sizes, own_sizes))
-    if how == "thesis":
-        splits = _by_image(index, random_stream(seed, _DRAWS), sizes)
-    else:
-        splits = _by_patient(index, how, seed, sizes, kept, of_used)
-    _check_classes(index, how, splits)
+
+    def drawn(sizes) -> Splits:
+        if how == "thesis":
+            return _by_image(index, random_stream(seed, _DRAWS), sizes)
+        return _by_patient(index, how, seed, sizes, kept, of_used)
+
+    splits = drawn(sizes)
+    fault = _without_images(index, splits)
+    if fault:
+        raise Problem(_no_images(index, how, fault, sizes, drawn))
     return replace(splits, notes=(*splits.notes, *_lacking(index, splits, sizes)))
 
 
@@ -123,17 +130,53 @@ def _check_thesis(index: Index, sizes, kept: Kept) -> None:
         )
 
 
-def _check_classes(index: Index, how: str, splits: Splits) -> None:
-    """Raise Problem if the train split lacks a class, or another split has no images."""
+def _without_images(index: Index, splits: Splits) -> tuple[str, list[str]] | None:
+    """Return (split, classes) if the train split lacks classes, or another split has no images."""
     for name, rows in splits.items():
         present = set(index.labels[rows].tolist())
         absent = [word for label, word in enumerate(index.classes) if label not in present]
         if absent and (name == "train" or not len(rows)):
-            raise Problem(
-                f"--split {how} leaves the {WORDS[name]} split of '{index.name}' without images of"
-                f" {first_ten(absent)}.{'' if how == 'thesis' else _doubtful_patients(index)}"
-                " Add images or patients, or use another --split."
-            )
+            return name, absent
+    return None
+
+
+def _no_images(index: Index, how: str, fault: tuple[str, list[str]], sizes, drawn) -> str:
+    """Return the message on a fault of `_without_images`, which names the sizes that cause it.
+
+    drawn  function that returns the splits of other sizes
+    """
+    name, absent = fault
+    lacks = (
+        f"leaves the {WORDS[name]} split of '{index.name}' without images of {first_ten(absent)}"
+    )
+    causes = _causes(index, how, sizes, drawn)
+    if not causes:
+        hint = "" if how == "thesis" else _doubtful_patients(index)
+        return f"--split {how} {lacks}.{hint} Add images or patients, or use another --split."
+    given = " and ".join(f"{FLAGS[cause]} {sizes[NAMES.index(cause)]}" for cause in causes)
+    flags = " and ".join(FLAGS[cause] for cause in causes)
+    change = "Increase" if how == "thesis" else "Decrease"
+    return f"--split {how} with {given} {lacks}. {change} {flags}, or add images or patients."
+
+
+def _causes(index: Index, how: str, sizes, drawn) -> tuple[str, ...]:
+    """Return the splits whose sizes are the cause of a fault: with others, there is none.
+
+    Sizes are too small for `thesis`, and too large for the others, where the validation and the
+    test split are drawn from the train split.
+    """
+    if how == "thesis":
+        tried = [("train", "valid")]
+    else:
+        tried = [("valid",), ("test",), ("valid", "test")]
+    for names in tried:
+        other = list(sizes)
+        for place, name in enumerate(NAMES):
+            if name in names and sizes[place] is not None:
+                other[place] = max(sizes[place], _ENOUGH) if how == "thesis" else 1
+        if other != list(sizes) and _without_images(index, drawn(other)) is None:
+            return tuple(name for place, name in enumerate(NAMES) if other[place] != sizes[place])
+    return ()
 
 
 def _doubtful_patients(index: Index) -> str:
@@ -212,9 +255,10 @@ def _by_patient(
     rows = {name: np.flatnonzero((given == name) & (labels >= 0)) for name in NAMES}
     outside = np.flatnonzero((given != "train") & (labels < 0))
     excluded = {"without a label, in a validation or test split of the data set": outside}
-    notes = []
     if how == "patient":
-        notes += _separate(rows, patients, excluded)
+        notes = _separate(rows, patients, excluded)
+    else:
+        notes = _not_given(index, rows)
     _draw_missing(index, rows, patients, sizes, seed, random)
     pool = np.union1d(rows["train"], np.flatnonzero((given == "train") & (labels < 0)))
     used = everything = rows["train"]
@@ -348,6 +392,19 @@ def _cut(index: Index, rows: dict, sizes, random, excluded: dict) -> list[str]:
             excluded[why] = np.setdiff1d(own, rows[name])
             notes += _short(index, name, labels[rows[name]], size)
     return notes
+
+
+def _not_given(index: Index, rows: dict) -> list[str]:
+    """Return a note on the splits that --split given draws, because the data set has none."""
+    missing = [WORDS[name] for name in ("valid", "test") if not len(rows[name])]
+    if not missing:
+        return []
+    if any(sample.split for sample in index.samples):
+        what = f"no images with labels for the {' and the '.join(missing)} split"
+    else:
+        what = "no splits"
+    them = "it" if len(missing) == 1 else "them"
+    return [f"The data set specifies {what}: --split given draws {them} at random, by patient."]
 
 
 def _separate(rows: dict, patients, excluded: dict) -> list[str]:
