@@ -277,6 +277,14 @@ def test_balanced_drawing_equalises_classes_and_keeps_the_length_of_an_epoch():
     assert of_class.max() > 2 * of_class.min()
 
 
+def test_weights_for_rare_classes_do_not_draw_them_more_often():
+    """They raise the loss of rare classes, and classes that were drawn equally often would have equal weights."""
+    parts = [split(uneven(None), "patient", 0, (None, None, None), Kept(0.5, 3, balance)) for balance in ("none", "weights", "draw")]
+    counts = [np.bincount(uneven(None).labels[part.train]) for part in parts]
+    assert np.array_equal(parts[0].train, parts[1].train)
+    assert len(set(counts[2].tolist())) == 1 < len(set(counts[1].tolist()))
+
+
 def test_a_fraction_of_the_labels_is_one_of_the_images_that_the_size_of_the_train_split_uses():
     """It keeps complete patients among these images, and a larger fraction includes a smaller one."""
     index = uneven(None)

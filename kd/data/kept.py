@@ -100,7 +100,7 @@ def keep(whole: Whole, labels, patients, kept: Kept) -> Train:
 
 def _slots(rows, slots: int, labels, per_class: int | None, kept: Kept, random) -> np.ndarray:
     """Return rows for at least `slots` slots, as `per_class` and the balance say."""
-    if per_class is None and kept.balance == "none":
+    if per_class is None and kept.balance != "draw":
         return np.resize(random.permutation(rows), slots)
     if not per_class:
         counts = np.bincount(labels[rows])
