@@ -179,9 +179,9 @@ def same_images(first: Run, second: Run) -> bool:
 def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str], list[Unfinished]]:
     """Return the finished runs below `root`, the exclusions, and the unfinished runs.
 
-    There is one list of finished runs per protocol, and a reason for each exclusion. Unfinished runs
-    of data that no run was trained on are counted in a note and left out. Raises Problem if there
-    is no finished run. `flag` is the flag that named `root`.
+    There is one list of finished runs per protocol, and a reason for each exclusion. A note counts
+    the unfinished runs of data that no run was trained on, which are left out. Raises Problem if
+    there is no finished run. `flag` is the flag that named `root`.
     """
     folders = finished_below(root)
     unfinished, left_out = read_unfinished(root)
