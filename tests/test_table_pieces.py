@@ -1,5 +1,7 @@
 """Tables of ensembles, born-again chains and given teachers: which runs belong to which cell."""
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,50 @@ def test_the_layout_knows_the_files_and_the_levels_of_a_run(make):
     assert finished_below(Path("runs")) == [folder] and RunPaths(folder).finished
     assert out_of(folder) == Path("runs") and out_of(folder.resolve()) == Path("runs").resolve()
     assert (RunPaths(folder).evaluation, RunPaths(folder).card) == (folder / "evaluation.json", folder / "card.json")
+
+
+def commands_of(tag):
+    """Return the words of the commands for the missing runs of a tag's table."""
+    [table] = [one for one in protocol()["tables"] if one["tag"] == tag]
+    return [shlex.split(command) for command in table["missing"]]
+
+
+@pytest.mark.parametrize("ended", [None, "stopped", "failed"])
+def test_missing_runs_of_a_tag_get_its_settings_whatever_became_of_its_runs(make, script, ended):
+    make("alone", "", "resnet18", 0)
+    make("alone", "", "resnet34", 0)
+    for seed in (0, 1):
+        make("normal", "resnet34", "resnet18", seed)
+    own = make("normal", "resnet34", "resnet18", 0, setting(tag="long", epochs=60, temperature=7.0), "runs/set/normal-long/x/seed0")
+    if ended:
+        (own / "report.json").unlink()
+        (own / "ended.json").write_text(json.dumps({"ended": ended, "message": "x.", "step": None, "code": 2, "time": None}))
+    found = commands_of("long")
+    new = [words for words in found if "--seed" in words]
+    assert [words[1] for words in new] == ["train_teacher.py", "train_teacher.py", "distill.py"] and len(found) == 3 + bool(ended)
+    for words in new:  # a teacher, a baseline and a student of seed 1
+        code, out = script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])
+        assert code == 0 and "epochs = 60" in out and 'tag = "long"' in out and "seed = 1" in out
+        assert words[1] == "train_teacher.py" or "temperature = [7.0]" in out
+    for words in commands_of(""):
+        code, out = script(words[1].removesuffix(".py"), [*words[2:], "--dry-run"])
+        assert code == 0 and "epochs = 60" not in out and "tag" not in words
+
+
+def test_a_finished_run_of_a_tag_is_followed_rather_than_an_unfinished_one(make):
+    for name in ("resnet18", "resnet34"):
+        make("alone", "", name, 0)
+    whole = make("normal", "resnet34", "resnet50", 0, setting(tag="t"), "runs/set/normal-t/a/seed0")
+    other = make("normal", "resnet34", "resnet18", 0, setting(tag="t"), "runs/set/normal-t/b/seed0")
+    (other / "report.json").unlink()
+    make("alone", "", "resnet18", 1)
+    [new] = [words for words in commands_of("t") if words[1] == "distill.py" and "resnet18" in words and "--seed" in words]
+    assert new[new.index("--config") + 1] == str(whole / "settings.json")
+
+
+@pytest.mark.parametrize("parts, kept", [(["crop", "mirror"], ["mirror"]), (["crop"], [])])
+def test_a_baseline_switches_off_only_the_parts_that_its_views_have(make, script, parts, kept):
+    make("fixmatch", "", "kdtiny", 0, setting(augment="light", augment_without=parts, tag="t"))
+    [words] = commands_of("t")
+    code, out = script("train_teacher", [*words[2:], "--dry-run"])
+    assert code == 0 and f"augment_without = {json.dumps(kept)}" in out, out

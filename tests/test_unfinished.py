@@ -148,6 +148,22 @@ def test_a_run_that_is_refused_after_its_folder_was_claimed_has_a_record(script)
     assert (found["ended"], found["code"]) == ("failed", 2) and "nowhere" in found["message"]
 
 
+@pytest.mark.parametrize("words, said", [
+    (["--dataset", "folder"], "--data-dir is not set"), (["--dataset", "mura"], "--data-dir is not set"),
+    (["--dataset", "eyepacs"], "--data-dir is not set"), (["--dataset", "mura", "--data-dir", ".", "--columns", "label=x"], "--columns is not valid"),
+    (["--positive", "nobody"], "--positive 'nobody' is not valid"), (["--subgroups", "age"], "--subgroups")])
+def test_settings_that_can_never_be_valid_leave_no_folder(script, words, said):
+    for name, own in (("train_teacher", ["--model", "kdtiny"]), ("distill", ["--teacher", "kdwide", "--student", "kdtiny"])):
+        code, out = script(name, [*own, *TINY, *words])
+        assert code == 2 and said in out.splitlines()[-1] and not list(Path("runs").rglob("*.json")), out
+
+
+def test_settings_that_become_invalid_are_recorded_where_the_run_has_a_folder(script):
+    assert script("train_teacher", [*ALONE, "--max-minutes", "0"])[0] == 143 and record()["ended"] == "stopped"
+    assert script("train_teacher", [*ALONE, "--positive", "nobody"])[0] == 2
+    assert record()["ended"] == "failed" and "--positive" in record()["message"] and (PLACE / "resume.pt").is_file()
+
+
 @pytest.mark.case(12, 23)
 def test_a_run_that_does_not_get_its_folder_leaves_the_record_as_it_was(script):
     assert script("train_teacher", [*ALONE, "--max-minutes", "0"])[0] == 143
@@ -354,6 +370,28 @@ def test_an_untagged_network_counts_where_a_tagged_one_is_missing(make):
     make("alone", "", "resnet34", 1, lambda report: report["settings"].update(tag="x"), "runs/set/tagged/teacher/seed1")
     [table] = tables.write_tables(Path("runs"), 0.01)["protocols"][0]["tables"]
     assert table["teachers"][0]["unfinished"] == {} and table["teachers"][0]["n"] == 1  # the one that taught
+
+
+def test_failed_runs_of_data_that_nobody_trained_on_are_counted_only(make, script):
+    make("alone", "", "resnet18", 0)
+    make("normal", "resnet50", "resnet18", 0)
+    own = unfinish(make("normal", "resnet50", "resnet18", 1), ended="failed", step=None, message="Own.")
+
+    def other(seed, data, **ended):
+        values = {"dataset": "folder", "data_dir": f"/films/{data}", "image_size": 32 + seed}
+        where = make("normal", "resnet50", "resnet34", seed, lambda report: report["settings"].update(values))
+        return unfinish(where, **{"ended": "failed", "step": None, "message": "Other."} | ended)
+    two = [other(0, "typo"), other(1, "typing")]
+    kept = [other(2, "chest"), other(3, "chest", step=5), other(4, "bone"), other(5, "bone", ended="stopped")]
+    saved = other(6, "skull")
+    (saved / "resume.pt").touch()  # it took steps before it failed at the beginning of its second start
+    code, out = script("evaluate", ["--tables", "runs"])
+    result = json.loads(Path("runs/tables.json").read_text())
+    assert code == 0 and {one["folder"] for one in result["unfinished"]} == {*map(str, [own, *kept, saved])}
+    [note] = [line for line in out.splitlines() if "not listed" in line]
+    assert note.startswith("note: 2 failed runs are not listed") and all(out.count(str(run)) == note.count(str(run)) == 1 for run in two)
+    page = Path("runs/study.html").read_text()
+    assert all(str(run) not in page for run in two) and all(str(run) in page for run in kept)
 
 
 @pytest.mark.parametrize("flag", ["--tables", "--arms"])

@@ -154,7 +154,7 @@ def read_index(data: Data, classes: tuple[str, ...] | None = None, lenient: bool
     Raises Problem if the data set cannot be read, for settings that it does not use, and if ordered
     grades are requested and its classes are not grades.
     """
-    _refuse_unused(data)
+    refuse_unused(data)
     if data.dataset == "folder":
         index = folder.read(data.data_dir, classes, data, lenient)
     else:
@@ -164,7 +164,7 @@ def read_index(data: Data, classes: tuple[str, ...] | None = None, lenient: bool
     return replace(index, graded=True) if data.graded else index
 
 
-def _refuse_unused(data: Data) -> None:
+def refuse_unused(data: Data) -> None:
     """Raise Problem for settings of --dataset folder with another data set."""
     if data.dataset == "folder":
         return

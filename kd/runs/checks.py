@@ -9,6 +9,9 @@ from kd import models
 from kd.config.layout import RunPaths
 from kd.config.lengths import refuse_long_names
 from kd.config.plan import Plan
+from kd.data.dataset import refuse_unused
+from kd.data.index import Index
+from kd.reports import evidence
 from kd.runs.session import Session
 from kd.system import ranks, weights
 from kd.system.console import log
@@ -57,7 +60,7 @@ def check_inputs(plan: Plan, session: Session) -> None:
     """
     if plan.folder in session.checked:
         return
-    _check_classes(plan, len(session.read(plan.settings.data).classes))
+    _check_fits(plan, session.read(plan.settings.data))
     session.read_pool(plan)
     _check_files(plan, session)
     network = plan.settings.network
@@ -73,8 +76,35 @@ def check_inputs(plan: Plan, session: Session) -> None:
     session.checked.add(plan.folder)
 
 
-def _check_classes(plan: Plan, classes: int) -> None:
-    """Raise Problem if there are fewer classes than a kind of knowledge needs."""
+def check_settings(plans: list[Plan], session: Session) -> None:
+    """Check that the settings of a run can be valid, before it has a folder.
+
+    A mistyped command then leaves nothing behind. Raises Problem if the settings name no data, or
+    do not fit the data that they name. Data that cannot be read raise nothing here: their disk may
+    be missing for a while, and the record of the run shall say so. A run that has a folder is not
+    checked either.
+    """
+    if ranks.main_rank_says(any(RunPaths(plan.folder).settings.is_file() for plan in plans)):
+        return
+    data = plans[0].settings.data
+    refuse_unused(data)
+    try:
+        index = session.read(data)
+    except Exception:  # the run will raise and record it
+        if data.data_dir is None and data.table is None:
+            raise
+        return
+    for plan in plans:
+        _check_fits(plan, index)
+
+
+def _check_fits(plan: Plan, index: Index) -> None:
+    """Raise Problem if settings do not fit the classes or columns of the data.
+
+    For example, a kind of knowledge may need more classes than there are.
+    """
+    evidence.check(index, plan.settings.output)
+    classes = len(index.classes)
     for name, kind in sorted(plan.kinds.items()):
         if classes < kind.least_classes:
             raise Problem(

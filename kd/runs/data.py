@@ -6,7 +6,6 @@ from kd.config.plan import PhasePlan, Plan
 from kd.data.augmentation import Augmentation
 from kd.data.half_labelled import HalfLabelled
 from kd.data.views import Batch, Views
-from kd.reports import evidence
 from kd.runs.session import Session
 from kd.system.devices import pick_device, pick_precision
 from kd.system.errors import Problem
@@ -37,7 +36,6 @@ class RunData:
     def __init__(self, plan: Plan, session: Session):
         training = plan.settings.training
         self.dataset = session.open(plan.settings.data)
-        evidence.check(self.dataset.index, plan.settings.output)
         self.pool_images = session.open_pool(plan)
         self.teachers_stores = session.teachers_stores(plan)
         self.device = pick_device(training.device)

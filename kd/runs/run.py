@@ -17,7 +17,7 @@ from kd.data.views import Batch
 from kd.models import Classifier
 from kd.reports import report as reports
 from kd.runs.active import ActiveRun, precision_words, save
-from kd.runs.checks import check_inputs, check_machine
+from kd.runs.checks import check_inputs, check_machine, check_settings
 from kd.runs.clock import Clock
 from kd.runs.data import RunData
 from kd.runs.defective import judge_defective
@@ -77,6 +77,8 @@ def run_all(every: list[TeacherSettings] | list[DistillSettings]) -> None:
         session = Session(signals)
         if len(runs) > 1:
             check_all([plan for plans in runs for plan in plans], session)
+        else:
+            check_settings(runs[0], session)
         for plans in runs:
             try:
                 for plan, report in zip(plans, run(plans, session)):

@@ -3,6 +3,7 @@
 import shlex
 
 from kd.config.layout import RunPaths, out_of
+from kd.config.training_settings import AUGMENTATIONS
 from kd.runs.ending import FAILED, RUN_DIVERGED, TEACHER_DIVERGED
 from kd.studies.modes import (
     ALONE,
@@ -89,8 +90,12 @@ def _wanted(study: Study, mode: str, tag: str) -> list[tuple[str, str, str]]:
 
 
 def fill_command(study: Study, cell: Cell) -> str:
-    """Return the command for a run: the settings of the most similar run, and what differs."""
-    like = min(study.runs.values(), key=lambda run: _distance(run, cell))
+    """Return the command for a run: the settings of the most similar run, and what differs.
+
+    The settings of a tag are those of its own runs, even if none of them is finished.
+    """
+    every = [*study.runs.values(), *study.unfinished]
+    like = min(every, key=lambda run: _distance(run, cell))
     words = ["--config", str(RunPaths(like.folder).settings)]
     if is_mode(cell.role):
         students = "+".join(_students(cell))
@@ -100,7 +105,7 @@ def fill_command(study: Study, cell: Cell) -> str:
             if like.settings.get(key) != value:
                 words += [_flag(key), "none" if value is None else str(value)]
     else:
-        words = ["train_teacher.py", *words, "--model", cell.student]
+        words = ["train_teacher.py", *words, "--model", cell.student, *_views_flags(like)]
     if cell.role == DEFECTIVE and like.role != DEFECTIVE:
         words += ["--stop-at-val-accuracy", "0.5"]
     for key in _not_carried_over(like, cell):
@@ -109,6 +114,13 @@ def fill_command(study: Study, cell: Cell) -> str:
         words += ["--tag", cell.tag]
     out = str(out_of(like.folder))
     return shlex.join(["python", *words, "--seed", str(cell.seed), "--out", out])
+
+
+def _views_flags(like: Run | Unfinished) -> list[str]:
+    """Return the flag that drops those parts of views which only the mode of a run has, if any."""
+    given = like.settings["augment_without"]
+    kept = [part for part in given if part in AUGMENTATIONS[like.settings["augment"]]]
+    return [] if kept == given else [_flag("augment_without"), *(kept or ["none"])]
 
 
 def _students(cell: Cell) -> list[str]:
@@ -120,18 +132,22 @@ def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def _distance(run: Run, cell: Cell) -> tuple:
-    """Return the distance of a run from a cell, with the most important difference first."""
+def _distance(run: Run | Unfinished, cell: Cell) -> tuple:
+    """Return the distance of a run from a cell, with the most important difference first.
+
+    That is the tag: the runs of a tag have settings of their own, whatever their role.
+    """
     return (
+        run.tag != cell.tag,
         is_mode(run.role) != is_mode(cell.role),
         run.role != cell.role,
-        run.tag != cell.tag,
+        isinstance(run, Unfinished),
         run.student != cell.student,
         run.seed != cell.seed,
     )
 
 
-def _not_carried_over(like: Run, cell: Cell) -> list[str]:
+def _not_carried_over(like: Run | Unfinished, cell: Cell) -> list[str]:
     """Return the settings that belong to one run only and that another cell must not inherit."""
     # train_teacher.py skips the settings of teachers, and does not have their flags.
     other_teacher = is_mode(cell.role) and like.teacher != cell.teacher
@@ -142,5 +158,4 @@ def _not_carried_over(like: Run, cell: Cell) -> list[str]:
         "weights": like.student != cell.student,
         "max_minutes": True,
     }
-    settings = like.report["settings"]
-    return [key for key, own in foreign.items() if own and settings.get(key) not in (None, [])]
+    return [key for key, own in foreign.items() if own and like.settings.get(key) not in (None, [])]

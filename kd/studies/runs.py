@@ -21,9 +21,9 @@ from kd.config.settings import (
 from kd.reports import report as reports
 from kd.reports.predictions import Predictions, read_predictions
 from kd.studies.modes import Cell, InCell, cell_of, meaning_of
-from kd.studies.unfinished import Unfinished, read_unfinished
+from kd.studies.unfinished import Unfinished, of_known_data, read_unfinished
 from kd.system.console import log
-from kd.system.errors import Problem, first_ten
+from kd.system.errors import Problem, counted, first_ten
 
 SPLITS = ("train", "valid", "test")
 
@@ -179,8 +179,9 @@ def same_images(first: Run, second: Run) -> bool:
 def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str], list[Unfinished]]:
     """Return the finished runs below `root`, the exclusions, and the unfinished runs.
 
-    There is one list of finished runs per protocol, and a reason for each exclusion. Raises Problem
-    if there is no finished run. `flag` is the flag that named `root`.
+    There is one list of finished runs per protocol, and a reason for each exclusion. A note counts
+    the unfinished runs of data that no run was trained on, which are left out. Raises Problem if
+    there is no finished run. `flag` is the flag that named `root`.
     """
     folders = finished_below(root)
     unfinished, left_out = read_unfinished(root)
@@ -196,7 +197,20 @@ def gather(root: Path, flag: str) -> tuple[list[list[Run]], list[str], list[Unfi
             continue
         protocols.setdefault(run.protocol, []).append(run)
     groups = [protocols[protocol] for protocol in sorted(protocols, key=_words)]
+    finished = [run.settings for runs in groups for run in runs]
+    unfinished, others = of_known_data(unfinished, finished)
+    if others:
+        log(f"note: {_unknown_data(others)}")
     return groups, left_out, unfinished
+
+
+def _unknown_data(runs: list[Unfinished]) -> str:
+    """Return the note that counts the runs that are not listed."""
+    count = counted(len(runs), "failed run is", "failed runs are")
+    return (
+        f"{count} not listed, because no run on the same data has taken a step:"
+        f" {first_ten([str(run.folder) for run in runs])}."
+    )
 
 
 def _nothing_finished(root: Path, flag: str, unfinished: list[Unfinished]) -> Problem:

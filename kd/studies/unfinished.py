@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd.config import parsing
 from kd.config.changes import PLACES
-from kd.config.layout import RunPaths, data_name, unfinished_below
+from kd.config.layout import RunPaths, data_name, folder_of, unfinished_below
 from kd.config.settings import Data, DistillSettings, TeacherSettings
 from kd.reports.text import NOT_KNOWN
 from kd.runs.ending import FAILED, RUN_DIVERGED, STOPPED, TEACHER_DIVERGED
@@ -46,6 +46,11 @@ class Unfinished(InCell):
     step: int | None = None
     code: int | None = None
     time: str | None = None
+
+    @property
+    def never_trained(self) -> bool:
+        """Whether it failed before its first step."""
+        return self.state == FAILED and self.step is None and not RunPaths(self.folder).begun
 
     def describe(self) -> str:
         """Return the folder, how the run ended, and the message as one line of text."""
@@ -123,13 +128,39 @@ def _recorded(file: Path) -> dict:
     return {"state": state, "message": message, **more}
 
 
+def of_known_data(
+    unfinished: list[Unfinished], finished: list[dict]
+) -> tuple[list[Unfinished], list[Unfinished]]:
+    """Return (the unfinished runs of data that some run was trained on, all others).
+
+    The data of the others were probably mistyped: all of their runs failed before the first step.
+    Image sizes, splits and labels do not count, because a teacher may have had others.
+
+    finished  the settings of the finished runs
+    """
+    known = {_data_set(settings) for settings in finished}
+    known |= {_data_set(run.settings) for run in unfinished if not run.never_trained}
+    listed = [run for run in unfinished if _data_set(run.settings) in known]
+    return listed, [run for run in unfinished if _data_set(run.settings) not in known]
+
+
+def _data_set(settings: dict) -> tuple[str, str]:
+    """Return the data set of a run, and the name of its folder if it can be any folder."""
+    data = _data(settings)
+    return data.dataset, folder_of(data).resolve().name if data.dataset == "folder" else ""
+
+
+def _data(settings: dict) -> Data:
+    return Data(**{entry.name: settings[entry.name] for entry in fields(Data)})
+
+
 def data_settings(settings: dict, labels: bool = True) -> tuple[str, Data]:
     """Return what two runs of one protocol share, as far as their settings show it.
 
     The data may have moved, so only the last part of their path counts. Without `labels`, the
     selection of labelled images does not count.
     """
-    data = Data(**{entry.name: settings[entry.name] for entry in fields(Data)})
+    data = _data(settings)
     if not labels:
         data = dataclasses.replace(data, labeled_fraction=1.0)
     if data.labeled_fraction == 1 and data.balance != "draw":
