@@ -522,7 +522,7 @@ def test_a_full_disk_is_one_line(run):
 
 
 @pytest.mark.parametrize("fault, code, words", [
-    ("unfinished", 4, "report.json"), ("damaged", 4, "model.pt"), ("other model", 4, "does not belong to its report"),
+    ("unfinished", 4, "is not finished: it has no report"), ("damaged", 4, "model.pt"), ("other model", 4, "does not belong to its report"),
     ("read-only", 74, "cannot be written (Read-only file system)"), ("dataset", 2, "--dataset folder cannot be combined with --export"),
     ("device", 2, "--device cuda cannot be combined with --export"), ("package", 2, "--export needs the package onnxscript, which is missing."
                                                                           " Run: python -m pip install onnx onnxscript onnxruntime")])
