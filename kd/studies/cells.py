@@ -16,7 +16,10 @@ EXPLANATION = (
     " Verdicts follow p-values that are adjusted for the number of comparisons in their column"
     f" (Holm's method). There is no verdict below {MIN_SEEDS} seeds, if two networks differ on"
     f" fewer than {MIN_DISCORDANT} patients (images, if patients are not known), or if a network"
-    " predicts one class only. Baseline: the same network trained alone."
+    " predicts one class only. Baseline: the same network trained alone. Differences in other"
+    " metrics, and in accuracy beside them, have intervals from resamples, which are slightly"
+    " different. That of balanced accuracy can be much narrower, because it does not depend on how"
+    " many patients of each class there are."
 )
 
 
