@@ -224,7 +224,7 @@ def architecture_of(name: str) -> str:
         cure = f"Did you mean {' or '.join(near)}?" if near else "See timm.list_models()."
         words = re.split(r"[,\s]+", name)
         if len(words) > 1:
-            cure = f"Separate several names by blanks, without commas or quotes: {' '.join(words)}."
+            cure = f"Separate names with spaces, without commas or quotes: {' '.join(words)}."
         elif "/" in name:
             cure = (
                 "Networks of the Hugging Face hub are hf-hub:OWNER/NAME, folders local-dir:FOLDER."

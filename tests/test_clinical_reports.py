@@ -120,6 +120,7 @@ def test_two_classes_have_a_positive_one_an_operating_point_and_subgroups(script
     lines = headline(evidence)
     assert len(lines) == 5 + 4 + 1 and all(f"test split, {line}\n" in out for line in lines[:-1]) and f"\n{lines[-1]}\n" in out
     assert [line.partition(" (")[0] for line in lines[5:9]] == ["scanner A", "scanner B", "age 18 to 39", "age 40 to 64"]
+    assert lines[5].count("patients") == 1  # a small group is called small once
     accuracy = groups["scanner"]["A"]["metrics"]["accuracy"]["value"]
     assert f"{groups['scanner']['A']['images']} images, " in lines[5] and f"accuracy: {accuracy:.4f}" in lines[5] and "AUROC: " in lines[5]
     code, out = script("evaluate", [run])

@@ -15,9 +15,9 @@ def flow_of(index: Index, splits: Splits) -> list[dict]:
     Each step is {"step", "images", "patients"}: what the images are, their number, and the number
     of their known patients. A step in which images are excluded has a negative number of images,
     and no patients. Images that repeat within a split count once. Images in several splits (--split
-    thesis) count in each, and the step MORE_THAN_ONCE is how often they count too many. Without it,
-    the number of files and those of the excluded have the same sum as the other steps. Files that
-    are not images, and hidden files, are not counted here.
+    thesis) count in each, and the step MORE_THAN_ONCE says how many counts too many these are. The
+    files that were found, without the excluded ones, are as many as the images of all other steps
+    without those of MORE_THAN_ONCE. Files that are not images, and hidden files, are not counted.
 
     index   with the labels that are withheld
     splits  of the same index

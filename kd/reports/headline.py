@@ -72,17 +72,16 @@ def names_of(evidence: Mapping) -> tuple[str, ...]:
 
 
 def _subgroup_lines(evidence: Mapping) -> list[str]:
-    """Return a line for each group of images: its size and the metrics that say most."""
+    """Return a line for each group of images: its size and two metrics."""
     names = [name for name in names_of(evidence) if name not in ("sensitivity", "specificity")]
     lines = []
     for column, groups in evidence["subgroups"].items():
         for group, own in groups.items():
             values = [_value(WORDS[name], own["metrics"][name]) for name in names[:2]]
-            size = f"{counted(own['images'], 'image', 'images')}, {own['patients']} patients"
-            note = f"; {own['note']}" if own["note"] else ""
-            lines.append(
-                f"{printable(column)} {printable(group)} ({size}{note}): {', '.join(values)}"
-            )
+            images = counted(own["images"], "image", "images")
+            patients = own["note"] or counted(own["patients"], "patient", "patients")
+            name = f"{printable(column)} {printable(group)} ({images}, {patients})"
+            lines.append(f"{name}: {', '.join(values)}")
     return lines
 
 

@@ -80,9 +80,9 @@ def check_settings(plans: list[Plan], session: Session) -> None:
     """Check that the settings of a run can be valid, before it has a folder.
 
     A mistyped command then leaves nothing behind. Raises Problem if the settings name no data, or
-    do not fit the data that they name. Data that cannot be read raise nothing here: their disk may
-    be missing for a while, and the record of the run shall say so. A run that has a folder is not
-    checked either.
+    do not fit the data that they name. Data that cannot be read raise nothing here, because their
+    disk may be missing only for a while: the run fails, and its folder says why. A run that has a
+    folder is not checked.
     """
     if ranks.main_rank_says(any(RunPaths(plan.folder).settings.is_file() for plan in plans)):
         return

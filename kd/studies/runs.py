@@ -293,10 +293,10 @@ def _initial_weights(runs: list[Run]) -> dict[str, set[str]]:
             seeds.setdefault(run.seed, set()).add(run.report["settings"]["weights"])
     found = {}
     for student, of_seeds in files.items():
-        own = {"no file" if file is None else "a file" for one in of_seeds.values() for file in one}
-        if any(len(one - {None}) > 1 for one in of_seeds.values()):
-            own.add("another file with the same seed")
-        found[f"weights of {student}"] = own
+        used = set().union(*of_seeds.values())
+        found[f"weights of {student}"] = {"no file" if one is None else "a file" for one in used}
+        if any(len(own - {None}) > 1 for own in of_seeds.values()):
+            found[f"weights of {student}"].add("another file with the same seed")
     return found
 
 
